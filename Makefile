@@ -1,0 +1,40 @@
+# The front door. `make deploy` on a fresh machine needs Python 3.11+ and root or sudo, nothing else.
+INVENTORY ?= inventory/local.py
+PYINFRA := .venv/bin/pyinfra
+PYTEST := .venv/bin/pytest
+SOURCES := deploy inventory services tests
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
+.DEFAULT_GOAL := help
+
+.PHONY: help deploy verify down test lint lock
+
+help:  ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
+
+.venv/ready: requirements.lock
+	@python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo 'Python 3.11 or newer is needed.'; exit 1; }
+	@python3 -m venv .venv >/dev/null 2>&1 || { rm -rf .venv && $(SUDO) apt-get update -qq && $(SUDO) apt-get install -qq -y python3-venv >/dev/null && python3 -m venv .venv; }
+	@.venv/bin/pip install --quiet --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@touch $@
+
+deploy: .venv/ready  ## bring the gateway up on every host of INVENTORY
+	$(PYINFRA) -y $(INVENTORY) deploy/up.py
+
+verify: .venv/ready  ## check every host of INVENTORY; SAFE=1 restarts nothing
+	$(PYTEST) tests/verify --inventory $(INVENTORY) $(if $(SAFE),-m "not restarts")
+
+down: .venv/ready  ## take the gateways down; token directory and releases stay
+	$(PYINFRA) -y $(INVENTORY) deploy/down.py
+
+test: .venv/ready  ## all tests, on a real Docker engine
+	$(PYTEST)
+
+lint: .venv/ready  ## ruff, mypy, shellcheck
+	.venv/bin/ruff check $(SOURCES)
+	.venv/bin/ruff format --check $(SOURCES)
+	.venv/bin/mypy $(SOURCES)
+	.venv/bin/shellcheck templates/*.sh
+
+lock: .venv/ready  ## write requirements.lock anew from pyproject.toml
+	.venv/bin/pip install --quiet uv
+	.venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url --extra dev pyproject.toml -o requirements.lock

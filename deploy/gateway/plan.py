@@ -1,0 +1,220 @@
+"""Desired against actual: what a deploy would do on one host, and why. Pure."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass, field
+
+from deploy.gateway.reading import Container, Reading
+from deploy.gateway.release import COMPOSE_FILE, Image, Release, simulator_image
+from deploy.gateway.settings import Settings
+
+KIB_PER_MIB = 1024
+# An image made from the distribution's packages takes some 400 MB with its build.
+DISK_FOR_AN_IMAGE_MIB = 1024
+DISK_FOR_A_RELEASE_MIB = 64
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What `up` does on one host. Empty fields are steps that are not needed.
+
+    `refusals` say why the host cannot be deployed to; with one of them nothing is done anywhere.
+    `reasons` say for each step why it is needed.
+    """
+
+    refusals: list[str] = field(default_factory=list)
+    install_engine: bool = False
+    packages: tuple[str, ...] = ()
+    put_compose_plugin: bool = False
+    prepare_tokens: bool = False
+    images: tuple[Image, ...] = ()
+    start_simulator: bool = False
+    stage: bool = False
+    switch: bool = False
+    reasons: list[str] = field(default_factory=list)
+
+
+def make_plan(settings: Settings, release: Release, reading: Reading) -> Plan:
+    """Compares one reading of a host with what its settings ask for."""
+    reasons: list[str] = []
+    packages = missing_packages(reading)
+    put_compose_plugin = reading.compose is None and not _packages_with_compose(reading)
+    install_engine = bool(packages) or put_compose_plugin or reading.engine is None
+    if install_engine:
+        reasons.append("Docker Engine or compose is missing or not running")
+
+    directory = reading.token_dir
+    token = reading.token_file
+    prepare_tokens = (
+        directory is None
+        or (directory.mode, directory.owner) != ("700", settings.user)
+        # Gateways in the field write 0644; behind a directory of 0700 only the owner matters.
+        or (token is not None and token.owner != settings.user)
+    )
+    if prepare_tokens:
+        reasons.append(f"{settings.token_dir} is missing or its owner or mode is not right")
+
+    wanted_images = [release.image] + ([simulator_image()] if settings.simulator else [])
+    images = tuple(i for i in wanted_images if i.reference not in reading.images)
+    reasons += [f"the image {image.reference} is not on the host" for image in images]
+
+    start_simulator = settings.simulator and not _runs(reading.simulator, simulator_image())
+    if start_simulator:
+        reasons.append("the KIS simulator does not run")
+
+    stage = release_damage(release, reading)
+    if stage:
+        reasons.append(f"release {release.id}: {stage}")
+    switch = why_switch(settings, release, reading)
+    if switch:
+        reasons.append(switch)
+
+    return Plan(
+        refusals=refusals(settings, reading, install_engine, bool(images)),
+        install_engine=install_engine,
+        packages=packages,
+        put_compose_plugin=put_compose_plugin,
+        prepare_tokens=prepare_tokens,
+        images=images,
+        start_simulator=start_simulator,
+        stage=bool(stage),
+        switch=bool(switch) or bool(stage),
+        reasons=reasons,
+    )
+
+
+def missing_packages(reading: Reading) -> tuple[str, ...]:
+    """The distribution's packages that the host lacks; none where an engine is there already."""
+    packages: tuple[str, ...] = ()
+    if reading.engine is None and not reading.dockerd:
+        packages += ("docker.io",)
+    if not reading.docker_cli and reading.os[0] == "debian":
+        packages += ("docker-cli",) if _debian_version(reading) >= 13 else ()
+    if reading.compose is None:
+        packages += _packages_with_compose(reading)
+    return packages
+
+
+def _packages_with_compose(reading: Reading) -> tuple[str, ...]:
+    """Where compose v2 is packaged: Debian from 13 on, Ubuntu from 22.04 on."""
+    distribution, version = reading.os
+    if distribution == "debian" and _debian_version(reading) >= 13:
+        return ("docker-compose",)
+    if distribution == "ubuntu" and version >= "22.04":
+        return ("docker-compose-v2",)
+    return ()
+
+
+def _debian_version(reading: Reading) -> int:
+    version = reading.os[1].split(".")[0]
+    return int(version) if version.isdigit() else 99  # testing and unstable name no version
+
+
+def refusals(
+    settings: Settings, reading: Reading, install_engine: bool, fetch_image: bool
+) -> list[str]:
+    """Why this host cannot be deployed to, each with what to do about it."""
+    found = []
+    if reading.uid != 0:
+        found.append(
+            "the deploy needs root: set `_sudo` to True in the host's inventory data, "
+            "or connect as root"
+        )
+    if install_engine and not settings.install_docker:
+        found.append(
+            "Docker Engine with compose v2 does not run here and gateway_install_docker is off: "
+            "install it, or turn that on"
+        )
+    elif install_engine and not reading.apt and not reading.dockerd:
+        found.append(
+            "Docker is missing and this distribution has no apt-get: install Docker Engine and "
+            "compose v2 as docs.docker.com says for it, then deploy again"
+        )
+    elif (
+        reading.compose is None
+        and not _packages_with_compose(reading)
+        and reading.architecture != platform.machine()
+    ):
+        found.append(
+            f"compose v2 is missing, this distribution does not package it, and the binary at "
+            f"hand is for {platform.machine()}, not for {reading.architecture}: install the "
+            "compose plugin on the host, or deploy from a machine of its architecture"
+        )
+    mib = DISK_FOR_AN_IMAGE_MIB if fetch_image or install_engine else DISK_FOR_A_RELEASE_MIB
+    if reading.disk_free_kb < mib * KIB_PER_MIB:
+        found.append(
+            f"only {reading.disk_free_kb // KIB_PER_MIB} MiB of disk are free for Docker's data, "
+            f"{mib} are needed: make room (`docker system df` shows what takes it)"
+        )
+    if held := _held_port(settings, reading):
+        found.append(
+            f"port {held} is held by something else: end that (`ss -ltnp sport = {held}` shows "
+            "it), or choose another gateway_port"
+        )
+    if reading.token_dir and reading.token_dir.kind != "directory":
+        found.append(f"{settings.token_dir} is a {reading.token_dir.kind}, not a directory")
+    return found
+
+
+def _held_port(settings: Settings, reading: Reading) -> int | None:
+    """The published port where a stranger listens on it."""
+    port = settings.published_port
+    anywhere = {"0.0.0.0", "::"}  # noqa: S104 - compared, not bound
+    wanted = settings.bind_address if settings.network_mode == "bridge" else "0.0.0.0"  # noqa: S104
+    holders = {
+        address
+        for address, listening_port in reading.listening
+        if listening_port == port
+        and (address == wanted or address in anywhere or wanted in anywhere)
+    }
+    # In host mode the container's own process listens; its compose label is all there is to tell.
+    ours = any(
+        gateway.status == "running" and (gateway.publishes(port) or not gateway.ports)
+        for gateway in reading.gateways
+    )
+    return port if holders and not ours else None
+
+
+def release_damage(release: Release, reading: Reading) -> str:
+    """What is wrong with the release as it lies on the host; empty where nothing is."""
+    if not reading.release_files:
+        return "is not on the host"
+    for name, file in release.files.items():
+        actual = reading.release_files.get(name)
+        if actual is None:
+            return f"{name} is missing"
+        if actual.sha256 != file.sha256:
+            return f"{name} was changed on the host"
+        if (actual.mode, actual.owner) != (f"{file.mode:o}", f"{file.uid}:{file.gid}"):
+            return f"{name} has another owner or mode"
+    return ""
+
+
+def why_switch(settings: Settings, release: Release, reading: Reading) -> str:
+    """Why the release is not what runs; empty where it is."""
+    if not reading.gateways:
+        return "no gateway container is there"
+    if len(reading.gateways) > 1:
+        return "more than one gateway container is there"
+    gateway = reading.gateways[0]
+    wanted = f"{settings.app_dir}/releases/{release.id}/{COMPOSE_FILE}"
+    if gateway.compose_file != wanted or reading.current != release.id:
+        return f"release {reading.current or 'none'} runs, not {release.id}"
+    if not _has_image(gateway, release.image, reading):
+        return "the image behind the name has changed"
+    if not gateway.serves:
+        return f"the container is {gateway.status}, its health is {gateway.health}"
+    return ""
+
+
+def _has_image(container: Container, image: Image, reading: Reading) -> bool:
+    return container.image == reading.images.get(image.reference, container.image)
+
+
+def _runs(container: Container | None, image: Image) -> bool:
+    return (
+        container is not None
+        and container.status == "running"
+        and container.image_name == image.reference
+    )

@@ -1,0 +1,148 @@
+"""What one reading of a host found: the output of `templates/read_host.sh`, typed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from ipaddress import IPv4Address, IPv6Address
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+
+class _Read(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class HostPath(_Read):
+    """A file or directory: mode in octal as `stat` prints it, owner as `uid:gid`, kind in words."""
+
+    mode: str
+    owner: str
+    kind: str
+
+
+class ReleaseFile(_Read):
+    mode: str
+    owner: str
+    sha256: str
+
+
+class Container(_Read):
+    """A container as `docker inspect` shows it; `health` is None without a healthcheck."""
+
+    id: str
+    image: str
+    image_name: str
+    labels: dict[str, str]
+    status: str
+    restarts: int
+    health: str | None
+    ports: dict[str, list[dict[str, str]] | None] | None
+
+    @property
+    def compose_file(self) -> str:
+        return self.labels.get("com.docker.compose.project.config_files", "")
+
+    @property
+    def is_simulator(self) -> bool:
+        return "kis-simulator" in self.labels
+
+    @property
+    def serves(self) -> bool:
+        return self.status == "running" and self.health in {"healthy", None}
+
+    def publishes(self, port: int) -> bool:
+        bindings = [b for each in (self.ports or {}).values() for b in each or []]
+        return any(binding.get("HostPort") == str(port) for binding in bindings)
+
+
+class Reading(_Read):
+    """One host at one moment. None and empty mean: not there."""
+
+    uid: int
+    architecture: str
+    os: tuple[str, str] = ("", "")
+    apt: bool = False
+    docker_cli: bool = False
+    dockerd: bool = False
+    compose: str | None = None
+    engine: str | None = None
+    disk_free_kb: int
+    listening: frozenset[tuple[str, int]] = frozenset()
+    token_dir: HostPath | None = None
+    token_file: HostPath | None = None
+    current: str | None = None
+    release_files: dict[str, ReleaseFile] = {}
+    images: dict[str, str] = {}
+    containers: tuple[Container, ...] = ()
+
+    @property
+    def gateways(self) -> list[Container]:
+        return [container for container in self.containers if not container.is_simulator]
+
+    @property
+    def simulator(self) -> Container | None:
+        return next((container for container in self.containers if container.is_simulator), None)
+
+
+def parse_reading(lines: Iterable[str]) -> Reading:
+    """`read_host.sh`'s lines, `name value` each, as a `Reading`.
+
+    Raises:
+        ValueError: a line is not what the script prints; the message holds the line.
+    """
+    found: dict[str, object] = {}
+    listening: set[tuple[str, int]] = set()
+    release_files: dict[str, ReleaseFile] = {}
+    images: dict[str, str] = {}
+    containers: list[Container] = []
+    for line in lines:
+        name, _, value = line.partition(" ")
+        try:
+            match name:
+                case "listening":
+                    listening.add(_socket(value))
+                case "release_file":
+                    mode, owner, sha256, file = value.split(" ", 3)
+                    release_files[file] = ReleaseFile(mode=mode, owner=owner, sha256=sha256)
+                case "image":
+                    reference, image_id = value.split(" ")
+                    images[reference] = image_id
+                case "container":
+                    containers.append(Container.model_validate(json.loads(value)))
+                case "token_dir" | "token_file":
+                    mode, owner, kind = value.split(" ", 2)
+                    found[name] = HostPath(mode=mode, owner=owner, kind=kind)
+                case "os":
+                    distribution, _, version = value.partition(" ")
+                    found[name] = (distribution, version)
+                case "":
+                    pass
+                case _:
+                    found[name] = value
+        except ValueError as error:
+            raise ValueError(f"unexpected line from the host: {line!r}") from error
+    try:
+        return Reading.model_validate(
+            found
+            | {
+                "listening": frozenset(listening),
+                "release_files": release_files,
+                "images": images,
+                "containers": tuple(containers),
+            }
+        )
+    except ValidationError as error:
+        missing = ", ".join(str(e["loc"][0]) for e in error.errors())
+        raise ValueError(f"the host's answer is not complete: {missing}") from error
+
+
+def _socket(value: str) -> tuple[str, int]:
+    """`0100007F:1F90` of /proc/net/tcp as ("127.0.0.1", 8080); words are little-endian there."""
+    address, port = value.split(":")
+    words = bytes.fromhex(address)
+    swapped = b"".join(words[i : i + 4][::-1] for i in range(0, len(words), 4))
+    if len(swapped) == 4:
+        return str(IPv4Address(swapped)), int(port, 16)
+    ipv6 = IPv6Address(swapped)
+    return str(ipv6.ipv4_mapped or ipv6), int(port, 16)

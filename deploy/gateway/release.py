@@ -1,0 +1,201 @@
+"""A release: all that decides what runs on a host, named by a hash of its content."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import tarfile
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import yaml
+
+from deploy.gateway.settings import Settings, read_secrets
+
+ROOT = Path(__file__).parents[2]
+TEMPLATE = ROOT / "docker-compose.yml.j2"
+SIMULATOR_CONTEXT = ROOT / "services" / "kis-simulator"
+
+COMPOSE_FILE = "docker-compose.yml"
+SERVICE = "kis-gateway"
+
+
+@dataclass(frozen=True)
+class File:
+    """One file of an archive. `content` may be secret and is left out of the repr."""
+
+    content: bytes = field(repr=False)
+    mode: int
+    uid: int = 0
+    gid: int = 0
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.content).hexdigest()
+
+
+@dataclass(frozen=True)
+class Image:
+    """The image that a release runs, and how a host that lacks it gets it.
+
+    `context` is the build context by path inside it, or None where the image is pulled.
+    """
+
+    reference: str
+    context: dict[str, File] | None = None
+
+    @property
+    def base(self) -> str:
+        """The default of `ARG BASE_IMAGE` in the Dockerfile; empty where it has none."""
+        dockerfile = self.context["Dockerfile"].content.decode() if self.context else ""
+        for line in dockerfile.splitlines():
+            if line.startswith("ARG BASE_IMAGE="):
+                return line.removeprefix("ARG BASE_IMAGE=").strip()
+        return ""
+
+
+@dataclass(frozen=True)
+class Release:
+    """The rendered compose file, the secrets and the environment file, by name."""
+
+    image: Image
+    files: dict[str, File]
+
+    @property
+    def id(self) -> str:
+        """12 hex digits of the hash of all files with their modes and owners."""
+        return content_hash(self.files)
+
+
+def content_hash(files: dict[str, File]) -> str:
+    digest = hashlib.sha256()
+    for name, file in sorted(files.items()):
+        digest.update(f"{name}\0{file.mode:o} {file.uid}:{file.gid} {file.sha256}\n".encode())
+    return digest.hexdigest()[:12]
+
+
+def make_release(settings: Settings, template: Path = TEMPLATE) -> Release:
+    """The release that the settings ask for. Reads files on the controller, touches no host.
+
+    Raises:
+        ValueError: the secrets file changed for the worse since it was validated.
+        jinja2.UndefinedError: the template asks for something that nobody defines.
+    """
+    image = Image(settings.image)
+    if settings.build_context is not None:
+        image = built_image(settings.image, settings.build_context)
+    compose = render_compose(settings, image.reference, template).encode()
+    files = {
+        COMPOSE_FILE: File(compose, 0o600),
+        "secrets.json": File(read_secrets(settings), 0o400, settings.uid, settings.gid),
+    }
+    if settings.env_file is not None:
+        files["gateway.env"] = File(settings.env_file.read_bytes(), 0o600)
+    return Release(image, files)
+
+
+def built_image(repository: str, context: Path) -> Image:
+    """An image built from a directory on the controller, tagged by the hash of its content."""
+    files = {
+        str(path.relative_to(context)): File(
+            path.read_bytes(), 0o755 if path.stat().st_mode & 0o100 else 0o644
+        )
+        for path in sorted(context.rglob("*"))
+        if path.is_file() and not {"__pycache__", ".git"} & set(path.relative_to(context).parts)
+    }
+    return Image(f"{repository}:{content_hash(files)}", files)
+
+
+@cache
+def simulator_image() -> Image:
+    """The KIS simulator of this repository."""
+    return built_image("kis-simulator", SIMULATOR_CONTEXT)
+
+
+def archive(files: Iterable[tuple[str, File]]) -> str:
+    """A tar of the files as base64 text: it reaches a host on a command's standard input.
+
+    Modes and owners travel in the tar, so that no file exists with another mode for a moment.
+    """
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz", compresslevel=6) as tar:
+        for name, file in files:
+            info = tarfile.TarInfo(name)
+            info.size, info.mode = len(file.content), file.mode
+            info.uid, info.gid = file.uid, file.gid
+            tar.addfile(info, io.BytesIO(file.content))
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def render_compose(settings: Settings, image: str, template: Path = TEMPLATE) -> str:
+    """The compose file. Undefined names are errors; every value is quoted by `to_yaml`."""
+    environment = jinja2.Environment(
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,  # noqa: S701 - YAML, not HTML; `to_yaml` does the quoting
+    )
+    environment.filters["yaml"] = to_yaml
+    values = settings.model_dump() | {
+        "image": image,
+        "environment": {"GUNICORN_CMD_ARGS": "--timeout 600"} | settings.environment,
+        "healthcheck": settings.healthcheck or default_healthcheck(settings.container_port),
+    }
+    return environment.from_string(template.read_text("utf-8")).render(values)
+
+
+def default_healthcheck(port: int) -> dict[str, Any]:
+    """The reference gateway's. Without `start_interval`: engines before 25 refuse it."""
+    probe = f"import urllib.request as u; u.urlopen('http://127.0.0.1:{port}/health', timeout=3)"
+    return {
+        "test": ["CMD", "python3", "-c", probe],
+        "interval": "2s",
+        "timeout": "5s",
+        "retries": 5,
+        "start_period": "30s",
+    }
+
+
+class _QuotedDumper(yaml.SafeDumper):
+    """Writes every string in double quotes: no reader of YAML takes one for anything else."""
+
+    def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002
+        return True
+
+
+_QuotedDumper.add_representer(
+    str,
+    lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"'),
+)
+
+
+def to_yaml(value: Any) -> str:
+    """A value as one line of YAML that compose reads back unchanged.
+
+    Compose replaces `$name` in every value (Compose specification, "Interpolation"); `$$` is a
+    literal `$`.
+    """
+    text: str = yaml.dump(
+        _escape_dollars(value),
+        Dumper=_QuotedDumper,
+        default_flow_style=True,
+        allow_unicode=True,
+        width=float("inf"),
+    )
+    return text.removesuffix("\n").removesuffix("\n...")
+
+
+def _escape_dollars(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.replace("$", "$$")
+    if isinstance(value, dict):
+        return {_escape_dollars(k): _escape_dollars(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_escape_dollars(item) for item in value]
+    return value

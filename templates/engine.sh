@@ -1,0 +1,51 @@
+#!/bin/sh
+# Installs what is missing of Docker from the distribution's packages and starts the engine.
+# An engine that runs already is left alone.
+#
+# usage: engine.sh PACKAGE...
+say() { echo "$*" >&2; }
+
+if [ $# -gt 0 ]; then
+  export DEBIAN_FRONTEND=noninteractive
+  log=$(mktemp) && trap 'rm -f "$log"' EXIT
+  if ! { apt-get update -q && apt-get install -q -y --no-install-recommends "$@"; } >"$log" 2>&1; then
+    tail -n 15 "$log" >&2
+    say "The packages could not be installed: $*"
+    say "Look at the lines above: usually the host reaches no package mirror. Mend that and run"
+    say "this again, or install Docker Engine and compose v2 yourself: then it is left alone."
+    exit 1
+  fi
+fi
+
+answers() { docker version --format '{{.Server.Version}}' >/dev/null 2>&1; }
+wait_for_engine() { # seconds
+  i=0
+  until answers; do
+    i=$((i + 1))
+    [ $i -le $(($1 * 5)) ] || return 1
+    sleep 0.2
+  done
+}
+
+answers && exit 0
+if [ -d /run/systemd/system ]; then
+  systemctl enable --now docker
+  log_hint='journalctl -u docker'
+  wait_for_engine 60 && exit 0
+  journalctl -u docker --no-pager --lines 20 >&2
+else
+  # No init system runs (a container, WSL): the service script where it works, else dockerd itself.
+  service docker start >/dev/null 2>&1 && wait_for_engine 10 && exit 0
+  log_hint=/var/log/dockerd.log
+  if ! pgrep -x dockerd >/dev/null; then
+    # After a crash its pid files may name processes that are others by now: it would refuse to
+    # start, or wait for a containerd that is not there.
+    rm -f /run/docker.pid /var/run/docker.pid
+    pgrep -x containerd >/dev/null || rm -f /run/docker/containerd/containerd.pid
+    setsid dockerd >>"$log_hint" 2>&1 </dev/null &
+  fi
+  wait_for_engine 60 && exit 0
+  tail -n 20 "$log_hint" >&2
+fi
+say "The Docker engine did not start within 60 s; its log: $log_hint"
+exit 1

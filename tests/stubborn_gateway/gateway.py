@@ -1,0 +1,57 @@
+"""A gateway as they are in the wild, with the habits that this project is about.
+
+It asks KIS for a token while it starts and exits where it gets none; it trusts any file that it
+finds, does not say whose key the token is for, writes in place, and answers /health 200 always.
+Its token file is in the container unless KIS_TOKEN_FILE_PATH says otherwise.
+"""
+
+import json
+import os
+import time
+import urllib.request
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+TOKEN_FILE = Path(os.environ.get("KIS_TOKEN_FILE_PATH", "/tmp/kis_token_gateway.json"))  # noqa: S108
+SECRETS = json.loads(Path(os.environ["SECRETS_FILE"]).read_text())
+FIELD = os.environ.get("APP_KEY_FIELD", "kis-r-app-key")
+
+
+def token() -> str:
+    if TOKEN_FILE.exists():
+        cached = json.loads(TOKEN_FILE.read_text())
+        if time.time() < cached["expires_at"] - 600:
+            print("(Auth) ✅ 유효한 캐시 토큰 사용. (잠금 내)", flush=True)
+            return str(cached["access_token"])
+    body = {
+        "grant_type": "client_credentials",
+        "appkey": SECRETS[FIELD],
+        "appsecret": SECRETS[FIELD.replace("app-key", "app-secret")],
+    }
+    request = urllib.request.Request(  # noqa: S310
+        os.environ["KIS_BASE_URL"] + "/oauth2/tokenP",
+        data=json.dumps(body).encode(),
+        headers={"content-type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=5) as answer:  # noqa: S310
+        issued = json.load(answer)
+    expires_at = time.time() + issued["expires_in"]
+    TOKEN_FILE.write_text(
+        json.dumps({"access_token": issued["access_token"], "expires_at": expires_at})
+    )
+    return str(issued["access_token"])
+
+
+class Health(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"ok")
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+token()
+print("✅ KIS Client 초기화 완료 (토큰 발급 성공)", flush=True)
+ThreadingHTTPServer(("0.0.0.0", int(os.environ.get("PORT", "8080"))), Health).serve_forever()  # noqa: S104
