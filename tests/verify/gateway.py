@@ -1,0 +1,89 @@
+"""A deployed gateway, asked about itself on its host."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+from deploy.gateway.release import COMPOSE_FILE, SERVICE
+from deploy.gateway.settings import Settings
+from tests.verify.inventory import InventoryHost, run
+
+
+class Gateway:
+    def __init__(self, inventory_host: InventoryHost) -> None:
+        self.name = inventory_host.name
+        self.settings: Settings = inventory_host.settings
+        self.host = inventory_host.host
+
+    def run(self, *command: str) -> str:
+        """A command as root on the gateway's host; a failed test where it fails."""
+        return run(self.host, *command)
+
+    @property
+    def release_dir(self) -> str:
+        return self.run("readlink", "-f", f"{self.settings.app_dir}/current").strip()
+
+    @property
+    def containers(self) -> list[str]:
+        label = "label=com.docker.compose"
+        return self.run(
+            "docker", "ps", "--all", "--quiet", "--no-trunc",
+            "--filter", f"{label}.project={self.settings.project}",
+            "--filter", f"{label}.service={SERVICE}",
+        ).split()  # fmt: skip
+
+    @property
+    def container(self) -> str:
+        containers = self.containers
+        assert len(containers) == 1, f"{len(containers)} gateway containers are there, not 1"
+        return containers[0]
+
+    def inspect(self) -> dict[str, Any]:
+        found: list[dict[str, Any]] = json.loads(self.run("docker", "inspect", self.container))
+        return found[0]
+
+    def compose(self, *arguments: str) -> None:
+        file = f"{self.release_dir}/{COMPOSE_FILE}"
+        self.run("docker", "compose", "--progress", "quiet", "--file", file, *arguments)
+
+    def logs(self, since: str = "") -> str:
+        """What the container logged, all of it or since a moment of the host's clock."""
+        arguments = ["--since", since] if since else []
+        result = self.host.run("docker logs %s " + " ".join(arguments), self.container)
+        return str(result.stdout + result.stderr)
+
+    def now(self) -> str:
+        """The host's clock, as `docker logs --since` takes it."""
+        return self.run("date", "+%s.%N").strip()
+
+    def wait_until_healthy(self) -> None:
+        deadline = time.monotonic() + self.settings.rollout_healthy_deadline
+        while True:
+            state: dict[str, Any] = {"Status": "missing"}
+            if self.containers:
+                state = self.inspect()["State"]
+            health = state.get("Health", {}).get("Status", "healthy")
+            if (state["Status"], health) == ("running", "healthy"):
+                return
+            assert time.monotonic() < deadline, (
+                f"not healthy within {self.settings.rollout_healthy_deadline:g} s: "
+                f"the container is {state['Status']}, its health is {health}"
+            )
+            time.sleep(0.2)
+
+    def token_fingerprint(self) -> str:
+        """A hash of the token file: the token itself never leaves the host."""
+        return self.run("sha256sum", self.settings.token_path).split()[0]
+
+    def issuances(self) -> int | None:
+        """Successful calls of the token endpoint, counted by the simulator; None without one."""
+        if not self.settings.simulator:
+            return None
+        url = "http://127.0.0.1:9443/_simulator/counters"
+        probe = f"import urllib.request as u; print(u.urlopen('{url}').read().decode())"
+        counters = json.loads(self.run("docker", "exec", "kis-simulator", "python3", "-c", probe))
+        secrets = json.loads(self.settings.secrets_file.read_bytes())
+        app_key = secrets[self.settings.app_key_field]
+        return sum(int(host.get(app_key, {}).get("issuances", 0)) for host in counters.values())

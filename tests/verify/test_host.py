@@ -1,0 +1,34 @@
+"""The host: what `up` put there, with the owners and modes that it should have."""
+
+from __future__ import annotations
+
+from tests.verify.gateway import Gateway
+
+
+def test_token_directory_belongs_to_the_containers_user_alone(gateway: Gateway) -> None:
+    directory = gateway.host.file(gateway.settings.token_dir)
+    assert directory.is_directory
+    assert (directory.uid, directory.gid) == (gateway.settings.uid, gateway.settings.gid)
+    assert f"{directory.mode:o}" == "700"
+
+
+def test_compose_file_is_the_current_releases_and_valid(gateway: Gateway) -> None:
+    file = gateway.host.file(f"{gateway.release_dir}/docker-compose.yml")
+    assert file.is_file
+    assert (file.user, f"{file.mode:o}") == ("root", "600")
+    result = gateway.host.run("docker compose --file %s config --quiet", file.path)
+    assert (result.rc, result.stdout, result.stderr) == (0, "", "")
+
+
+def test_secrets_are_readable_for_the_containers_user_alone(gateway: Gateway) -> None:
+    file = gateway.host.file(f"{gateway.release_dir}/secrets.json")
+    assert (file.uid, f"{file.mode:o}") == (gateway.settings.uid, "400")
+    assert f"{gateway.host.file(gateway.release_dir).mode:o}" == "700"
+
+
+def test_the_port_is_open_where_the_settings_say_and_nowhere_else(gateway: Gateway) -> None:
+    settings = gateway.settings
+    address = settings.bind_address if settings.network_mode == "bridge" else "0.0.0.0"  # noqa: S104
+    assert gateway.host.socket(f"tcp://{address}:{settings.published_port}").is_listening
+    if address == "127.0.0.1":
+        assert not gateway.host.socket(f"tcp://0.0.0.0:{settings.published_port}").is_listening
