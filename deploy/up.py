@@ -9,9 +9,7 @@ from deploy.gateway.targets import survey
 target = survey()
 
 gateway.check(target=target, name="Check every host before any is touched")
-gateway.install_engine(
-    target=target, name="Install what is missing of Docker"
-)
+gateway.install_engine(target=target, name="Install what is missing of Docker")
 gateway.prepare_tokens(target=target, name="Prepare the token directory")
 gateway.fetch_images(target=target, name="Fetch the image")
 gateway.start_simulator(target=target, name="Start the KIS simulator")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Generator
 
+import click
 from pyinfra import logger
-from pyinfra.api.command import StringCommand
+from pyinfra.api.command import FunctionCommand, PyinfraCommand, StringCommand
+from pyinfra.api.host import Host
 from pyinfra.api.operation import operation
 from pyinfra.context import host, state
 from pyinfra.operations import files
@@ -13,31 +15,42 @@ from pyinfra.operations import files
 from deploy.gateway import commands
 from deploy.gateway.commands import Command
 from deploy.gateway.settings import Settings
-from deploy.gateway.targets import (
-    Target,
-    refuse_to_switch_after_a_failure,
-    refuse_unless_all_can,
-)
+from deploy.gateway.targets import Target, dropped_out, why_untouched
 
-Commands = Generator[StringCommand, None, None]
+Commands = Generator[PyinfraCommand, None, None]
 
 
-def _run(command: Command) -> StringCommand:
+def _run(command: Command) -> PyinfraCommand:
     return StringCommand(command.script, _stdin=command.stdin or "")
+
+
+def _fail(*messages: str) -> PyinfraCommand:
+    """Fails the operation on the host in context, with these lines, and asks the host nothing.
+
+    An exception would end the run as well, but gevent prints its traceback.
+    """
+
+    def fail(state: object, host: Host) -> bool:  # noqa: ARG001 - how pyinfra passes the host
+        for message in messages:
+            logger.error(f"{host.print_prefix}{click.style(message, 'red')}")
+        return False
+
+    return FunctionCommand(fail, (), {})
 
 
 @operation()
 def check(target: Target) -> Commands:
-    """Says what is about to change, or ends the run for every host while none is touched.
+    """Says what is about to change. Fails on every host where any of them cannot be deployed to.
 
-    Raises:
-        Refused: a host of the inventory cannot be reached or cannot be deployed to.
+    It is the last moment at which nothing is touched anywhere.
     """
-    if state.is_executing:
-        refuse_unless_all_can()
+    if not state.is_executing:
+        return
+    if problems := why_untouched(target.name):
+        yield _fail(*problems)
+    else:
         for reason in target.plan.reasons:
             logger.info(f"{host.print_prefix}{reason}")
-    yield from ()
 
 
 @operation()
@@ -86,12 +99,13 @@ def stage(target: Target) -> Commands:
 def switch(target: Target) -> Commands:
     """Makes the staged release the running one, behind the health gate.
 
-    Raises:
-        Refused: a host of the inventory failed before its switch.
+    Fails on every host where any of them failed before its switch.
     """
-    if state.is_executing:
-        refuse_to_switch_after_a_failure()
-    if target.plan.switch:
+    if not target.plan.switch:
+        return
+    if failed := dropped_out():
+        yield _fail(f"not switched, because {', '.join(sorted(failed))} failed (see there)")
+    else:
         yield _run(commands.switch(target.settings, target.release))
 
 

@@ -21,7 +21,7 @@ CANNOT_READ = (
 
 
 class Refused(CliError, PyinfraError):  # type: ignore[misc]
-    """Ends the run for all hosts with a message and exit status 1, and without a traceback.
+    """Raised by a deploy file: ends the run with a message and exit status 1, no traceback.
 
     pyinfra lets a PyinfraError out of a deploy file as it is, and its command line shows a
     CliError as it is: it has to be both.
@@ -72,29 +72,19 @@ def survey() -> Target:
     return _targets.setdefault(host.name, Target(host.name, settings, release, plan))
 
 
-def refuse_unless_all_can() -> None:
-    """The last moment at which nothing is touched anywhere.
+def why_untouched(name: str) -> list[str]:
+    """Why nothing may be touched on this host; to be asked when every host has been read.
 
-    Raises:
-        Refused: a host was not reached, or cannot be deployed to.
+    Its own refusals, or that another host was refused or not reached: all or none.
     """
-    problems = [
-        f"  {each.name}: the host could not be reached (see above)"
-        for each in inventory.state.failed_hosts
-    ]
-    problems += [
-        f"  {target.name}: {what}" for target in _targets.values() for what in target.plan.refusals
-    ]
-    if problems:
-        raise Refused("no host was touched.\n" + "\n".join(problems))
+    if own := _targets[name].plan.refusals:
+        return own
+    refused = {target.name for target in _targets.values() if target.plan.refusals}
+    if others := sorted(refused | dropped_out()):
+        return [f"not touched, because of {', '.join(others)} (see there)"]
+    return []
 
 
-def refuse_to_switch_after_a_failure() -> None:
-    """Switches begin only when every host is ready for its own.
-
-    Raises:
-        Refused: a host failed on the way here.
-    """
-    if failed := inventory.state.failed_hosts:
-        names = ", ".join(sorted(each.name for each in failed))
-        raise Refused(f"{names} failed (see above), so no host was switched: all run what they ran")
+def dropped_out() -> set[str]:
+    """The hosts that dropped out of the run so far."""
+    return {each.name for each in inventory.state.failed_hosts}

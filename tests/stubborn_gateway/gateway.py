@@ -28,12 +28,12 @@ def token() -> str:
         "appkey": SECRETS[FIELD],
         "appsecret": SECRETS[FIELD.replace("app-key", "app-secret")],
     }
-    request = urllib.request.Request(  # noqa: S310
+    request = urllib.request.Request(
         os.environ["KIS_BASE_URL"] + "/oauth2/tokenP",
         data=json.dumps(body).encode(),
         headers={"content-type": "application/json"},
     )
-    with urllib.request.urlopen(request, timeout=5) as answer:  # noqa: S310
+    with urllib.request.urlopen(request, timeout=5) as answer:
         issued = json.load(answer)
     expires_at = time.time() + issued["expires_in"]
     TOKEN_FILE.write_text(

@@ -1,0 +1,1 @@
+"""A simulator of the token rules of Korea Investment & Securities' Open API (KIS), over HTTP."""

@@ -1,0 +1,244 @@
+"""Deployments of their own on this machine's real engine, beside whatever else runs on it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deploy.gateway.release import ROOT
+
+BIN = Path(sys.executable).parent
+SIMULATOR = "http://127.0.0.1:9443"
+STUBBORN_GATEWAY = ROOT / "tests" / "stubborn_gateway"
+REFERENCE_GATEWAY = ROOT / "services" / "kis-gateway"
+
+
+def command(*arguments: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Runs a program to its end; its exit status is the caller's to look at."""
+    return subprocess.run(arguments, capture_output=True, text=True, timeout=300, **options)
+
+
+def docker(*arguments: str) -> str:
+    """The output of a docker command that must succeed."""
+    result = command("docker", *arguments)
+    assert result.returncode == 0, result.stderr
+    return result.stdout.strip()
+
+
+def wait_for(condition: Callable[[], Any], what: str, seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"
+        time.sleep(0.1)
+
+
+def get(url: str, **headers: str) -> tuple[int, str]:
+    """Status and body, whatever the status."""
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=5) as got:
+            return got.status, got.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+def ask_simulator(method: str, path: str, body: object = None) -> Any:
+    request = urllib.request.Request(
+        f"{SIMULATOR}/_simulator/{path}",
+        method=method,
+        data=None if body is None else json.dumps(body).encode(),
+        headers={"Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=5) as answer:
+        return json.load(answer)
+
+
+@dataclass
+class Account:
+    """An app key of its own at the simulator, with the secrets file that holds it."""
+
+    secrets_file: Path
+    app_key: str
+    app_secret: str
+
+    def count(self, what: str) -> int:
+        """`issuances` or `rejections` of this key so far."""
+        return int(ask_simulator("GET", "counters")["real"][self.app_key][what])
+
+
+@dataclass
+class Deployment:
+    """One gateway of this package with a project, port and directories of its own."""
+
+    directory: Path
+    account: Account
+    data: dict[str, Any] = field(default_factory=dict)
+    checkout: Path = ROOT
+
+    @property
+    def project(self) -> str:
+        return str(self.data["gateway_project"])
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.data['gateway_port']}"
+
+    @property
+    def app_dir(self) -> Path:
+        return Path(self.data["gateway_app_dir"])
+
+    @property
+    def token_file(self) -> Path:
+        return Path(self.data["gateway_token_dir"]) / "kis_token.json"
+
+    def inventory(self, **changes: Any) -> Path:
+        """An inventory file of this one host; a change to None leaves the setting out."""
+        data = {k: v for k, v in (self.data | changes).items() if v is not None}
+        path = self.directory / "inventory.py"
+        path.write_text(f"from pathlib import PosixPath\ntest = [('@local', {data!r})]\n")
+        return path
+
+    def up(self, *flags: str, prefix: tuple[str, ...] = (), **changes: Any) -> Outcome:
+        """`pyinfra -y INVENTORY deploy/up.py`, as an operator runs it."""
+        inventory = self.inventory(**changes)
+        result = command(
+            *prefix, BIN / "pyinfra", "-y", *flags, inventory, "deploy/up.py",
+            cwd=self.checkout,
+        )  # fmt: skip
+        return Outcome(result.returncode, result.stdout + result.stderr)
+
+    def verify(self, *flags: str, **changes: Any) -> Outcome:
+        inventory = self.inventory(**changes)
+        result = command(
+            BIN / "pytest", "tests/verify", "--inventory", inventory, "-p", "no:cacheprovider",
+            *flags, cwd=self.checkout,
+        )  # fmt: skip
+        return Outcome(result.returncode, result.stdout + result.stderr)
+
+    def compose(self, *arguments: str) -> str:
+        return docker("compose", "--project-name", self.project, *arguments)
+
+    def container(self) -> str:
+        """The gateway's container id; empty without one."""
+        label = f"label=com.docker.compose.project={self.project}"
+        return docker("ps", "--all", "--quiet", "--no-trunc", "--filter", label)
+
+    def inspect(self, template: str) -> str:
+        return docker("inspect", "--format", template, self.container())
+
+    def token(self) -> str:
+        return str(json.loads(self.token_file.read_text())["access_token"])
+
+    def host_state(self) -> set[tuple[object, ...]]:
+        """Everything of this deployment on the host: a change to any of it shows."""
+        state: set[tuple[object, ...]] = {("container", self.container())}
+        for path in [*self.app_dir.rglob("*"), self.token_file.parent]:
+            at = path.lstat()
+            # A directory's time changes with a file that came and went.
+            state.add((path, at.st_mode, at.st_uid, None if path.is_dir() else at.st_mtime))
+        return state
+
+
+@dataclass
+class Outcome:
+    """How a run ended, and all that the operator saw."""
+
+    status: int
+    output: str
+
+    def changes(self) -> int:
+        """How many operations changed something, by pyinfra's own account."""
+        total = re.search(r"Grand total\s+\d+\s+(\d+|-)\s+(\d+|-)\s+(\d+|-)", self.output)
+        assert total, self.output
+        return 0 if total[1] == "-" else int(total[1])
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def base_data(directory: Path, project: str) -> dict[str, Any]:
+    return {
+        "_sudo": os.geteuid() != 0,
+        "gateway_project": project,
+        "gateway_port": free_port(),
+        "gateway_app_dir": str(directory / "app"),
+        "gateway_token_dir": str(directory / "tokens"),
+        "gateway_app_key_field": "kis-r-app-key",
+        "gateway_simulator": True,
+        "gateway_environment": {"KIS_BASE_URL": "http://host.docker.internal:9443"},
+        "gateway_image": "kis-gateway",
+        "gateway_image_source": "build",
+        "gateway_build_context": REFERENCE_GATEWAY,
+        "rollout_min_healthy_time": 1,
+        "rollout_healthy_deadline": 30,
+    }
+
+
+@pytest.fixture(scope="session")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A running engine and simulator: brought up by the product itself, on whatever machine."""
+    directory = tmp_path_factory.mktemp("first")
+    account = new_account(directory, "first")  # the simulator, not there yet, will not know it
+    data = base_data(directory, "kis-test-first") | {
+        "gateway_secrets_file": account.secrets_file,
+        "gateway_token_at_start": False,
+    }
+    deployment = Deployment(directory, account, data)
+    outcome = deployment.up()
+    assert outcome.status == 0, outcome.output
+    yield
+    deployment.compose("down")
+
+
+def new_account(directory: Path, name: str) -> Account:
+    app_key = f"TEST-{secrets.token_hex(4)}-{name.upper()}".ljust(36, "0")[:36]
+    account = Account(directory / "keys.json", app_key, secrets.token_hex(90))
+    account.secrets_file.write_text(
+        json.dumps({"kis-r-app-key": app_key, "kis-r-app-secret": account.app_secret})
+    )
+    return account
+
+
+@pytest.fixture(scope="session")
+def new_deployment(
+    engine: None,  # noqa: ARG001 - it must run
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Callable[..., Deployment]]:
+    """Makes deployments with an app key of their own; they are taken down at the end."""
+    made: list[Deployment] = []
+
+    def make(name: str, **changes: Any) -> Deployment:
+        directory = tmp_path_factory.mktemp(name)
+        account = new_account(directory, name)
+        credentials = {"app_key": account.app_key, "app_secret": account.app_secret}
+        ask_simulator("PUT", "credentials", credentials | {"host": "real"})
+        data = base_data(directory, f"kis-test-{name}")
+        data |= {"gateway_secrets_file": account.secrets_file} | changes
+        deployment = Deployment(directory, account, data)
+        made.append(deployment)
+        return deployment
+
+    yield make
+    for deployment in made:
+        deployment.compose("down")
+
+
+@pytest.fixture(scope="session")
+def stubborn_settings() -> dict[str, Any]:
+    """The settings of a gateway as they are in the wild."""
+    return {"gateway_image": "stubborn-gateway", "gateway_build_context": STUBBORN_GATEWAY}

@@ -1,0 +1,137 @@
+"""Each mistake is one clear message, and the running gateway does not notice."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deploy.gateway.release import ROOT
+from tests.engine.conftest import Deployment, Outcome, command, get
+
+
+@pytest.fixture(scope="module")
+def deployed(new_deployment: Callable[..., Deployment]) -> Deployment:
+    deployment = new_deployment("bad-input")
+    outcome = deployment.up()
+    assert outcome.status == 0, outcome.output
+    return deployment
+
+
+@pytest.fixture
+def untouched(deployed: Deployment) -> Iterator[Deployment]:
+    """The deployment; afterwards nothing of it may have changed, and it serves."""
+    before = deployed.host_state()
+    yield deployed
+    assert deployed.host_state() == before
+    assert get(f"{deployed.url}/ready")[0] == 200
+
+
+def assert_refused(outcome: Outcome, *words: str) -> None:
+    assert outcome.status == 1, outcome.output
+    assert "Traceback" not in outcome.output
+    for word in words:
+        assert word in outcome.output
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"gateway_secrets_file": "/nowhere.json"}, ["gateway_secrets_file", "No such file"]),
+        ({"gateway_app_key_field": "kis-x"}, ["no app key under 'kis-x'"]),
+        ({"gateway_app_key_field": None}, ["gateway_app_key_field", "is missing"]),
+        ({"gateway_prot": 8080}, ["gateway_prot", "did you mean gateway_port?"]),
+        ({"gateway_user": "kis"}, ["gateway_user", "`uid:gid` in numbers"]),
+        ({"gateway_port": 0}, ["gateway_port"]),
+        (
+            {"gateway_user": "kis", "gateway_prot": 1, "gateway_secrets_file": None},
+            ["3 settings", "gateway_user", "gateway_prot", "gateway_secrets_file"],
+        ),
+    ],
+)
+def test_wrong_settings(untouched: Deployment, changes: dict[str, Any], words: list[str]) -> None:
+    assert_refused(untouched.up(**changes), "@local", "no host was touched", *words)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"), [("not json", "is not JSON"), ("[]", "must hold a JSON object")]
+)
+def test_secrets_that_are_no_secrets(
+    untouched: Deployment, tmp_path: Path, content: str, words: str
+) -> None:
+    file = tmp_path / "keys.json"
+    file.write_text(content)
+    assert_refused(untouched.up(gateway_secrets_file=str(file)), str(file), words)
+
+
+def test_an_unreadable_secrets_file(untouched: Deployment, tmp_path: Path) -> None:
+    assert_refused(untouched.up(gateway_secrets_file=str(tmp_path)), "Is a directory")
+
+
+def test_a_port_that_something_else_holds(untouched: Deployment) -> None:
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        port = holder.getsockname()[1]
+        assert_refused(untouched.up(gateway_port=port), f"port {port} is held by something else")
+
+
+def test_an_image_that_cannot_be_had(untouched: Deployment) -> None:
+    outcome = untouched.up(
+        gateway_image="localhost:1/kis-nowhere:1",
+        gateway_image_source="registry",
+        gateway_build_context=None,
+    )
+    assert_refused(outcome, "localhost:1/kis-nowhere:1 could not be pulled", "gateway_image")
+
+
+def test_a_compose_warning(untouched: Deployment, tmp_path: Path) -> None:
+    env_file = tmp_path / "gateway.env"
+    env_file.write_text("GREETING=${NOBODY_SET_THIS}\n")
+    outcome = untouched.up(gateway_env_file=str(env_file))
+    assert_refused(outcome, "NOBODY_SET_THIS", "docker compose refuses the compose file")
+
+
+def test_a_compose_error(untouched: Deployment) -> None:
+    outcome = untouched.up(gateway_healthcheck={"test": ["CMD", "true"], "intervall": "2s"})
+    assert_refused(outcome, "intervall", "docker compose refuses the compose file")
+
+
+def test_a_host_without_sudo(untouched: Deployment, tmp_path: Path) -> None:
+    for program in ("sh", "env"):
+        (tmp_path / program).symlink_to(shutil.which(program) or "")
+    outcome = untouched.up(_sudo=True, prefix=("env", f"PATH={tmp_path}"))
+    assert_refused(outcome, "sudo: not found", "[@local] the host could not be read as root")
+
+
+def test_too_little_disk(untouched: Deployment) -> None:
+    # A mount namespace of the run's own, in which Docker's data lie on a full, small disk.
+    small = 'mount -t tmpfs -o size=1m tmpfs /var/lib/docker && exec "$@"'
+    outcome = untouched.up(
+        gateway_labels={"a": "change"}, prefix=("unshare", "--mount", "sh", "-c", small, "sh")
+    )
+    assert_refused(outcome, "MiB of disk are free", "64 are needed")
+
+
+def test_no_network_for_packages() -> None:
+    """The very script, in a network namespace without a network; `hello` is nowhere installed."""
+    script = ROOT / "templates/engine.sh"
+    result = command("unshare", "--net", "sh", script, "hello")
+    assert result.returncode == 1
+    assert "The packages could not be installed: hello" in result.stderr
+    assert "reaches no package mirror" in result.stderr
+
+
+def test_secrets_of_other_services_are_named_in_no_message(
+    untouched: Deployment, tmp_path: Path
+) -> None:
+    file = tmp_path / "keys.json"
+    file.write_text(json.dumps({"other-service": "s3cr3t-of-another"}))
+    outcome = untouched.up(gateway_secrets_file=str(file))
+    assert_refused(outcome, "has no app key")
+    assert "s3cr3t-of-another" not in outcome.output

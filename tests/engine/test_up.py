@@ -1,0 +1,194 @@
+"""`up` on this machine: once, twice, with a change, and with a release that does not work."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import stat
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.engine.conftest import Deployment, command, docker, get, wait_for
+
+
+@pytest.fixture(scope="module")
+def deployed(new_deployment: Callable[..., Deployment]) -> Deployment:
+    deployment = new_deployment("up")
+    outcome = deployment.up()
+    assert outcome.status == 0, outcome.output
+    return deployment
+
+
+def test_the_printed_curl_line_returns_a_price(deployed: Deployment) -> None:
+    line = re.search(r"curl .*", deployed.up().output)
+    assert line
+    answer = command(*shlex.split(line[0]), "--silent", "--fail")
+    assert answer.returncode == 0, answer.stderr
+    assert json.loads(answer.stdout)["output"]["stck_prpr"].isdigit()
+
+
+def test_a_second_up_changes_nothing(deployed: Deployment) -> None:
+    before, moment = deployed.host_state(), docker("info", "--format", "{{.SystemTime}}")
+    outcome = deployed.up()
+    assert outcome.status == 0, outcome.output
+    assert outcome.changes() == 0
+    assert deployed.host_state() == before
+    until = docker("info", "--format", "{{.SystemTime}}")
+    events = docker(
+        "events", "--since", moment, "--until", until, "--format", "{{.Type}} {{.Action}}"
+    )
+    # Health checks run all the time; they are the only thing that may show.
+    assert [e for e in events.splitlines() if "exec_" not in e] == []
+
+
+def test_a_changed_setting_recreates_the_container_and_keeps_the_token(
+    deployed: Deployment,
+) -> None:
+    token, container = deployed.token(), deployed.container()
+    issuances = deployed.account.count("issuances")
+    outcome = deployed.up(gateway_labels={"changed": "yes"})
+    assert outcome.status == 0, outcome.output
+    assert deployed.container() != container
+    assert deployed.token() == token
+    assert deployed.account.count("issuances") == issuances
+    assert deployed.account.count("rejections") == 0
+    assert deployed.up().status == 0  # back to the settings that the other tests expect
+
+
+def test_a_rotated_secret_recreates_the_container_and_is_what_it_reads(
+    new_deployment: Callable[..., Deployment],
+) -> None:
+    deployment = new_deployment("rotated")
+    assert deployment.up().status == 0
+    container = deployment.container()
+    secrets = json.loads(deployment.account.secrets_file.read_text()) | {"added": "later"}
+    deployment.account.secrets_file.write_text(json.dumps(secrets))
+    assert deployment.up().status == 0
+    assert deployment.container() != container
+    read = docker("exec", deployment.container(), "cat", "/app/config/secrets.json")
+    assert json.loads(read) == secrets
+
+
+def test_values_with_every_special_character_reach_the_container(
+    new_deployment: Callable[..., Deployment],
+) -> None:
+    environment = {
+        "DOLLAR": "a$b ${c} $$",
+        "YAML": "# no comment: 'x' \"y\" {z} [w] & * ! | > %",
+        "LINES": "one\n\ttwo\n",
+        "KOREAN": "한국투자증권 ✅",
+        "TEMPLATE": "{{ port }}",
+        "LOOKS_LIKE_A_NUMBER": "1e3",
+        "BLANKS": "  both ends  ",
+    }
+    deployment = new_deployment("special")
+    deployment.data["gateway_environment"] |= environment
+    outcome = deployment.up()
+    assert outcome.status == 0, outcome.output
+    actual = dict(e.split("=", 1) for e in json.loads(deployment.inspect("{{json .Config.Env}}")))
+    assert {name: actual[name] for name in environment} == environment
+
+
+BROKEN = """
+ARG BASE_IMAGE=debian:trixie-slim
+FROM ${BASE_IMAGE}
+CMD ["sh", "-c", "echo the reason why it ends; exit 3"]
+"""
+
+
+@pytest.fixture
+def broken(tmp_path: Path) -> dict[str, Any]:
+    """Settings of an image whose container ends at once."""
+    (tmp_path / "Dockerfile").write_text(BROKEN)
+    return {"gateway_image": "kis-test-broken", "gateway_build_context": tmp_path}
+
+
+def test_a_broken_release_is_taken_back(deployed: Deployment, broken: dict[str, Any]) -> None:
+    token, current = deployed.token(), (deployed.app_dir / "current").readlink()
+    outcome = deployed.up(**broken)
+    assert outcome.status == 1
+    assert "crash loop" in outcome.output
+    assert "the reason why it ends" in outcome.output  # the container's last log lines
+    assert f"Restored: release {current.name}" in outcome.output
+    assert "Traceback" not in outcome.output
+    assert (deployed.app_dir / "current").readlink() == current
+    assert get(f"{deployed.url}/ready")[0] == 200
+    assert deployed.token() == token
+    assert deployed.account.count("rejections") == 0
+    assert deployed.up().changes() == 0
+
+
+def test_a_first_release_that_is_broken_leaves_no_container_behind(
+    new_deployment: Callable[..., Deployment], broken: dict[str, Any]
+) -> None:
+    deployment = new_deployment("first-broken")
+    outcome = deployment.up(**broken)
+    assert outcome.status == 1
+    assert "No release ran before" in outcome.output
+    assert deployment.container() == ""
+    assert deployment.token_file.parent.is_dir()
+
+
+def test_down_leaves_token_and_releases_and_up_brings_them_back(deployed: Deployment) -> None:
+    token, issuances = deployed.token(), deployed.account.count("issuances")
+    result = command(
+        Path(__import__("sys").executable).with_name("pyinfra"),
+        "-y",
+        deployed.inventory(),
+        "deploy/down.py",
+        cwd=deployed.checkout,
+    )
+    assert result.returncode == 0, result.stderr
+    assert deployed.container() == ""
+    assert deployed.token() == token
+    assert deployed.up().status == 0
+    assert (deployed.token(), deployed.account.count("issuances")) == (token, issuances)
+
+
+def test_secrets_show_nowhere_on_the_way(new_deployment: Callable[..., Deployment]) -> None:
+    """While `up` runs with all its output on: every command line and every file of /tmp."""
+    deployment = new_deployment("secret")
+    secret = deployment.account.app_secret
+    seen: set[str] = set()
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.is_set():
+            for path in Path("/proc").glob("[0-9]*/cmdline"):
+                try:
+                    line = path.read_bytes()
+                except OSError:
+                    continue  # that process has ended
+                if secret.encode() in line:
+                    seen.add(f"command line: {line[:40]!r}")
+            for path in deployment.app_dir.glob("releases/.staging*/secrets.json"):
+                try:
+                    mode = stat.S_IMODE(path.stat().st_mode)
+                except OSError:
+                    continue  # it was moved to its place
+                if mode & 0o077:
+                    seen.add(f"mode {mode:o} while it is staged")
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        outcome = deployment.up("-vvv", "--diff", "--debug")
+    finally:
+        done.set()
+        watcher.join()
+    assert outcome.status == 0, outcome.output
+    assert seen == set()
+    assert secret not in outcome.output
+    wait_for(lambda: get(f"{deployment.url}/ready")[0] == 200, "the gateway has its token")
+    assert deployment.token() not in outcome.output
+    secrets_file = deployment.app_dir / "current/secrets.json"
+    assert (f"{stat.S_IMODE(secrets_file.stat().st_mode):o}", secrets_file.stat().st_uid) == (
+        "400",
+        10001,
+    )
+    assert secret not in docker("inspect", deployment.container())

@@ -1,0 +1,110 @@
+"""The verify suite is proven able to fail: on deployments that lack what it checks."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deploy.gateway.release import ROOT
+from tests.engine.conftest import Deployment
+
+VOLUME = re.compile(r"      # The token outlives.*?create_host_path: false\n", re.DOTALL)
+
+
+def without_the_volume(template: str) -> str:
+    return VOLUME.sub("", template, count=1)
+
+
+def with_the_variable_misspelt(template: str) -> str:
+    return template.replace("KIS_TOKEN_FILE_PATH:", "KIS_TOKEN_PATH_FILE:")
+
+
+def failed_tests(output: str) -> set[str]:
+    return set(re.findall(r"^FAILED \S+::(\w+)", output, re.MULTILINE))
+
+
+def test_verify_passes_on_a_sound_deployment(
+    new_deployment: Callable[..., Deployment],
+) -> None:
+    deployment = new_deployment("sound")
+    assert deployment.up().status == 0
+    outcome = deployment.verify()
+    assert outcome.status == 0, outcome.output
+    safe = deployment.verify("-m", "not restarts")
+    assert safe.status == 0
+    assert "4 deselected" in safe.output
+
+
+@pytest.mark.parametrize(
+    ("spoil", "expected"),
+    [
+        (without_the_volume, "test_the_token_directory_of_the_host_is_mounted"),
+        (with_the_variable_misspelt, "test_the_variable_points_into_the_mounted_directory"),
+    ],
+)
+def test_verify_fails_where_the_token_cannot_persist(
+    new_deployment: Callable[..., Deployment],
+    stubborn_settings: dict[str, Any],
+    tmp_path: Path,
+    spoil: Callable[[str], str],
+    expected: str,
+) -> None:
+    checkout = tmp_path / "checkout"
+    checkout.mkdir()
+    for name in ("deploy", "templates", "tests", "services", "pyproject.toml"):
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, checkout / name)
+    template = (ROOT / "docker-compose.yml.j2").read_text()
+    spoilt = spoil(template)
+    assert spoilt != template
+    (checkout / "docker-compose.yml.j2").write_text(spoilt)
+
+    deployment = new_deployment(
+        f"spoilt-{spoil.__name__.replace('_', '-')}",
+        **stubborn_settings,
+        # A deploy would refuse such a gateway: its gate finds no token. Here it may not look.
+        gateway_token_at_start=False,
+        gateway_read_only=False,
+    )
+    deployment.checkout = checkout
+    outcome = deployment.up()
+    assert outcome.status == 0, outcome.output
+    outcome = deployment.verify("-m", "not restarts")
+    assert outcome.status == 1
+    assert failed_tests(outcome.output) >= {expected, "test_the_token_file_is_there_and_valid"}
+    outcome = deployment.verify("-k", "outlives and recreation")
+    assert failed_tests(outcome.output) == {"test_the_token_outlives"}, outcome.output
+
+
+def test_verify_says_what_is_wrong_with_an_inventory(tmp_path: Path) -> None:
+    from tests.engine.conftest import BIN, command
+
+    def verify(inventory: Path) -> str:
+        result = command(BIN / "pytest", "tests/verify", "--inventory", inventory, cwd=ROOT)
+        assert result.returncode == 4  # pytest's usage error: not one test ran
+        assert "Traceback" not in result.stderr
+        return result.stderr
+
+    empty = tmp_path / "empty.py"
+    empty.write_text("hosts = []\n")
+    assert "has no hosts" in verify(empty)
+    assert "there is no inventory" in verify(tmp_path / "missing.py")
+    silent = tmp_path / "silent.py"
+    data = {
+        "ssh_hostname": "127.0.0.1",
+        "ssh_port": 1,
+        "gateway_image": "kis",
+        "gateway_secrets_file": str(
+            ROOT / "services/kis-simulator/kis_simulator/demo_credentials.json"
+        ),
+        "gateway_app_key_field": "kis-r-app-key",
+    }
+    silent.write_text(f"hosts = [('silent-host', {data!r})]\n")
+    message = verify(silent)
+    assert "silent-host" in message
+    assert "Connection refused" in message
