@@ -5,7 +5,8 @@
 token_expiry() {
   [ -f "$1" ] && grep -q '"access_token" *: *"[^"]' "$1" || return 1
   [ "$(tr -d '[:space:]' <"$1" | tail -c 1)" = '}' ] || return 1 # truncated
-  ends=$(sed -n 's/.*"\(expires_at\|access_token_token_expired\)" *: *"\{0,1\}\([^",}]*\).*/\2/p' "$1" | head -n 1)
+  ends=$(sed -n 's/.*"\(expires_at\|access_token_token_expired\)" *: *"\{0,1\}\([^",}]*[^",}[:space:]]\).*/\2/p' "$1" |
+    head -n 1 | tr T ' ')
   case $ends in
     '') return 1 ;;
     *[!0-9.]*) # a date
@@ -13,6 +14,8 @@ token_expiry() {
         *Z | *[+-][0-9]*) date -d "$ends" +%s ;;
         *) date -d "$ends +0900" +%s ;;
       esac ;;
-    *) echo "${ends%%.*}" ;;
+    *)
+      ends=${ends%%.*}
+      [ ${#ends} -le 11 ] && echo "$ends" ;; # more digits are no seconds
   esac
 }

@@ -13,6 +13,8 @@ KIB_PER_MIB = 1024
 # An image made from the distribution's packages takes some 400 MB with its build.
 DISK_FOR_AN_IMAGE_MIB = 1024
 DISK_FOR_A_RELEASE_MIB = 64
+SIMULATOR_PORTS = (9443, 29443)
+ANYWHERE = "0.0.0.0"  # noqa: S104 - compared, never bound
 
 
 @dataclass(frozen=True)
@@ -147,33 +149,53 @@ def refusals(
             f"only {reading.disk_free_kb // KIB_PER_MIB} MiB of disk are free for Docker's data, "
             f"{mib} are needed: make room (`docker system df` shows what takes it)"
         )
-    if held := _held_port(settings, reading):
+    for setting, port in _held_ports(settings, reading):
         found.append(
-            f"port {held} is held by something else: end that (`ss -ltnp sport = {held}` shows "
-            "it), or choose another gateway_port"
+            f"port {port} is held by something else: end that (`ss -ltnp sport = {port}` shows "
+            f"it), or change {setting}"
         )
     if reading.token_dir and reading.token_dir.kind != "directory":
         found.append(f"{settings.token_dir} is a {reading.token_dir.kind}, not a directory")
+    if reading.token_file and not reading.token_file.kind.startswith("regular"):
+        found.append(
+            f"{settings.token_path} is a {reading.token_file.kind}, so no gateway can keep its "
+            "token there: move it away"
+        )
     return found
 
 
-def _held_port(settings: Settings, reading: Reading) -> int | None:
-    """The published port where a stranger listens on it."""
-    port = settings.published_port
-    anywhere = {"0.0.0.0", "::"}  # noqa: S104 - compared, not bound
-    wanted = settings.bind_address if settings.network_mode == "bridge" else "0.0.0.0"  # noqa: S104
-    holders = {
-        address
+def _held_ports(settings: Settings, reading: Reading) -> list[tuple[str, int]]:
+    """The ports that this deploy would publish and a stranger listens on, with their settings."""
+    held = []
+    in_host_mode = settings.network_mode == "host"
+    wanted = ANYWHERE if in_host_mode else settings.bind_address
+    ours = {binding for gateway in reading.gateways for binding in gateway.published()}
+    # In host mode the container's own process listens: a running one is all there is to tell.
+    hidden = any(gateway.status == "running" and not gateway.ports for gateway in reading.gateways)
+    if not hidden and _strangers(wanted, settings.published_port, ours, reading):
+        name = "gateway_container_port" if in_host_mode else "gateway_port"
+        held.append((name, settings.published_port))
+    if settings.simulator:
+        ours = reading.simulator.published() if reading.simulator else set()
+        held += [
+            ("gateway_simulator", port)
+            for port in SIMULATOR_PORTS
+            if _strangers("127.0.0.1", port, ours, reading)
+        ]
+    return held
+
+
+def _strangers(wanted: str, port: int, ours: set[tuple[str, int]], reading: Reading) -> bool:
+    """Whether an IPv4 listener that is not ours is in the way of `wanted`:`port`."""
+    in_the_way = {
+        (address, listening_port)
         for address, listening_port in reading.listening
         if listening_port == port
-        and (address == wanted or address in anywhere or wanted in anywhere)
+        and (address in {wanted, ANYWHERE, "::"} or (wanted == ANYWHERE and "." in address))
     }
-    # In host mode the container's own process listens; its compose label is all there is to tell.
-    ours = any(
-        gateway.status == "running" and (gateway.publishes(port) or not gateway.ports)
-        for gateway in reading.gateways
-    )
-    return port if holders and not ours else None
+    # An engine that publishes on every address may listen there for IPv6 as well.
+    published = ours | {("::", port) for address, port in ours if address == ANYWHERE}
+    return bool(in_the_way - published)
 
 
 def release_damage(release: Release, reading: Reading) -> str:
@@ -201,15 +223,11 @@ def why_switch(settings: Settings, release: Release, reading: Reading) -> str:
     wanted = f"{settings.app_dir}/releases/{release.id}/{COMPOSE_FILE}"
     if gateway.compose_file != wanted or reading.current != release.id:
         return f"release {reading.current or 'none'} runs, not {release.id}"
-    if not _has_image(gateway, release.image, reading):
-        return "the image behind the name has changed"
+    if gateway.image != reading.images.get(release.image.reference):
+        return f"the container does not run what {release.image.reference} names now"
     if not gateway.serves:
         return f"the container is {gateway.status}, its health is {gateway.health}"
     return ""
-
-
-def _has_image(container: Container, image: Image, reading: Reading) -> bool:
-    return container.image == reading.images.get(image.reference, container.image)
 
 
 def _runs(container: Container | None, image: Image) -> bool:

@@ -43,6 +43,11 @@ class Container(_Read):
     def compose_file(self) -> str:
         return self.labels.get("com.docker.compose.project.config_files", "")
 
+    def published(self) -> set[tuple[str, int]]:
+        """The addresses and ports of the host that lead to this container."""
+        bindings = [binding for each in (self.ports or {}).values() for binding in each or []]
+        return {(b.get("HostIp") or "0.0.0.0", int(b.get("HostPort") or 0)) for b in bindings}  # noqa: S104
+
     @property
     def is_simulator(self) -> bool:
         return "kis-simulator" in self.labels
@@ -50,10 +55,6 @@ class Container(_Read):
     @property
     def serves(self) -> bool:
         return self.status == "running" and self.health in {"healthy", None}
-
-    def publishes(self, port: int) -> bool:
-        bindings = [b for each in (self.ports or {}).values() for b in each or []]
-        return any(binding.get("HostPort") == str(port) for binding in bindings)
 
 
 class Reading(_Read):
@@ -88,8 +89,10 @@ class Reading(_Read):
 def parse_reading(lines: Iterable[str]) -> Reading:
     """`read_host.sh`'s lines, `name value` each, as a `Reading`.
 
+    A line with a name of its own is passed over: some hosts greet whoever logs in.
+
     Raises:
-        ValueError: a line is not what the script prints; the message holds the line.
+        ValueError: a line of ours is not in its form (the message holds it), or is missing.
     """
     found: dict[str, object] = {}
     listening: set[tuple[str, int]] = set()

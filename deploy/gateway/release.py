@@ -21,6 +21,9 @@ ROOT = Path(__file__).parents[2]
 TEMPLATE = ROOT / "docker-compose.yml.j2"
 SIMULATOR_CONTEXT = ROOT / "services" / "kis-simulator"
 
+# What tools leave behind in a build context; it must not change the image's tag.
+NOT_IN_A_CONTEXT = {".git", ".mypy_cache", ".pytest_cache", ".ruff_cache", ".venv", "__pycache__"}
+
 COMPOSE_FILE = "docker-compose.yml"
 SERVICE = "kis-gateway"
 
@@ -55,7 +58,7 @@ class Image:
         dockerfile = self.context["Dockerfile"].content.decode() if self.context else ""
         for line in dockerfile.splitlines():
             if line.startswith("ARG BASE_IMAGE="):
-                return line.removeprefix("ARG BASE_IMAGE=").strip()
+                return line.removeprefix("ARG BASE_IMAGE=").strip().strip("\"'")
         return ""
 
 
@@ -106,7 +109,7 @@ def built_image(repository: str, context: Path) -> Image:
             path.read_bytes(), 0o755 if path.stat().st_mode & 0o100 else 0o644
         )
         for path in sorted(context.rglob("*"))
-        if path.is_file() and not {"__pycache__", ".git"} & set(path.relative_to(context).parts)
+        if path.is_file() and not NOT_IN_A_CONTEXT & set(path.relative_to(context).parts)
     }
     return Image(f"{repository}:{content_hash(files)}", files)
 
@@ -145,7 +148,9 @@ def render_compose(settings: Settings, image: str, template: Path = TEMPLATE) ->
     values = settings.model_dump() | {
         "image": image,
         "environment": {"GUNICORN_CMD_ARGS": "--timeout 600"} | settings.environment,
-        "healthcheck": settings.healthcheck or default_healthcheck(settings.container_port),
+        "healthcheck": default_healthcheck(settings.container_port)
+        if settings.healthcheck is None
+        else settings.healthcheck,
     }
     return environment.from_string(template.read_text("utf-8")).render(values)
 
@@ -175,6 +180,12 @@ _QuotedDumper.add_representer(
 )
 
 
+# An undefined variable says its name, also where a filter meets it first.
+_QuotedDumper.add_representer(
+    jinja2.StrictUndefined, lambda dumper, undefined: dumper.represent_str(str(undefined))
+)
+
+
 def to_yaml(value: Any) -> str:
     """A value as one line of YAML that compose reads back unchanged.
 
@@ -195,7 +206,7 @@ def _escape_dollars(value: Any) -> Any:
     if isinstance(value, str):
         return value.replace("$", "$$")
     if isinstance(value, dict):
-        return {_escape_dollars(k): _escape_dollars(v) for k, v in value.items()}
-    if isinstance(value, list):
+        return {name: _escape_dollars(item) for name, item in value.items()}  # names stay as is
+    if isinstance(value, list | tuple):
         return [_escape_dollars(item) for item in value]
     return value

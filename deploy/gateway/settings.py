@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 import json
 import re
 from collections.abc import Mapping
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,8 +17,8 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    JsonValue,
     ValidationError,
-    model_validator,
 )
 
 PREFIXES = ("gateway_", "rollout_")
@@ -30,13 +32,14 @@ RESERVED_ENVIRONMENT = {
 }
 
 
+# Host name, setting, what is wrong with it and what to do.
+Problem = tuple[str, str, str]
+
+
 class SettingsError(ValueError):
-    """Every wrong field of a whole inventory, as one message.
+    """Every wrong setting of a whole inventory, as one message; `problems` in inventory order."""
 
-    `problems` holds (host name, field name, what is wrong and what to do), in inventory order.
-    """
-
-    def __init__(self, problems: list[tuple[str, str, str]]) -> None:
+    def __init__(self, problems: list[Problem]) -> None:
         self.problems = problems
         width = max(len(f"{host}: {name}") for host, name, _ in problems)
         lines = [f"  {f'{host}: {name}':<{width}}  {what}" for host, name, what in problems]
@@ -47,14 +50,15 @@ class SettingsError(ValueError):
 
 
 def _absolute(path: str) -> str:
-    if not re.fullmatch(r"/[^\0\n:]+", path) or ".." in Path(path).parts:
-        raise ValueError("must be an absolute path without `..`, `:` or line breaks")
-    return path.rstrip("/")
+    path = path.rstrip("/")
+    parts = path.split("/")[1:]
+    if not re.fullmatch(r"/[^\0\r\n:]+", path) or {"", ".", ".."} & set(parts):
+        raise ValueError("must be an absolute path without `.`, `..`, `//`, `:` or line breaks")
+    return path
 
 
 def _user(user: str) -> str:
-    match = re.fullmatch(r"(\d{1,9}):(\d{1,9})", user)
-    if not match:
+    if not re.fullmatch(r"[0-9]{1,9}:[0-9]{1,9}", user):
         raise ValueError("must be `uid:gid` in numbers, for example `10001:10001`")
     return user
 
@@ -89,10 +93,22 @@ def _text(value: Any) -> str:
     raise ValueError("must be a string or a number")
 
 
+def _address(address: str) -> str:
+    return str(IPv4Address(address))
+
+
+def _label(name: str) -> str:
+    if name.startswith("com.docker."):
+        raise ValueError("`com.docker.` labels are Docker's own")
+    return name
+
+
 AbsolutePath = Annotated[str, AfterValidator(_absolute)]
 Text = Annotated[str, BeforeValidator(_text)]
-Port = Annotated[int, Field(ge=1, le=65535)]
+Port = Annotated[int, Field(ge=1, le=65535, strict=True)]
+Number = Annotated[float, Field(allow_inf_nan=False)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+Label = Annotated[str, AfterValidator(_label)]
 
 
 class Settings(BaseModel):
@@ -117,18 +133,18 @@ class Settings(BaseModel):
     image_source: Literal["registry", "build"] = "registry"
     build_context: Path | None = None
     user: Annotated[str, AfterValidator(_user)] = "10001:10001"
-    bind_address: Annotated[str, Field(pattern=r"^\d{1,3}(\.\d{1,3}){3}$")] = "127.0.0.1"
+    bind_address: Annotated[str, AfterValidator(_address)] = "127.0.0.1"
     port: Port = 8080
     container_port: Port = 8080
     network_mode: Literal["bridge", "host"] = "bridge"
     environment: dict[Name, Text] = {}
     env_file: Path | None = None
-    healthcheck: dict[str, Any] | None = None
+    healthcheck: dict[str, JsonValue] | None = None
     read_only: bool = True
-    memory_limit: Annotated[str, Field(pattern=r"^\d+[bkmg]?$")] = "512m"
-    cpus: Annotated[float, Field(gt=0)] = 1.0
-    stop_grace_period: Annotated[str, Field(pattern=r"^(\d+(h|m|s|ms))+$")] = "10s"
-    labels: dict[str, Text] = {}
+    memory_limit: Annotated[str, Field(pattern=r"^[1-9][0-9]*[bkmg]?$")] = "512m"
+    cpus: Annotated[Number, Field(gt=0)] = 1.0
+    stop_grace_period: Annotated[str, Field(pattern=r"^([0-9]+(h|m|s|ms))+$")] = "10s"
+    labels: dict[Label, Text] = {}
     token_dir: AbsolutePath = "/docker_data/kis_tokens"
     token_file: Annotated[str, AfterValidator(_file_name)] = "kis_token.json"
     app_dir: AbsolutePath = "/opt/kis-gateway"
@@ -138,31 +154,8 @@ class Settings(BaseModel):
     cached_token_log: str = "유효한 캐시 토큰 사용"
     simulator: bool = False
 
-    rollout_min_healthy_time: Annotated[float, Field(ge=0)] = 5
-    rollout_healthy_deadline: Annotated[float, Field(gt=0)] = 120
-
-    @model_validator(mode="after")
-    def _fits_together(self) -> Settings:
-        if (self.image_source == "build") != (self.build_context is not None):
-            raise ValueError(
-                "gateway_build_context is needed for gateway_image_source='build', and only there"
-            )
-        if self.image_source == "build" and re.search(r"[@:][^/]*$", self.image):
-            raise ValueError(
-                "gateway_image must have no tag for gateway_image_source='build': "
-                "the tag is the hash of the context"
-            )
-        for name in self.environment:
-            if name in RESERVED_ENVIRONMENT:
-                raise ValueError(
-                    f"gateway_environment may not set {name}: it follows from "
-                    f"{RESERVED_ENVIRONMENT[name]}"
-                )
-        if self.rollout_min_healthy_time >= self.rollout_healthy_deadline:
-            raise ValueError("rollout_healthy_deadline must be longer than min_healthy_time")
-        if self.token_dir == self.app_dir or self.token_dir.startswith(f"{self.app_dir}/"):
-            raise ValueError("gateway_token_dir must lie outside gateway_app_dir")
-        return self
+    rollout_min_healthy_time: Annotated[Number, Field(ge=0)] = 5
+    rollout_healthy_deadline: Annotated[Number, Field(gt=0)] = 120
 
     @property
     def uid(self) -> int:
@@ -188,6 +181,8 @@ def alias(field: str) -> str:
     return field if field.startswith("rollout_") else f"gateway_{field}"
 
 
+# For settings without a default that are wrong, while the others are checked.
+STAND_INS = {"gateway_image": "none", "gateway_secrets_file": "-", "gateway_app_key_field": "-"}
 KNOWN_NAMES = frozenset(alias(field) for field in Settings.model_fields)
 
 
@@ -201,34 +196,51 @@ def validate_fleet(fleet: Mapping[str, Mapping[str, Any]]) -> dict[str, Settings
     Raises:
         SettingsError: with all problems of all hosts.
     """
-    problems: list[tuple[str, str, str]] = []
     valid: dict[str, Settings] = {}
+    problems: list[Problem] = []
     for host, data in fleet.items():
-        ours = {key: value for key, value in data.items() if key.startswith(PREFIXES)}
-        found = [(host, key, _suggestion(key)) for key in ours if key not in KNOWN_NAMES]
-        try:
-            settings = Settings.model_validate({k: v for k, v in ours.items() if k in KNOWN_NAMES})
-        except ValidationError as error:
-            found += [(host, _field(e["loc"]), _message(e)) for e in error.errors()]
-        else:
-            found += [(host, name, what) for name, what in _file_problems(settings)]
+        settings, found = _validate(data)
+        problems += [(host, *problem) for problem in found]
+        if not found:
             valid[host] = settings
-        problems += found
-    if not problems:
-        problems += _collisions(fleet, valid)
+    problems += _collisions(fleet, valid)
     if problems:
         raise SettingsError(problems)
     return valid
 
 
+def _validate(data: Mapping[str, Any]) -> tuple[Settings, list[tuple[str, str]]]:
+    """One host's settings, with defaults for what is wrong, and (name, what is wrong) pairs."""
+    problems = [(name, hint) for name in data if (hint := _suggestion(name))]
+    ours = {name: value for name, value in data.items() if name in KNOWN_NAMES}
+    wrong: set[str] = set()
+    try:
+        settings = Settings.model_validate(ours)
+    except ValidationError as error:
+        problems += [(_field(e["loc"]), _message(e)) for e in error.errors()]
+        wrong = {str(e["loc"][0]) for e in error.errors()}
+        # What is right goes on to the checks below, so that one error tells all there is to tell.
+        right = {name: value for name, value in ours.items() if name not in wrong}
+        settings = Settings.model_validate(STAND_INS | right)
+    checked = _relations(settings) + _file_problems(settings)
+    problems += [(name, what) for name, what in checked if name not in wrong]
+    return settings, problems
+
+
 def _suggestion(name: str) -> str:
-    near = difflib.get_close_matches(name, KNOWN_NAMES, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]}?" if near else "see the README's table of settings"
-    return f"is not a setting; {hint}"
+    """What is wrong with a name of the host data; empty for one of ours, or not meant to be."""
+    if name in KNOWN_NAMES:
+        return ""
+    near = difflib.get_close_matches(name, KNOWN_NAMES, n=1, cutoff=0.8)
+    if name.startswith(PREFIXES):
+        hint = f"did you mean {near[0]}?" if near else "see the README's table of settings"
+        return f"is not a setting; {hint}"
+    return f"looks like {near[0]}, misspelt" if near and not name.startswith("_") else ""
 
 
 def _field(location: tuple[int | str, ...]) -> str:
-    return ".".join(str(part) for part in location) or "settings"
+    """Where a value is wrong. A key that is itself wrong may be a secret: it is not repeated."""
+    return ".".join(str(part) for part in location) if len(location) == 2 else str(location[0])
 
 
 def _message(error: Any) -> str:
@@ -237,67 +249,117 @@ def _message(error: Any) -> str:
     return str(error["msg"]).removeprefix("Value error, ")
 
 
+def _relations(settings: Settings) -> list[tuple[str, str]]:
+    """Settings that are right one by one, but not together."""
+    problems = []
+    if (settings.image_source == "build") != (settings.build_context is not None):
+        problems.append(
+            (
+                "gateway_build_context",
+                "is needed for gateway_image_source='build', and only there",
+            )
+        )
+    if settings.image_source == "build" and re.search(r"[@:][^/]*$", settings.image):
+        problems.append(
+            (
+                "gateway_image",
+                "must have no tag for gateway_image_source='build': it is the context's hash",
+            )
+        )
+    problems += [
+        ("gateway_environment", f"may not set {name}: it follows from {source}")
+        for name, source in RESERVED_ENVIRONMENT.items()
+        if name in settings.environment
+    ]
+    if settings.rollout_min_healthy_time >= settings.rollout_healthy_deadline:
+        problems.append(
+            ("rollout_healthy_deadline", "must be longer than rollout_min_healthy_time")
+        )
+    directories = Path(settings.token_dir), Path(settings.app_dir)
+    if directories[0].is_relative_to(directories[1]) or directories[1].is_relative_to(
+        directories[0]
+    ):
+        problems.append(("gateway_token_dir", "and gateway_app_dir must lie outside each other"))
+    return problems
+
+
 def _file_problems(settings: Settings) -> list[tuple[str, str]]:
     """What is wrong with the files on the controller that the settings name."""
     problems = []
     try:
         read_secrets(settings)
+    except KeyError as error:
+        problems.append(("gateway_app_key_field", str(error.args[0])))
     except ValueError as error:
         problems.append(("gateway_secrets_file", str(error)))
     if settings.env_file is not None:
         try:
             settings.env_file.read_bytes()
-        except OSError as error:
-            problems.append(("gateway_env_file", f"{settings.env_file}: {error.strerror}"))
+        except (OSError, ValueError) as error:
+            problems.append(("gateway_env_file", f"cannot be read: {_reason(error)}"))
     if settings.build_context and not (settings.build_context / "Dockerfile").is_file():
         problems.append(("gateway_build_context", f"{settings.build_context} has no Dockerfile"))
     return problems
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)
 
 
 def read_secrets(settings: Settings) -> bytes:
     """The secrets file as it will lie on the host, byte for byte.
 
     Raises:
-        ValueError: it cannot be read, is not a JSON object, or lacks the app key. The message
-            never repeats the content.
+        ValueError: it cannot be read, or is not a JSON object in UTF-8.
+        KeyError: it lacks the app key. No message repeats the content, nor the field's name: who
+            mistakes one for the other must not see a key on the screen.
     """
     path = settings.secrets_file
     try:
         content = path.read_bytes()
-    except OSError as error:
-        raise ValueError(f"{path}: {error.strerror}") from None
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read: {_reason(error)}") from None
     try:
-        secrets = json.loads(content)
+        secrets = json.loads(content.decode("utf-8"))
     except ValueError:
-        raise ValueError(f"{path} is not JSON") from None
+        raise ValueError(f"{path} is not JSON in UTF-8") from None
     if not isinstance(secrets, dict):
         raise ValueError(f"{path} must hold a JSON object")
     key = secrets.get(settings.app_key_field)
-    if not isinstance(key, str) or not key.strip():
-        raise ValueError(
-            f"{path} has no app key under {settings.app_key_field!r} (gateway_app_key_field)"
+    if not isinstance(key, str) or not key or key != key.strip():
+        raise KeyError(
+            f"names no field of {path} that holds an app key (a string without blanks at its ends)"
         )
     return content
 
 
 def _collisions(
     fleet: Mapping[str, Mapping[str, Any]], valid: Mapping[str, Settings]
-) -> list[tuple[str, str, str]]:
+) -> list[Problem]:
     """Pairs of names that are one machine and would take something from each other."""
     problems = []
-    taken: dict[tuple[Any, ...], str] = {}
-    for host, settings in valid.items():
-        data = fleet[host]
-        machine = (data.get("ssh_hostname") or host, str(data.get("ssh_port") or 22))
-        for field, value in (
-            ("project", settings.project),
-            ("port", settings.published_port),
-            ("app_dir", settings.app_dir),
-            ("token_dir", settings.token_dir),
-        ):
-            other = taken.setdefault((machine, field, value), host)
-            if other != host:
-                problems.append(
-                    (host, alias(field), f"{value} is taken by {other} on the same machine")
-                )
+    for (one, first), (two, second) in itertools.combinations(valid.items(), 2):
+        if _machine(one, fleet[one]) != _machine(two, fleet[two]):
+            continue
+        taken = [
+            alias(field)
+            for field in ("project", "app_dir", "token_dir")
+            if getattr(first, field) == getattr(second, field)
+        ]
+        if first.published_port == second.published_port and _overlap(first, second):
+            host_mode = second.network_mode == "host"
+            taken.append("gateway_container_port" if host_mode else "gateway_port")
+        problems += [(two, name, f"is the same as {one}'s, on the same machine") for name in taken]
     return problems
+
+
+def _machine(name: str, data: Mapping[str, Any]) -> tuple[str, str]:
+    return data.get("ssh_hostname") or name, str(data.get("ssh_port") or 22)
+
+
+def _overlap(first: Settings, second: Settings) -> bool:
+    anywhere = "0.0.0.0"  # noqa: S104 - compared, not bound
+    addresses = {
+        anywhere if each.network_mode == "host" else each.bind_address for each in (first, second)
+    }
+    return len(addresses) == 1 or anywhere in addresses

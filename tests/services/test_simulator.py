@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import re
 import socket
 import subprocess
@@ -13,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
@@ -600,7 +602,7 @@ def test_the_control_api_tells_no_secret(kis: Kis) -> None:
 
 
 @pytest.fixture
-def in_gunicorn() -> Iterator[tuple[str, str]]:
+def in_gunicorn(tmp_path: Path) -> Iterator[tuple[str, str]]:
     """URLs of the real and the paper host of a simulator that gunicorn serves."""
     with socket.create_server(("127.0.0.1", 0)) as a, socket.create_server(("127.0.0.1", 0)) as b:
         real, paper = a.getsockname()[1], b.getsockname()[1]
@@ -608,8 +610,10 @@ def in_gunicorn() -> Iterator[tuple[str, str]]:
     command = [sys.executable, "-m", "gunicorn", "--threads", "4", "--graceful-timeout", "1"]
     command += ["--header-map", "dangerous"]
     command += ["--bind", f"127.0.0.1:{real}", "--bind", f"127.0.0.1:{paper}"]
+    environment = {"PYTHONPATH": os.pathsep.join(sys.path), "HOME": str(tmp_path)}
     with subprocess.Popen(
-        [*command, f"kis_simulator.app:create_app(paper_port={paper})"]
+        [*command, f"kis_simulator.app:create_app(paper_port={paper})"],
+        env=os.environ | environment,
     ) as server:
         try:
             wait_until(lambda: server.poll() is not None or is_up(urls[1]))

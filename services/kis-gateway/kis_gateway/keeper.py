@@ -1,0 +1,262 @@
+"""Keeps one valid token: decides when to use the file's, and when to ask KIS for a new one."""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from .kis import (
+    TOO_SOON,
+    WRONG_KEY,
+    WRONG_SECRET,
+    Kis,
+    KisUnavailable,
+    TokenRefused,
+)
+from .metrics import Metrics
+from .tokens import VALID_MARGIN, Token, TokenStore, format_time
+
+log = logging.getLogger(__name__)
+
+# Two lines that operators and their tools look for; gateways before this one logged them too.
+CACHED_TOKEN_USED = "(Auth) ✅ 유효한 캐시 토큰 사용. (잠금 내)"
+CLIENT_READY = "✅ KIS Client 초기화 완료 (토큰 발급 성공)"
+
+REFRESH_WINDOW = 900
+"""Seconds before its expiry from which a token may be replaced; from `VALID_MARGIN` it must."""
+
+ATTEMPT_INTERVAL = 61
+"""KIS: one issuance per 60 s per app key. A second more, for the way there."""
+
+LONGEST_BACKOFF = 300
+BACKOFF_FOR_WRONG_CREDENTIALS = 3600
+"""Asking again does not help, and KIS is said to block a key for a day after many refusals."""
+
+
+@dataclass(frozen=True)
+class Status:
+    """`token` is valid, or None: then `problem` says why, and the rest when KIS is asked again."""
+
+    token: Token | None
+    problem: str
+    next_attempt_at: float
+    """Epoch seconds."""
+    next_attempt_in: float
+    """Seconds."""
+
+
+def retry_delay(code: str | None, failures: int, jitter: float) -> float:
+    """Seconds until KIS may be asked again, after the `failures`-th failed attempt in a row.
+
+    `code`: KIS's ``error_code``, None where it gave none. `jitter`: 0 to 1; it keeps gateways with
+    one app key apart, of which only one a minute can have a token.
+    """
+    if code == TOO_SOON:
+        return ATTEMPT_INTERVAL + 14 * jitter
+    if code in (WRONG_KEY, WRONG_SECRET):
+        return BACKOFF_FOR_WRONG_CREDENTIALS + 60 * jitter
+    doublings = min(failures - 1, 10)
+    return min(ATTEMPT_INTERVAL * 2.0**doublings, LONGEST_BACKOFF) + 14 * jitter
+
+
+class Keeper:
+    """One background thread decides and acts, in `step`; requests only ever read, or wait a while.
+
+    `clock`: epoch seconds. `jitter`: random numbers from 0 to 1.
+    """
+
+    def __init__(
+        self,
+        store: TokenStore,
+        kis: Kis,
+        metrics: Metrics,
+        clock: Callable[[], float] = time.time,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        self._store = store
+        self._kis = kis
+        self._metrics = metrics
+        self._clock = clock
+        self._jitter = jitter
+        # Chosen once per process, so that gateways with one app key do not refresh in one minute;
+        # late enough for a second try before the token no longer counts as valid.
+        self._refresh_before = REFRESH_WINDOW - (
+            (REFRESH_WINDOW - VALID_MARGIN - ATTEMPT_INTERVAL) * jitter()
+        )
+        self._thread = threading.Thread(target=self._run, name="token-keeper", daemon=True)
+        # Guards all that follows, and wakes whoever waits for a change of it.
+        self._changed = threading.Condition()
+        self._token: Token | None = None
+        self._refused_value: str | None = None
+        self._problem = "the token file has not been read yet"
+        self._failures = 0
+        self._next_attempt_at = 0.0
+        self._due_at = 0.0
+        self._announced = False
+        self._stopping = False
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread; an issuance under way is waited for, lest its token be lost."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
+        self._thread.join(timeout=10)
+
+    def status(self) -> Status:
+        now = self._clock()
+        with self._changed:
+            token = self._token if self._token and self._token.is_valid(now) else None
+            next_attempt_at = max(self._next_attempt_at, now)
+            return Status(token, self._problem, next_attempt_at, next_attempt_at - now)
+
+    def token(self, timeout: float) -> Token | None:
+        """A valid token; None where the keeper has none and does not get one within `timeout` s.
+
+        Waits only while the keeper is at work, not for its next attempt.
+        """
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._token is not None or self._clock() < self._due_at, timeout
+            )
+        return self.status().token
+
+    def replace(self, refused: Token, timeout: float) -> Token | None:
+        """As `token`, but another one than this, which KIS has refused.
+
+        The one in use by now and the file's are looked at before KIS is asked for a new one.
+        """
+        with self._changed:
+            if self._token is not None and self._token.value == refused.value:
+                log.warning("KIS refused the token in use: looking for another one")
+                self._token = None
+                self._refused_value = refused.value
+                self._problem = "KIS refused the token in use"
+                self._metrics.token_expiry.set(0)
+                self._due_at = 0.0
+                self._changed.notify_all()
+        return self.token(timeout)
+
+    def step(self) -> None:
+        """Do what is due now, if anything; at most one attempt at KIS. Never raises for want of a
+        token: what went wrong is in `status` and in the log."""
+        now = self._clock()
+        if now < self._due_at:
+            return
+        try:
+            with self._store.lock():
+                self._use_cached(now)
+                if self._refresh_at() <= now:
+                    self._ask(now)
+        except OSError as error:
+            # Nothing is asked of KIS that could not be remembered.
+            problem = f"the token directory must exist and be writable for this user ({error})"
+            self._failed(now, problem, None)
+        with self._changed:
+            self._due_at = self._refresh_at()
+            if self._due_at <= now:
+                self._due_at = self._next_attempt_at
+            self._changed.notify_all()
+
+    def _run(self) -> None:
+        while not self._stopping:
+            try:
+                self.step()
+            except Exception:
+                log.exception("The token keeper failed: a defect; it goes on in a minute")
+                self._due_at = self._clock() + ATTEMPT_INTERVAL
+            with self._changed:
+                while not self._stopping and self._clock() < self._due_at:
+                    # Looks at the clock every second, which may jump: suspended machines, NTP.
+                    self._changed.wait(1)
+
+    def _refresh_at(self) -> float:
+        token = self._token
+        return token.expires_at - self._refresh_before if token else 0.0
+
+    def _use_cached(self, now: float) -> None:
+        cached = self._store.load()
+        if cached is None:
+            return
+        if cached.value == self._refused_value:
+            log.warning("The token file holds the token that KIS refused: it is set aside")
+            self._store.set_aside()
+        elif not cached.is_valid(now):
+            log.info("The cached token is too old to be used: %s", format_time(cached.expires_at))
+        elif self._token is None or cached.expires_at > self._token.expires_at:
+            log.info(CACHED_TOKEN_USED)
+            self._metrics.cached_tokens.inc()
+            self._use(cached)
+
+    def _ask(self, now: float) -> None:
+        """Ask KIS for a token, if the minute is over that this or an earlier process has begun."""
+        attempted_at = self._store.last_attempt()
+        if attempted_at is not None and attempted_at <= now:  # otherwise the clock was set back
+            earliest = attempted_at + ATTEMPT_INTERVAL
+            if now < earliest and self._next_attempt_at < earliest:
+                asked_at = format_time(attempted_at)
+                self._put_off(
+                    earliest, f"KIS was last asked at {asked_at} and issues one token a minute"
+                )
+        if now < self._next_attempt_at:
+            return
+        self._store.record_attempt(now)
+        self._next_attempt_at = now + ATTEMPT_INTERVAL
+        try:
+            token = self._kis.issue_token()
+        except TokenRefused as refusal:
+            self._metrics.issuances.labels("rejected", refusal.code).inc()
+            self._failed(now, self._kis.explain(refusal), refusal.code)
+        except KisUnavailable as error:
+            self._metrics.issuances.labels("error", "").inc()
+            self._failed(now, str(error), None)
+        else:
+            self._metrics.issuances.labels("issued", "").inc()
+            log.info("KIS issued a token, valid until %s", format_time(token.expires_at))
+            self._use(token)
+            self._save(token)
+
+    def _use(self, token: Token) -> None:
+        self._metrics.token_expiry.set(token.expires_at)
+        with self._changed:
+            self._token = token
+            self._refused_value = None
+            self._failures = 0
+            self._problem = "the token has expired"  # what it will be if nothing replaces it
+            self._changed.notify_all()
+        if not self._announced:
+            self._announced = True
+            log.info(CLIENT_READY)
+
+    def _save(self, token: Token) -> None:
+        try:
+            self._store.save(token)
+        except OSError as error:
+            log.error(
+                "The token could not be written (%s): it is in use, but a restart will lose it. "
+                "Make room on the disk, or the directory writable",
+                error,
+            )
+
+    def _failed(self, now: float, problem: str, code: str | None) -> None:
+        self._failures += 1
+        delay = retry_delay(code, self._failures, self._jitter())
+        self._put_off(now + delay, problem)
+
+    def _put_off(self, until: float, problem: str) -> None:
+        with self._changed:
+            self._problem = problem
+            self._next_attempt_at = until
+            token = self._token
+        state = (
+            f"The token in use stays until {format_time(token.expires_at - VALID_MARGIN)}"
+            if token
+            else "Not ready"
+        )
+        log.warning("%s: %s. Next try at %s", state, problem, format_time(until))
