@@ -23,7 +23,8 @@ bootstrap() { # suite, tag
     apt-get update -q && apt-get install -q -y --no-install-recommends mmdebstrap
   }
   # Through a file: a pipe into `docker import` that breaks would leave a broken image, silently.
-  mmdebstrap --variant=minbase "$1" "$work/base.tar" && docker import "$work/base.tar" "$2"
+  # Not in /tmp, which many hosts mount noexec: programs of the new system run there.
+  TMPDIR=/var/tmp mmdebstrap --variant=minbase "$1" "$work/base.tar" && docker import "$work/base.tar" "$2"
 }
 
 # No `set -e` inside an `if` condition: each step says for itself that it failed.

@@ -43,7 +43,7 @@ def assert_refused(outcome: Outcome, *words: str) -> None:
     ("changes", "words"),
     [
         ({"gateway_secrets_file": "/nowhere.json"}, ["gateway_secrets_file", "No such file"]),
-        ({"gateway_app_key_field": "kis-x"}, ["no app key under 'kis-x'"]),
+        ({"gateway_app_key_field": "kis-x"}, ["gateway_app_key_field", "names no field of"]),
         ({"gateway_app_key_field": None}, ["gateway_app_key_field", "is missing"]),
         ({"gateway_prot": 8080}, ["gateway_prot", "did you mean gateway_port?"]),
         ({"gateway_user": "kis"}, ["gateway_user", "`uid:gid` in numbers"]),
@@ -133,5 +133,5 @@ def test_secrets_of_other_services_are_named_in_no_message(
     file = tmp_path / "keys.json"
     file.write_text(json.dumps({"other-service": "s3cr3t-of-another"}))
     outcome = untouched.up(gateway_secrets_file=str(file))
-    assert_refused(outcome, "has no app key")
+    assert_refused(outcome, "names no field of")
     assert "s3cr3t-of-another" not in outcome.output
