@@ -3,11 +3,12 @@
 Usage: pyinfra -y INVENTORY deploy/down.py
 """
 
-from pyinfra.context import host
-
 from deploy.gateway import operations as gateway
-from deploy.gateway.targets import wanted
+from deploy.gateway.targets import survey_to_run
 
-settings, _ = wanted(host.name)
+target = survey_to_run(release_id=None)
 
-gateway.down(settings=settings, name="Take the gateway down; its token stays")
+gateway.check(target=target, name="Check every host before any is touched")
+gateway.take_lock(target=target, name="Take the deploy lock")
+gateway.down(target=target, name="Take the gateway down; its token stays")
+gateway.release_lock(target=target, name="Release the deploy lock")

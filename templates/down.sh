@@ -1,6 +1,11 @@
 #!/bin/sh
 # Removes the gateway's container and network. The token directory and the releases stay.
 #
-# usage: down.sh APP_DIR PROJECT
-docker compose --progress quiet --project-name "$2" --file "$1/current/docker-compose.yml" down \
-  --remove-orphans
+# usage: down.sh APP_DIR PROJECT BY
+set -eu
+app_dir=$1 project=$2 by=$3
+began=$(now)
+current=$(basename "$(readlink "$app_dir/current")")
+docker compose --progress quiet --project-name "$project" \
+  --file "$app_dir/releases/$current/docker-compose.yml" down --remove-orphans
+record "$app_dir" down "$by" "$began" "$current" "" "" down 0

@@ -7,6 +7,7 @@ app_dir=$1 project=$2 service=$3 token_dir=$4 token_file=$5 release=$6
 shift 6
 
 echo "uid $(id -u)"
+echo "clock $(date +%s)"
 echo "architecture $(uname -m)"
 # shellcheck disable=SC1091  # the host's own file
 (. /etc/os-release && echo "os $ID ${VERSION_ID:-}") 2>/dev/null
@@ -27,11 +28,25 @@ if [ -e "$token_dir" ]; then
 fi
 if [ -e "$token_dir/$token_file" ]; then
   echo "token_file $(stat -c '%a %u:%g %F' "$token_dir/$token_file")"
+  echo "token_written $(stat -c %Y "$token_dir/$token_file")"
+  expiry=$(token_expiry "$token_dir/$token_file" 2>/dev/null) && echo "token_expires $expiry"
 fi
 
-if [ -L "$app_dir/current" ]; then
-  echo "current $(basename "$(readlink "$app_dir/current")")"
+[ -s "$app_dir/lock" ] && echo "lock $(cat "$app_dir/lock")"
+for name in current previous; do
+  [ -L "$app_dir/$name" ] && echo "$name $(basename "$(readlink "$app_dir/$name")")"
+done
+# The compose file in base64, in which it is one line. Of the other files, hashes.
+if [ -r "$app_dir/current/docker-compose.yml" ]; then
+  echo "current_compose $(base64 -w 0 "$app_dir/current/docker-compose.yml")"
+  for file in "$app_dir/current"/*; do
+    echo "current_file $(sha256sum "$file" | cut -d ' ' -f 1) ${file##*/}"
+  done
 fi
+for directory in "$app_dir/releases"/*; do
+  [ -d "$directory" ] && echo "release ${directory##*/}"
+done
+tail -n 5 "$app_dir/history.jsonl" 2>/dev/null | sed 's/^/history /'
 for file in "$app_dir/releases/$release"/*; do
   [ -f "$file" ] || continue
   echo "release_file $(stat -c '%a %u:%g' "$file") $(sha256sum "$file" | cut -d ' ' -f 1) ${file##*/}"

@@ -1,13 +1,17 @@
 #!/bin/sh
 # Makes a staged release the running one: in the end the new release runs, or the old one again.
+# Run by run_detached.sh; leaves 0 or 1 in $status.
 #
-# usage: switch.sh APP_DIR PROJECT SERVICE RELEASE TOKEN_FILE MIN_HEALTHY_TIME HEALTHY_DEADLINE
+# usage: switch.sh ACTION APP_DIR PROJECT SERVICE RELEASE TOKEN_FILE MIN_HEALTHY_TIME HEALTHY_DEADLINE
+#                  LOCK_ID BY
+# ACTION is `switch`, `rollback`, `revert` (RELEASE is empty where none ran before) or `restart`.
 # TOKEN_FILE is empty where the gateway has no token at its start. Times in milliseconds.
-app_dir=$1 project=$2 service=$3 release=$4 token_file=$5 min_healthy_time=$6 healthy_deadline=$7
-current=$(readlink "$app_dir/current") && current=${current##*/}
+action=$1 app_dir=$2 project=$3 service=$4 release=$5
+token_file=$6 min_healthy_time=$7 healthy_deadline=$8 lock_id=$9 by=${10}
+began=$(now)
+token_hash=$(sha256sum "$token_file" 2>/dev/null)
 
 say() { echo "$*" >&2; }
-now() { date +%s%3N; }
 compose() { # release, arguments of docker compose
   file=$app_dir/releases/$1/docker-compose.yml
   shift
@@ -31,9 +35,9 @@ token_is_valid() {
 }
 
 # The health gate: container healthy, same container and restart count for MIN_HEALTHY_TIME, token
-# there and valid; all within HEALTHY_DEADLINE. Sets $reason where it does not pass.
+# there and valid; all within HEALTHY_DEADLINE. Says what it waits for; sets $reason where it fails.
 gate() {
-  deadline=$(($(now) + healthy_deadline)) healthy_since='' before=''
+  opened=$(now) healthy_since='' before='' said=''
   while :; do
     # shellcheck disable=SC2046  # one word an id
     set -- $(docker inspect --format \
@@ -61,9 +65,14 @@ gate() {
     if [ -n "$healthy_since" ] && [ $(($(now) - healthy_since)) -ge "$min_healthy_time" ]; then
       return 0
     fi
-    if [ "$(now)" -ge "$deadline" ]; then
+    waited=$(($(now) - opened))
+    if [ $waited -ge "$healthy_deadline" ]; then
       reason="not healthy within $((healthy_deadline / 1000)) s: $reason"
       return 1
+    fi
+    if [ "$reason" != "$said" ]; then
+      say "  $((waited / 1000)) s: $reason"
+      said=$reason
     fi
     sleep 0.2
   done
@@ -77,25 +86,87 @@ bring_up() { # release
   gate
 }
 
-point_current_at_release() {
-  ln -s "releases/$release" "$app_dir/.current.$$" && mv -T "$app_dir/.current.$$" "$app_dir/current"
+point() { # name at release
+  ln -s "releases/$2" "$app_dir/.$1.$$" && mv -T "$app_dir/.$1.$$" "$app_dir/$1"
 }
 
-bring_up "$release" && point_current_at_release && exit 0
+finish() { # outcome, exit status
+  image=$(docker inspect --format '{{.Config.Image}}' "$(containers | head -n 1)" 2>/dev/null)
+  issuances=0
+  [ "$(sha256sum "$token_file" 2>/dev/null)" = "$token_hash" ] || issuances=1
+  record "$app_dir" "$action" "$by" "$began" "$current" "$release" "$image" "$1" $issuances
+  status=$2
+}
 
-last_log_lines
-say "The switch to release $release failed: $reason"
-if [ "$current" = "$release" ]; then
-  say "It is the release that ran before, so there is none to go back to; it was left as it is."
-elif [ -z "$current" ]; then
-  compose "$release" down >/dev/null 2>&1
-  say "No release ran before: the container was removed, so that it asks KIS for nothing."
-elif failure=$reason && bring_up "$current"; then
-  say "Restored: release $current runs again and is healthy."
-  say "Mend the cause ($failure) and deploy again."
-else
+# The last five releases stay, and the two that a rollback goes between.
+prune() {
+  # shellcheck disable=SC2012  # releases are named by hexadecimal digits
+  for old in $(ls -1t "$app_dir/releases" | tail -n +6); do
+    [ "$old" = "$release" ] || [ "$old" = "$current" ] || rm -r "$app_dir/releases/$old"
+  done
+}
+
+restart() {
+  say "restart of release $release"
+  if compose "$release" restart && gate; then
+    finish restarted 0
+  else
+    last_log_lines
+    say "The restart failed: $reason"
+    finish failed 1
+  fi
+}
+
+switch() {
+  say "switch: ${current:-none} -> ${release:-none}"
+  if [ -z "$release" ]; then
+    if compose "$current" down && rm "$app_dir/current"; then
+      finish reverted 0
+    else
+      finish failed 1
+    fi
+    return
+  fi
+  if bring_up "$release"; then
+    if [ "$current" != "$release" ]; then
+      [ -z "$current" ] || point previous "$current"
+      point current "$release"
+    fi
+    say "release $release is healthy"
+    finish switched 0
+    prune
+    return
+  fi
   last_log_lines
-  say "Restoring release $current failed too: $reason"
-  say "THE GATEWAY DOES NOT SERVE. See: docker compose --project-name $project ps"
+  say "The $action to release $release failed: $reason"
+  if [ "$current" = "$release" ]; then
+    say "It is the release that ran before, so there is none to go back to; it was left as it is."
+    finish failed 1
+  elif [ -z "$current" ]; then
+    compose "$release" down >/dev/null 2>&1
+    say "No release ran before: the container was removed, so that it asks KIS for nothing."
+    finish removed 1
+  elif failure=$reason && bring_up "$current"; then
+    say "Restored: release $current runs again and is healthy."
+    say "Mend the cause ($failure) and deploy again."
+    finish restored 1
+  else
+    last_log_lines
+    say "Restoring release $current failed too: $reason"
+    say "THE GATEWAY DOES NOT SERVE. See: docker compose --project-name $project ps"
+    finish failed 1
+  fi
+}
+
+# One switch at a time: that of a controller that died may still be on its way.
+exec 9>"$app_dir/.switch.guard"
+if ! flock --timeout $((healthy_deadline / 500 + 60)) 9; then
+  say "Another switch is still under way on this host; see $app_dir/switch.log"
+  status=1
+elif ! grep -q "\"id\": \"$lock_id\"" "$app_dir/lock" 2>/dev/null; then
+  say "The deploy lock of this host was taken over: $(cat "$app_dir/lock" 2>/dev/null)"
+  status=1
+else
+  current=$(readlink "$app_dir/current") && current=${current##*/}
+  if [ "$action" = restart ]; then restart; else switch; fi
 fi
-exit 1

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from deploy.gateway.plan import Plan
 from deploy.gateway.release import ROOT, SERVICE, Image, Release, archive, simulator_image
+from deploy.gateway.rollout import Run
 from deploy.gateway.settings import Settings
 
 COMPOSE_PLUGIN = "/usr/local/lib/docker/cli-plugins/docker-compose"
@@ -40,7 +41,7 @@ def _read(name: str) -> str:
 def read_host(settings: Settings, release: Release) -> Command:
     images = [release.image] + ([simulator_image()] if settings.simulator else [])
     return _script(
-        ["read_host.sh"],
+        ["token_expiry.sh", "read_host.sh"],
         [
             settings.app_dir,
             settings.project,
@@ -51,6 +52,18 @@ def read_host(settings: Settings, release: Release) -> Command:
             *(image.reference for image in images),
         ],
     )
+
+
+def take_lock(settings: Settings, run: Run, gone: str) -> Command:
+    """`gone` is the id of a rollout whose process has ended; empty where none is known."""
+    ttl = str(settings.rollout_lock_ttl)
+    return _script(
+        ["lock.sh"], ["take", settings.app_dir, run.id, run.holder(), ttl, gone or "none"]
+    )
+
+
+def release_lock(settings: Settings, run: Run) -> Command:
+    return _script(["lock.sh"], ["release", settings.app_dir, run.id])
 
 
 def install_engine(plan: Plan) -> Command:
@@ -83,23 +96,34 @@ def stage(settings: Settings, release: Release) -> Command:
     return _script(["stage.sh"], [settings.app_dir, release.id], archive(release.files.items()))
 
 
-def switch(settings: Settings, release: Release) -> Command:
+def switch(settings: Settings, run: Run, action: str, release: str) -> Command:
+    """Goes on to its end on the host, whatever becomes of this process or the connection.
+
+    `action`: `switch`, `rollback`, `revert` or `restart`. `release` is the id of the release that
+    shall run; empty for a revert to nothing.
+    """
+    names = ["history.sh", "token_expiry.sh", "switch.sh"]
     return _script(
-        ["token_expiry.sh", "switch.sh"],
+        ["run_detached.sh"],
         [
+            settings.app_dir,
+            "".join(_read(name) for name in names),
+            action,
             settings.app_dir,
             settings.project,
             SERVICE,
-            release.id,
+            release,
             settings.token_path if settings.token_at_start else "",
             _milliseconds(settings.rollout_min_healthy_time),
             _milliseconds(settings.rollout_healthy_deadline),
+            run.id,
+            run.by,
         ],
     )
 
 
-def down(settings: Settings) -> Command:
-    return _script(["down.sh"], [settings.app_dir, settings.project])
+def down(settings: Settings, run: Run) -> Command:
+    return _script(["history.sh", "down.sh"], [settings.app_dir, settings.project, run.by])
 
 
 def _milliseconds(seconds: float) -> str:

@@ -3,25 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from typing import Any
 
 import click
 from pyinfra import logger
 from pyinfra.api.command import FunctionCommand, PyinfraCommand, StringCommand
 from pyinfra.api.host import Host
 from pyinfra.api.operation import operation
+from pyinfra.connectors.util import CommandOutput
 from pyinfra.context import host, state
 from pyinfra.operations import files
 
 from deploy.gateway import commands
 from deploy.gateway.commands import Command
 from deploy.gateway.settings import Settings
-from deploy.gateway.targets import Target, dropped_out, why_untouched
+from deploy.gateway.targets import Target, dropped_out, rollout, this_run, why_untouched
 
 Commands = Generator[PyinfraCommand, None, None]
 
 
-def _run(command: Command) -> PyinfraCommand:
-    return StringCommand(command.script, _stdin=command.stdin or "")
+class _Live(StringCommand):
+    """A command that shows what it says as it comes, so that a person sees what is waited for."""
+
+    def execute(self, state: Any, host: Any, connector_arguments: Any) -> Any:  # noqa: ARG002
+        connector_arguments.update(self.connector_arguments)
+        status, _ = host.run_shell_command(self, print_output=True, **connector_arguments)
+        return status, CommandOutput([])  # else pyinfra shows it once more where it failed
+
+
+class _Locked(StringCommand):
+    """A command under the deploy lock: where it fails, nobody has to wait for the lock to age."""
+
+    def __init__(self, command: Command, settings: Settings) -> None:
+        super().__init__(command.script, _stdin=command.stdin or "")
+        self.release = StringCommand(commands.release_lock(settings, this_run()).script)
+
+    def execute(self, state: Any, host: Any, connector_arguments: Any) -> Any:
+        without_input = dict(connector_arguments)
+        status, output = super().execute(state, host, connector_arguments)
+        if not status:
+            host.run_shell_command(self.release, **without_input)
+        return status, output
 
 
 def _fail(*messages: str) -> PyinfraCommand:
@@ -38,6 +60,10 @@ def _fail(*messages: str) -> PyinfraCommand:
     return FunctionCommand(fail, (), {})
 
 
+def _say(message: str) -> None:
+    logger.info(f"{host.print_prefix}{message}")
+
+
 @operation()
 def check(target: Target) -> Commands:
     """Says what is about to change. Fails on every host where any of them cannot be deployed to.
@@ -50,7 +76,16 @@ def check(target: Target) -> Commands:
         yield _fail(*problems)
     else:
         for reason in target.plan.reasons:
-            logger.info(f"{host.print_prefix}{reason}")
+            _say(reason)
+
+
+@operation()
+def take_lock(target: Target) -> Commands:
+    """One deploy at a time: fails, and says who is at it, where another run holds the lock."""
+    if target.plan.is_needed:
+        yield StringCommand(
+            commands.take_lock(target.settings, this_run(), gone=target.gone).script
+        )
 
 
 @operation()
@@ -64,64 +99,94 @@ def install_engine(target: Target) -> Commands:
             create_remote_dir=True,
         )
     if target.plan.install_engine:
-        yield _run(commands.install_engine(target.plan))
+        yield _Locked(commands.install_engine(target.plan), target.settings)
 
 
 @operation()
 def prepare_tokens(target: Target) -> Commands:
     """The token directory with its owner and mode. Nothing in it is removed or emptied."""
     if target.plan.prepare_tokens:
-        yield _run(commands.prepare_tokens(target.settings))
+        yield _Locked(commands.prepare_tokens(target.settings), target.settings)
 
 
 @operation()
 def fetch_images(target: Target) -> Commands:
     """Pulls or builds the images that the host lacks."""
     for image in target.plan.images:
-        yield _run(commands.fetch_image(image))
+        yield _Locked(commands.fetch_image(image), target.settings)
 
 
 @operation()
 def start_simulator(target: Target) -> Commands:
     """The KIS simulator, for an inventory that tries the gateway without an account."""
     if target.plan.start_simulator:
-        yield _run(commands.start_simulator())
+        yield _Locked(commands.start_simulator(), target.settings)
 
 
 @operation()
 def stage(target: Target) -> Commands:
     """Puts the release on the host, checked by the host's own compose."""
     if target.plan.stage:
-        yield _run(commands.stage(target.settings, target.release))
+        yield _Locked(commands.stage(target.settings, target.release), target.settings)
 
 
 @operation()
-def switch(target: Target) -> Commands:
-    """Makes the staged release the running one, behind the health gate.
+def switch(target: Target, batch: int, action: str = "switch") -> Commands:
+    """Makes a staged release the running one behind the health gate, where its batch is on.
 
-    Fails on every host where any of them failed before its switch.
+    It begins only when no host has failed, and when every host of the batches before is switched.
     """
-    if not target.plan.switch:
+    if not state.is_executing:
+        if target.plan.switch:
+            yield StringCommand("true")  # counts as a change in a dry run, where nothing runs
         return
-    if failed := dropped_out():
-        yield _fail(f"not switched, because {', '.join(sorted(failed))} failed (see there)")
-    else:
-        yield _run(commands.switch(target.settings, target.release))
+    progress = rollout()
+    if dropped_out() or not progress.is_turn_of(target.name, batch):
+        return
+    _say(f"batch {batch + 1} of {len(progress.batches)}: {', '.join(progress.batches[batch])}")
+    command = commands.switch(target.settings, this_run(), action, target.release_id)
+    yield _Live(command.script)
+    progress.switched.append(target.name)  # reached only where the command succeeded
+
+
+@operation()
+def revert(target: Target) -> Commands:
+    """Takes a host that was switched back to what it ran, where a later batch has failed."""
+    if not state.is_executing or not dropped_out() or target.name not in rollout().switched:
+        return
+    if target.settings.rollout_revert == "fleet" and target.reading:
+        _say(f"reverting, because {', '.join(sorted(dropped_out()))} failed")
+        before = target.reading.current or ""
+        yield _Live(commands.switch(target.settings, this_run(), "revert", before).script)
+
+
+@operation()
+def release_lock(target: Target) -> Commands:
+    """Gives the deploy lock back."""
+    if target.plan.is_needed:
+        yield StringCommand(commands.release_lock(target.settings, this_run()).script)
 
 
 @operation()
 def report(target: Target) -> Commands:
-    """Says where the gateway listens. Changes nothing."""
-    if state.is_executing:
-        for line in where_it_listens(target.settings, target.release.id):
-            logger.info(f"{host.print_prefix}{line}")
+    """Says how it ended and where the gateway listens. Changes nothing."""
+    if not state.is_executing:
+        return
+    if dropped_out() and target.plan.switch:
+        kept = target.name in rollout().switched and target.settings.rollout_revert == "host"
+        outcome = "was switched and kept" if kept else "runs what it ran before"
+        _say(f"{outcome}; {', '.join(sorted(dropped_out()))} failed (see above)")
+    else:
+        for line in where_it_listens(target.settings, target.release_id):
+            _say(line)
     yield from ()
 
 
 @operation()
-def down(settings: Settings) -> Commands:
+def down(target: Target) -> Commands:
     """Removes container and network; the token directory and the releases stay."""
-    yield _run(commands.down(settings))
+    yield _Locked(commands.down(target.settings, this_run()), target.settings)
+    _say(f"The token stays in {target.settings.token_path}, the releases in the app directory.")
 
 
 def where_it_listens(settings: Settings, release_id: str) -> list[str]:

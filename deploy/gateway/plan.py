@@ -36,6 +36,11 @@ class Plan:
     switch: bool = False
     reasons: list[str] = field(default_factory=list)
 
+    @property
+    def is_needed(self) -> bool:
+        """Whether anything on the host would change."""
+        return bool(self.reasons)
+
 
 def make_plan(settings: Settings, release: Release, reading: Reading) -> Plan:
     """Compares one reading of a host with what its settings ask for."""
@@ -170,8 +175,8 @@ def _held_ports(settings: Settings, reading: Reading) -> list[tuple[str, int]]:
     in_host_mode = settings.network_mode == "host"
     wanted = ANYWHERE if in_host_mode else settings.bind_address
     ours = {binding for gateway in reading.gateways for binding in gateway.published()}
-    # In host mode the container's own process listens: a running one is all there is to tell.
-    hidden = any(gateway.status == "running" and not gateway.ports for gateway in reading.gateways)
+    # In host mode the container's own process listens: that it is up is all there is to tell.
+    hidden = any(gateway.is_up and not gateway.ports for gateway in reading.gateways)
     if not hidden and _strangers(wanted, settings.published_port, ours, reading):
         name = "gateway_container_port" if in_host_mode else "gateway_port"
         held.append((name, settings.published_port))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv6Address
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 
 class _Read(BaseModel):
@@ -43,8 +44,15 @@ class Container(_Read):
     def compose_file(self) -> str:
         return self.labels.get("com.docker.compose.project.config_files", "")
 
+    @property
+    def is_up(self) -> bool:
+        """Whether it may listen; a crash loop does so now and then."""
+        return self.status in {"running", "paused", "restarting"}
+
     def published(self) -> set[tuple[str, int]]:
-        """The addresses and ports of the host that lead to this container."""
+        """The addresses and ports of the host that lead to this container, while it is up."""
+        if not self.is_up:
+            return set()
         bindings = [binding for each in (self.ports or {}).values() for binding in each or []]
         return {(b.get("HostIp") or "0.0.0.0", int(b.get("HostPort") or 0)) for b in bindings}  # noqa: S104
 
@@ -57,10 +65,40 @@ class Container(_Read):
         return self.status == "running" and self.health in {"healthy", None}
 
 
+class Lock(_Read):
+    """Who holds the deploy lock of a host: a rollout's id, a user, a machine, a process there.
+
+    `since` is in epoch seconds by the host's clock.
+    """
+
+    id: str
+    by: str
+    at: str
+    pid: int
+    since: int
+
+
+class Event(_Read):
+    """One line of a host's history: `began` in epoch milliseconds by the host's clock."""
+
+    model_config = ConfigDict(populate_by_name=True, frozen=True)
+
+    began: int
+    seconds: float
+    by: str
+    action: str
+    from_: str = Field(alias="from")
+    to: str
+    image: str
+    outcome: str
+    issuances: int
+
+
 class Reading(_Read):
-    """One host at one moment. None and empty mean: not there."""
+    """One host at one moment. None and empty mean: not there. Times are epoch seconds."""
 
     uid: int
+    clock: int
     architecture: str
     os: tuple[str, str] = ("", "")
     apt: bool = False
@@ -72,7 +110,15 @@ class Reading(_Read):
     listening: frozenset[tuple[str, int]] = frozenset()
     token_dir: HostPath | None = None
     token_file: HostPath | None = None
+    token_written: int | None = None
+    token_expires: int | None = None
+    lock: Lock | None = None
     current: str | None = None
+    previous: str | None = None
+    current_compose: str = ""
+    current_files: dict[str, str] = {}
+    releases: tuple[str, ...] = ()
+    history: tuple[Event, ...] = ()
     release_files: dict[str, ReleaseFile] = {}
     images: dict[str, str] = {}
     containers: tuple[Container, ...] = ()
@@ -99,6 +145,9 @@ def parse_reading(lines: Iterable[str]) -> Reading:
     release_files: dict[str, ReleaseFile] = {}
     images: dict[str, str] = {}
     containers: list[Container] = []
+    current_files: dict[str, str] = {}
+    releases: list[str] = []
+    history: list[Event] = []
     for line in lines:
         name, _, value = line.partition(" ")
         try:
@@ -111,6 +160,17 @@ def parse_reading(lines: Iterable[str]) -> Reading:
                 case "image":
                     reference, image_id = value.split(" ")
                     images[reference] = image_id
+                case "current_compose":
+                    found[name] = base64.b64decode(value).decode()
+                case "current_file":
+                    sha256, file = value.split(" ", 1)
+                    current_files[file] = sha256
+                case "release":
+                    releases.append(value)
+                case "history":
+                    history.append(Event.model_validate_json(value))
+                case "lock":
+                    found[name] = Lock.model_validate_json(value)
                 case "container":
                     containers.append(Container.model_validate(json.loads(value)))
                 case "token_dir" | "token_file":
@@ -133,6 +193,9 @@ def parse_reading(lines: Iterable[str]) -> Reading:
                 "release_files": release_files,
                 "images": images,
                 "containers": tuple(containers),
+                "current_files": current_files,
+                "releases": tuple(releases),
+                "history": tuple(history),
             }
         )
     except ValidationError as error:

@@ -94,7 +94,19 @@ def _text(value: Any) -> str:
 
 
 def _address(address: str) -> str:
-    return str(IPv4Address(address))
+    try:
+        return str(IPv4Address(address))
+    except ValueError:  # its message repeats the value
+        raise ValueError("must be an IPv4 address, for example `127.0.0.1`") from None
+
+
+def _batch_sizes(sizes: Any) -> Any:
+    percentage = re.compile("([1-9][0-9]?|100)%")
+    if isinstance(sizes, list) and all(
+        size >= 1 if type(size) is int else percentage.fullmatch(str(size)) for size in sizes
+    ):
+        return sizes or [1]
+    raise ValueError('must be a list of counts and percentages, such as [1, "25%", "100%"]')
 
 
 def _label(name: str) -> str:
@@ -107,6 +119,7 @@ AbsolutePath = Annotated[str, AfterValidator(_absolute)]
 Text = Annotated[str, BeforeValidator(_text)]
 Port = Annotated[int, Field(ge=1, le=65535, strict=True)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
+BatchSizes = Annotated[list[int | str], BeforeValidator(_batch_sizes)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 Label = Annotated[str, AfterValidator(_label)]
 
@@ -154,6 +167,9 @@ class Settings(BaseModel):
     cached_token_log: str = "유효한 캐시 토큰 사용"
     simulator: bool = False
 
+    rollout_batches: BatchSizes = [1, "25%", "100%"]
+    rollout_revert: Literal["fleet", "host"] = "fleet"
+    rollout_lock_ttl: Annotated[int, Field(gt=0)] = 900
     rollout_min_healthy_time: Annotated[Number, Field(ge=0)] = 5
     rollout_healthy_deadline: Annotated[Number, Field(gt=0)] = 120
 
@@ -203,7 +219,7 @@ def validate_fleet(fleet: Mapping[str, Mapping[str, Any]]) -> dict[str, Settings
         problems += [(host, *problem) for problem in found]
         if not found:
             valid[host] = settings
-    problems += _collisions(fleet, valid)
+    problems += _collisions(fleet, valid) + _differing_rollouts(valid)
     if problems:
         raise SettingsError(problems)
     return valid
@@ -222,8 +238,8 @@ def _validate(data: Mapping[str, Any]) -> tuple[Settings, list[tuple[str, str]]]
         # What is right goes on to the checks below, so that one error tells all there is to tell.
         right = {name: value for name, value in ours.items() if name not in wrong}
         settings = Settings.model_validate(STAND_INS | right)
-    checked = _relations(settings) + _file_problems(settings)
-    problems += [(name, what) for name, what in checked if name not in wrong]
+    checked = _relations(settings) + [((name,), what) for name, what in _file_problems(settings)]
+    problems += [(names[0], what) for names, what in checked if wrong.isdisjoint(names)]
     return settings, problems
 
 
@@ -249,37 +265,45 @@ def _message(error: Any) -> str:
     return str(error["msg"]).removeprefix("Value error, ")
 
 
-def _relations(settings: Settings) -> list[tuple[str, str]]:
-    """Settings that are right one by one, but not together."""
-    problems = []
+def _relations(settings: Settings) -> list[tuple[tuple[str, ...], str]]:
+    """Settings that are right one by one, but not together; the first is the one to change."""
+    problems: list[tuple[tuple[str, ...], str]] = []
     if (settings.image_source == "build") != (settings.build_context is not None):
         problems.append(
             (
-                "gateway_build_context",
+                ("gateway_build_context", "gateway_image_source"),
                 "is needed for gateway_image_source='build', and only there",
             )
         )
     if settings.image_source == "build" and re.search(r"[@:][^/]*$", settings.image):
         problems.append(
             (
-                "gateway_image",
+                ("gateway_image", "gateway_image_source"),
                 "must have no tag for gateway_image_source='build': it is the context's hash",
             )
         )
     problems += [
-        ("gateway_environment", f"may not set {name}: it follows from {source}")
+        (("gateway_environment",), f"may not set {name}: it follows from {source}")
         for name, source in RESERVED_ENVIRONMENT.items()
         if name in settings.environment
     ]
     if settings.rollout_min_healthy_time >= settings.rollout_healthy_deadline:
         problems.append(
-            ("rollout_healthy_deadline", "must be longer than rollout_min_healthy_time")
+            (
+                ("rollout_healthy_deadline", "rollout_min_healthy_time"),
+                "must be longer than rollout_min_healthy_time",
+            )
         )
     directories = Path(settings.token_dir), Path(settings.app_dir)
     if directories[0].is_relative_to(directories[1]) or directories[1].is_relative_to(
         directories[0]
     ):
-        problems.append(("gateway_token_dir", "and gateway_app_dir must lie outside each other"))
+        problems.append(
+            (
+                ("gateway_token_dir", "gateway_app_dir"),
+                "and gateway_app_dir must lie outside each other",
+            )
+        )
     return problems
 
 
@@ -298,7 +322,7 @@ def _file_problems(settings: Settings) -> list[tuple[str, str]]:
         except (OSError, ValueError) as error:
             problems.append(("gateway_env_file", f"cannot be read: {_reason(error)}"))
     if settings.build_context and not (settings.build_context / "Dockerfile").is_file():
-        problems.append(("gateway_build_context", f"{settings.build_context} has no Dockerfile"))
+        problems.append(("gateway_build_context", "has no Dockerfile"))
     return problems
 
 
@@ -318,7 +342,8 @@ def read_secrets(settings: Settings) -> bytes:
     try:
         content = path.read_bytes()
     except (OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read: {_reason(error)}") from None
+        # Who put the secrets themselves in place of the path must not see them on the screen.
+        raise ValueError(f"cannot be read: {_reason(error)}") from None
     try:
         secrets = json.loads(content.decode("utf-8"))
     except ValueError:
@@ -351,6 +376,19 @@ def _collisions(
             taken.append("gateway_container_port" if host_mode else "gateway_port")
         problems += [(two, name, f"is the same as {one}'s, on the same machine") for name in taken]
     return problems
+
+
+def _differing_rollouts(valid: Mapping[str, Settings]) -> list[Problem]:
+    """A fleet is rolled out in one way: the first host's settings are everybody's."""
+    if not valid:
+        return []
+    name, first = next(iter(valid.items()))
+    return [
+        (other, field, f"differs from {name}'s; it must be the same for the whole inventory")
+        for other, settings in valid.items()
+        for field in ("rollout_batches", "rollout_revert")
+        if getattr(settings, field) != getattr(first, field)
+    ]
 
 
 def _machine(name: str, data: Mapping[str, Any]) -> tuple[str, str]:

@@ -1,17 +1,20 @@
-"""What each host of the running pyinfra inventory shall become, and what was planned for it."""
+"""What each host of the running pyinfra inventory shall become, and how far the run has come."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import click
+from jinja2 import TemplateError
 from pyinfra.api.exceptions import PyinfraError
 from pyinfra.context import host, inventory
 from pyinfra_cli.exceptions import CliError
 
 from deploy.gateway.plan import Plan, make_plan
+from deploy.gateway.reading import Reading
 from deploy.gateway.release import Release, make_release
+from deploy.gateway.rollout import Rollout, Run, make_batches
 from deploy.gateway.settings import Settings, SettingsError, validate_fleet
 
 CANNOT_READ = (
@@ -33,15 +36,31 @@ class Refused(CliError, PyinfraError):  # type: ignore[misc]
 
 @dataclass(frozen=True)
 class Target:
-    """One host: what is wanted of it and what that takes."""
+    """One host: what is wanted of it, how it was found, and what that takes.
+
+    `release_id` is what shall run in the end; `reading` is None where the host could not be read.
+    """
 
     name: str
     settings: Settings
     release: Release
+    release_id: str
+    reading: Reading | None
     plan: Plan
+
+    @property
+    def gone(self) -> str:
+        """The id of a rollout that still holds the host's lock though its process has ended."""
+        lock = self.reading.lock if self.reading else None
+        return lock.id if lock and this_run().knows_gone(lock.at, lock.pid) else ""
 
 
 _targets: dict[str, Target] = {}
+
+
+@cache
+def this_run() -> Run:
+    return Run.of_this_process()
 
 
 @cache
@@ -55,7 +74,10 @@ def fleet() -> dict[str, tuple[Settings, Release]]:
         settings = validate_fleet({each.name: each.data.dict() for each in inventory})
     except SettingsError as error:
         raise Refused(str(error)) from None
-    return {name: (each, make_release(each)) for name, each in settings.items()}
+    try:
+        return {name: (each, make_release(each)) for name, each in settings.items()}
+    except (OSError, ValueError, KeyError, TemplateError) as error:
+        raise Refused(f"no host was touched: the release cannot be made: {error}") from None
 
 
 def wanted(name: str) -> tuple[Settings, Release]:
@@ -63,13 +85,43 @@ def wanted(name: str) -> tuple[Settings, Release]:
 
 
 def survey() -> Target:
-    """Reads the host in context, once, and plans for it."""
+    """Reads the host in context, once, and plans for the release that its settings ask for."""
     from deploy.gateway.facts import HostReading
 
     settings, release = wanted(host.name)
     reading = host.get_fact(HostReading, _ignore_errors=True)
     plan = make_plan(settings, release, reading) if reading else Plan(refusals=[CANNOT_READ])
-    return _targets.setdefault(host.name, Target(host.name, settings, release, plan))
+    target = Target(host.name, settings, release, release.id, reading, plan)
+    return _targets.setdefault(host.name, target)
+
+
+def survey_to_run(release_id: str | None) -> Target:
+    """Reads the host in context and plans to run a release that lies there already.
+
+    `release_id`: None for the release that runs (a restart), empty for the one before it.
+    """
+    target = survey()
+    reading = target.reading
+    refusals = [] if reading else target.plan.refusals
+    if reading and not (reading.current and reading.engine):
+        refusals = ["no release runs here: deploy first (make deploy)"]
+    elif reading and release_id == "":
+        release_id = reading.previous
+        if not release_id:
+            refusals = ["no release ran before this one, so there is none to go back to"]
+    elif reading and release_id and release_id not in reading.releases:
+        there = ", ".join(reading.releases)
+        refusals = [f"release {release_id} is not on this host; these are: {there}"]
+    wanted_id = release_id or (reading.current if reading else None) or ""
+    plan = Plan(refusals=refusals, switch=True, reasons=[f"release {wanted_id} is asked for"])
+    _targets[host.name] = replace(target, release_id=wanted_id, plan=plan)
+    return _targets[host.name]
+
+
+def surveyed() -> dict[str, Target | None]:
+    """Every host of the run in the inventory's order; None for one that did not answer."""
+    limit = inventory.state.limit_hosts
+    return {each.name: _targets.get(each.name) for each in inventory if not limit or each in limit}
 
 
 def why_untouched(name: str) -> list[str]:
@@ -77,14 +129,43 @@ def why_untouched(name: str) -> list[str]:
 
     Its own refusals, or that another host was refused or not reached: all or none.
     """
-    if own := _targets[name].plan.refusals:
+    if own := _refusals(_targets[name]):
         return own
-    refused = {target.name for target in _targets.values() if target.plan.refusals}
+    refused = {target.name for target in _targets.values() if _refusals(target)}
     if others := sorted(refused | dropped_out()):
         return [f"not touched, because of {', '.join(others)} (see there)"]
     return []
 
 
+def _refusals(target: Target) -> list[str]:
+    lock = target.reading.lock if target.reading else None
+    if not lock or not target.reading or target.gone:
+        return target.plan.refusals
+    age = target.reading.clock - lock.since
+    if age >= target.settings.rollout_lock_ttl:
+        return target.plan.refusals
+    left = target.settings.rollout_lock_ttl - age
+    return [
+        f"{lock.by} on {lock.at} (process {lock.pid}) holds the deploy lock, for {age} s now: wait "
+        f"for that run to end; if it is dead, its lock can be taken over in {left} s",
+        *target.plan.refusals,
+    ]
+
+
 def dropped_out() -> set[str]:
-    """The hosts that dropped out of the run so far."""
+    """The hosts that were not reached or have failed so far."""
     return {each.name for each in inventory.state.failed_hosts}
+
+
+def batch_count() -> int:
+    """An upper bound, known before any host is read: how many batches all hosts would make."""
+    names = list(surveyed())
+    return len(make_batches(names, wanted(names[0])[0].rollout_batches))
+
+
+@cache
+def rollout() -> Rollout:
+    """The batches of the hosts that have something to switch; to be asked when all are read."""
+    members = [name for name, target in surveyed().items() if target and target.plan.switch]
+    sizes = next(iter(_targets.values())).settings.rollout_batches
+    return Rollout(make_batches(members, sizes))

@@ -1,0 +1,88 @@
+"""Who rolls out, in which order, and how far it came. Touches no host."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import math
+import os
+import re
+import secrets
+import socket
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Run:
+    """This run of pyinfra, as the locks and histories of hosts name it."""
+
+    id: str
+    by: str
+    at: str
+    pid: int
+
+    @classmethod
+    def of_this_process(cls) -> Run:
+        user = os.environ.get("SUDO_USER") or getpass.getuser()
+        return cls(secrets.token_hex(8), _word(user), _word(socket.gethostname()), os.getpid())
+
+    def holder(self) -> str:
+        """The JSON line that a host's lock file holds while this run deploys there."""
+        holder = {"id": self.id, "by": self.by, "at": self.at, "pid": self.pid}
+        return json.dumps(holder | {"since": int(time.time())})
+
+    def knows_gone(self, at: str, pid: int) -> bool:
+        """Whether a run on this same machine has ended; those of other machines nobody knows."""
+        if at != self.at:
+            return False
+        try:
+            return b"pyinfra" not in Path(f"/proc/{pid}/cmdline").read_bytes()
+        except FileNotFoundError:
+            return Path("/proc/self").exists()  # else this machine has no /proc to ask
+        except OSError:
+            return False
+
+
+def _word(text: str) -> str:
+    """Without what would need quoting in JSON or sh."""
+    return re.sub(r"[^\w.@-]", "_", text)
+
+
+def make_batches(hosts: Sequence[str], sizes: Sequence[int | str]) -> list[list[str]]:
+    """The hosts, in their order, as batches of these sizes; the last size is repeated.
+
+    A size is a count or a percentage of all hosts, rounded down, but one host at least (as
+    Ansible's `serial` has it): 8 hosts in `[1, "25%", "100%"]` are batches of 1, 2 and 5.
+    """
+    batches: list[list[str]] = []
+    rest = list(hosts)
+    while rest:
+        size = sizes[min(len(batches), len(sizes) - 1)]
+        if isinstance(size, str):
+            size = max(1, math.floor(len(hosts) * int(size.removesuffix("%")) / 100))
+        batches.append(rest[:size])
+        rest = rest[size:]
+    return batches
+
+
+@dataclass
+class Rollout:
+    """Which host may be switched when. A host whose connection is lost records nothing."""
+
+    batches: list[list[str]]
+    switched: list[str] = field(default_factory=list)
+
+    def is_turn_of(self, host: str, batch: int) -> bool:
+        """Whether the host is in this batch, and every host of all earlier ones was switched."""
+        if batch >= len(self.batches) or host not in self.batches[batch]:
+            return False
+        earlier = {name for hosts in self.batches[:batch] for name in hosts}
+        return earlier <= set(self.switched)
+
+    @property
+    def unfinished(self) -> list[str]:
+        """The hosts that were to be switched and were not."""
+        return [name for hosts in self.batches for name in hosts if name not in self.switched]

@@ -1,0 +1,16 @@
+"""Restarts the gateways, batch by batch, each behind the health gate.
+
+Usage: pyinfra -y INVENTORY deploy/restart.py
+"""
+
+from deploy.gateway import operations as gateway
+from deploy.gateway.targets import batch_count, survey_to_run
+
+target = survey_to_run(release_id=None)
+
+gateway.check(target=target, name="Check every host before any is touched")
+gateway.take_lock(target=target, name="Take the deploy lock")
+for batch in range(batch_count()):
+    gateway.switch(target=target, batch=batch, action="restart", name=f"Restart batch {batch + 1}")
+gateway.release_lock(target=target, name="Release the deploy lock")
+gateway.report(target=target, name="Report")

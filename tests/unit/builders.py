@@ -1,0 +1,102 @@
+"""A host as its settings want it; each test changes the one thing that it is about."""
+
+from __future__ import annotations
+
+import platform
+from typing import Any
+
+from deploy.gateway.reading import Container, HostPath, Reading, ReleaseFile
+from deploy.gateway.release import COMPOSE_FILE, ROOT, File, Image, Release
+from deploy.gateway.settings import Settings, alias
+
+SECRETS_FILE = ROOT / "services/kis-simulator/kis_simulator/demo_credentials.json"
+MIB_IN_KB = 1024
+
+
+def host_data(**changes: Any) -> dict[str, Any]:
+    """Inventory data that is valid, under the inventory's names."""
+    return {
+        "gateway_image": "registry.example/kis:1.4",
+        "gateway_secrets_file": SECRETS_FILE,
+        "gateway_app_key_field": "kis-r-app-key",
+        **changes,
+    }
+
+
+def settings(**changes: Any) -> Settings:
+    """Valid settings; `changes` are attributes, `port` and not `gateway_port`."""
+    named = {alias(field): value for field, value in changes.items()}
+    return Settings.model_validate(host_data(**named))
+
+
+def release() -> Release:
+    """A release of those settings whose files need not be read or rendered."""
+    files = {
+        COMPOSE_FILE: File(b"services: {}", 0o600),
+        "secrets.json": File(b"{}", 0o400, 10001, 10001),
+    }
+    return Release(Image("registry.example/kis:1.4"), files)
+
+
+def container(**changes: Any) -> Container:
+    """The gateway's container, running that release."""
+    compose_file = f"/opt/kis-gateway/releases/{release().id}/{COMPOSE_FILE}"
+    values = {
+        "id": "c0ffee",
+        "image": "sha256:1111",
+        "image_name": "registry.example/kis:1.4",
+        "labels": {"com.docker.compose.project.config_files": compose_file},
+        "status": "running",
+        "restarts": 0,
+        "health": "healthy",
+        "ports": {"8080/tcp": [{"HostIp": "127.0.0.1", "HostPort": "8080"}]},
+    }
+    return Container.model_validate(values | changes)
+
+
+def release_files() -> dict[str, ReleaseFile]:
+    """The files of that release, as they lie on a host that nobody meddled with."""
+    return {
+        name: ReleaseFile(mode=f"{file.mode:o}", owner=f"{file.uid}:{file.gid}", sha256=file.sha256)
+        for name, file in release().files.items()
+    }
+
+
+def reading(**changes: Any) -> Reading:
+    """A Debian 13 host on which that release runs, so that nothing is left to do."""
+    values = {
+        "uid": 0,
+        "clock": 1795470000,
+        "architecture": platform.machine(),
+        "os": ("debian", "13"),
+        "apt": True,
+        "docker_cli": True,
+        "dockerd": True,
+        "compose": "2.26.1",
+        "engine": "26.1.5",
+        "disk_free_kb": 20 * 1024 * MIB_IN_KB,
+        "listening": frozenset({("127.0.0.1", 8080), ("10.0.0.1", 22)}),
+        "token_dir": HostPath(mode="700", owner="10001:10001", kind="directory"),
+        "token_file": HostPath(mode="600", owner="10001:10001", kind="regular file"),
+        "current": release().id,
+        "release_files": release_files(),
+        "images": {"registry.example/kis:1.4": "sha256:1111"},
+        "containers": (container(),),
+    }
+    return Reading.model_validate(values | changes)
+
+
+# What a machine lacks that nobody deployed to yet.
+FRESH: dict[str, Any] = {
+    "docker_cli": False,
+    "dockerd": False,
+    "compose": None,
+    "engine": None,
+    "listening": frozenset(),
+    "token_dir": None,
+    "token_file": None,
+    "current": None,
+    "release_files": {},
+    "images": {},
+    "containers": (),
+}

@@ -1,0 +1,230 @@
+from __future__ import annotations
+
+import base64
+import io
+import os
+import subprocess
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from deploy.gateway import commands
+from deploy.gateway.commands import Command
+from deploy.gateway.plan import Plan
+from deploy.gateway.release import (
+    COMPOSE_FILE,
+    ROOT,
+    File,
+    Image,
+    Release,
+    make_release,
+    simulator_image,
+)
+from deploy.gateway.rollout import Run
+from tests.unit.builders import settings
+
+SECRET = "s3cret-of-nobody"
+AWKWARD_DIRECTORY = """/data/o'brien's "tokens" $(touch x) `x` \\ ; 토큰 & *"""
+SETTINGS = settings(token_dir=AWKWARD_DIRECTORY, app_dir="/opt/my gateway")
+RELEASE = Release(
+    Image("kis:1.4"),
+    {
+        COMPOSE_FILE: File(f"environment: {SECRET}".encode(), 0o600),
+        "secrets.json": File(SECRET.encode(), 0o400, 10001, 10001),
+    },
+)
+BUILT = Image("kis:2", {"Dockerfile": File(b"ARG BASE_IMAGE=debian:trixie-slim\n", 0o644)})
+
+RUN = Run("abc", "ops", "desk", 4711)
+SWITCH = "".join(
+    (ROOT / "templates" / name).read_text()
+    for name in ("history.sh", "token_expiry.sh", "switch.sh")
+)
+
+COMMANDS = {
+    "read_host": (
+        commands.read_host(SETTINGS, RELEASE),
+        ["token_expiry.sh", "read_host.sh"],
+        [
+            "/opt/my gateway",
+            "kis",
+            "kis-gateway",
+            AWKWARD_DIRECTORY,
+            "kis_token.json",
+            RELEASE.id,
+            "kis:1.4",
+        ],
+    ),
+    "install_engine": (
+        commands.install_engine(Plan(packages=("docker.io", "docker-cli"))),
+        ["engine.sh"],
+        ["docker.io", "docker-cli"],
+    ),
+    "install_engine, no packages": (commands.install_engine(Plan()), ["engine.sh"], []),
+    "prepare_tokens": (
+        commands.prepare_tokens(SETTINGS),
+        ["tokens.sh"],
+        [AWKWARD_DIRECTORY, "kis_token.json", "10001:10001"],
+    ),
+    "fetch_image, pulled": (commands.fetch_image(RELEASE.image), ["pull_image.sh"], ["kis:1.4"]),
+    "fetch_image, built": (
+        commands.fetch_image(BUILT),
+        ["build_image.sh"],
+        ["kis:2", "debian:trixie-slim"],
+    ),
+    "fetch_image, built on no base": (
+        commands.fetch_image(Image("kis:3", {"Dockerfile": File(b"FROM scratch\n", 0o644)})),
+        ["build_image.sh"],
+        ["kis:3", ""],
+    ),
+    "start_simulator": (
+        commands.start_simulator(),
+        ["simulator.sh"],
+        [simulator_image().reference],
+    ),
+    "stage": (
+        commands.stage(SETTINGS, RELEASE),
+        ["stage.sh"],
+        ["/opt/my gateway", RELEASE.id],
+    ),
+    "take_lock": (
+        commands.take_lock(SETTINGS, RUN, gone=""),
+        ["lock.sh"],
+        ["take", "/opt/my gateway", "abc", RUN.holder(), "900", "none"],
+    ),
+    "release_lock": (
+        commands.release_lock(SETTINGS, RUN),
+        ["lock.sh"],
+        ["release", "/opt/my gateway", "abc"],
+    ),
+    "switch": (
+        commands.switch(SETTINGS, RUN, "rollback", RELEASE.id),
+        ["run_detached.sh"],
+        [
+            "/opt/my gateway",
+            SWITCH,
+            "rollback",
+            "/opt/my gateway",
+            "kis",
+            "kis-gateway",
+            RELEASE.id,
+            f"{AWKWARD_DIRECTORY}/kis_token.json",
+            "5000",
+            "120000",
+            "abc",
+            "ops",
+        ],
+    ),
+    "down": (
+        commands.down(SETTINGS, RUN),
+        ["history.sh", "down.sh"],
+        ["/opt/my gateway", "kis", "ops"],
+    ),
+}
+
+
+def shell(*arguments: str, stdin: str) -> str:
+    done = subprocess.run(
+        ["sh", *arguments], input=stdin, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+@pytest.mark.parametrize(
+    ("command", "templates", "arguments"), COMMANDS.values(), ids=COMMANDS.keys()
+)
+def test_a_command_is_its_templates_with_arguments(
+    command: Command,
+    templates: list[str],
+    arguments: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    body = "".join((ROOT / "templates" / name).read_text("utf-8") for name in templates)
+    assert command.script.endswith(body)
+    set_arguments = command.script.removesuffix(body)
+    monkeypatch.chdir(tmp_path)
+    printed = shell("-s", "left", "over", stdin=f"""{set_arguments}printf '%s\\0' $# "$@" """)
+    assert printed.split("\0") == [str(len(arguments)), *arguments, ""]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", [case[0] for case in COMMANDS.values()], ids=COMMANDS.keys())
+def test_a_command_is_valid_shell(command: Command) -> None:
+    shell("-n", stdin=command.script)
+
+
+@pytest.mark.parametrize(
+    ("name", "reads_stdin"),
+    [(name, name.startswith(("stage", "fetch_image, built"))) for name in COMMANDS],
+)
+def test_only_archives_travel_on_standard_input(name: str, reads_stdin: bool) -> None:
+    assert (COMMANDS[name][0].stdin is not None) is reads_stdin
+
+
+def unpacked(command: Command) -> dict[str, File]:
+    assert command.stdin is not None
+    with tarfile.open(fileobj=io.BytesIO(base64.b64decode(command.stdin))) as tar:
+        return {
+            member.name: File(content.read(), member.mode, member.uid, member.gid)
+            for member in tar
+            if (content := tar.extractfile(member))
+        }
+
+
+def test_staging_carries_the_whole_release() -> None:
+    assert unpacked(commands.stage(SETTINGS, RELEASE)) == RELEASE.files
+
+
+def test_building_carries_the_whole_context() -> None:
+    assert unpacked(commands.fetch_image(BUILT)) == BUILT.context
+
+
+def test_a_simulator_that_is_wanted_is_looked_for() -> None:
+    wanted = commands.read_host(settings(simulator=True), RELEASE).script
+    assert simulator_image().reference in wanted
+    assert simulator_image().reference not in commands.read_host(settings(), RELEASE).script
+
+
+def test_no_secret_is_in_a_script_or_a_repr(tmp_path: Path) -> None:
+    secrets, env_file = tmp_path / "secrets.json", tmp_path / "kis.env"
+    secrets.write_text(f'{{"kis-r-app-key": "{SECRET}"}}')
+    env_file.write_text(f"A={SECRET}")
+    made = settings(secrets_file=secrets, env_file=env_file, environment={"A": SECRET})
+    release = make_release(made)
+    staged = commands.stage(made, release)
+    assert all(SECRET.encode() in file.content for file in unpacked(staged).values())
+    assert staged.stdin is not None
+    for command in (
+        staged,
+        commands.read_host(made, release),
+        commands.prepare_tokens(made),
+        commands.fetch_image(release.image),
+        commands.switch(made, RUN, "switch", release.id),
+        commands.down(made, RUN),
+    ):
+        assert SECRET not in command.script
+        assert SECRET not in repr(command)
+        assert staged.stdin not in repr(command)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "milliseconds"), [(0, "0"), (0.25, "250"), (0.1 + 0.2, "300"), (5, "5000")]
+)
+def test_the_shell_counts_in_milliseconds(seconds: float, milliseconds: str) -> None:
+    made = settings(rollout_min_healthy_time=seconds)
+    switch = commands.switch(made, RUN, "switch", RELEASE.id).script
+    assert f" {milliseconds} 120000 abc ops\n" in switch
+
+
+def test_a_gateway_without_a_token_at_its_start_is_not_asked_for_one() -> None:
+    switch = commands.switch(settings(token_at_start=False), RUN, "switch", RELEASE.id).script
+    assert f" {RELEASE.id} '' 5000 120000 " in switch
+
+
+def test_the_compose_binary_is_there_and_runs() -> None:
+    binary = commands.compose_binary()
+    assert binary.is_file()
+    assert os.access(binary, os.X_OK)

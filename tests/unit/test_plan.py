@@ -1,0 +1,460 @@
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+from deploy.gateway.plan import Plan, make_plan
+from deploy.gateway.reading import Container, HostPath, ReleaseFile
+from deploy.gateway.release import COMPOSE_FILE, simulator_image
+from tests.unit.builders import (
+    FRESH,
+    MIB_IN_KB,
+    container,
+    reading,
+    release,
+    release_files,
+    settings,
+)
+
+WANTED = settings()
+OTHER_ARCHITECTURE = {"architecture": "sparc64"}
+ANYWHERE = "0.0.0.0"  # noqa: S104 - never bound
+
+
+def plan(**changes: Any) -> Plan:
+    return make_plan(WANTED, release(), reading(**changes))
+
+
+def refusal(plan: Plan) -> str:
+    [only] = plan.refusals
+    return only
+
+
+def test_a_host_that_is_as_desired_gets_nothing() -> None:
+    assert plan() == Plan()
+
+
+@pytest.mark.parametrize(
+    ("os", "packages", "put_compose_plugin"),
+    [
+        (("debian", "12"), ("docker.io",), True),
+        (("debian", "13"), ("docker.io", "docker-cli", "docker-compose"), False),
+        (("debian", "14"), ("docker.io", "docker-cli", "docker-compose"), False),
+        (("debian", ""), ("docker.io", "docker-cli", "docker-compose"), False),
+        (("ubuntu", "20.04"), ("docker.io",), True),
+        (("ubuntu", "22.04"), ("docker.io", "docker-compose-v2"), False),
+        (("ubuntu", "24.04"), ("docker.io", "docker-compose-v2"), False),
+        (("linuxmint", "22"), ("docker.io",), True),
+    ],
+)
+def test_a_fresh_machine_gets_everything(
+    os: tuple[str, str], packages: tuple[str, ...], put_compose_plugin: bool
+) -> None:
+    made = plan(**FRESH, os=os)
+    assert made == Plan(
+        install_engine=True,
+        packages=packages,
+        put_compose_plugin=put_compose_plugin,
+        prepare_tokens=True,
+        images=(release().image,),
+        stage=True,
+        switch=True,
+        reasons=made.reasons,
+    )
+    assert made.reasons == [
+        "Docker Engine or compose is missing or not running",
+        "/docker_data/kis_tokens is missing or its owner or mode is not right",
+        "the image registry.example/kis:1.4 is not on the host",
+        f"release {release().id}: is not on the host",
+        "no gateway container is there",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("os", "packages", "put_compose_plugin"),
+    [
+        (("debian", "12"), (), True),
+        (("debian", "13"), ("docker-compose",), False),
+        (("ubuntu", "22.04"), ("docker-compose-v2",), False),
+        (("fedora", "43"), (), True),
+    ],
+)
+def test_an_engine_without_compose_gets_compose_only(
+    os: tuple[str, str], packages: tuple[str, ...], put_compose_plugin: bool
+) -> None:
+    made = plan(os=os, compose=None)
+    assert made == Plan(
+        install_engine=True,
+        packages=packages,
+        put_compose_plugin=put_compose_plugin,
+        reasons=["Docker Engine or compose is missing or not running"],
+    )
+
+
+def test_an_engine_that_is_stopped_is_started_and_not_installed() -> None:
+    made = plan(engine=None, images={}, containers=(), listening=frozenset())
+    assert made.install_engine
+    assert (made.packages, made.put_compose_plugin) == ((), False)
+    assert made.refusals == []
+
+
+def path(mode: str = "700", owner: str = "10001:10001", kind: str = "directory") -> HostPath:
+    return HostPath(mode=mode, owner=owner, kind=kind)
+
+
+def changed_file(name: str, **changes: str) -> dict[str, ReleaseFile]:
+    files = release_files()
+    return files | {name: files[name].model_copy(update=changes)}
+
+
+TOKENS = "/docker_data/kis_tokens is missing or its owner or mode is not right"
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"token_dir": None, "token_file": None}, TOKENS),
+        ({"token_dir": path(mode="755")}, TOKENS),
+        ({"token_dir": path(owner="0:0")}, TOKENS),
+        ({"token_dir": path(owner="10001:0")}, TOKENS),
+        ({"token_file": path("600", "0:0", "regular file")}, TOKENS),
+    ],
+)
+def test_tokens_are_prepared_alone(changes: dict[str, Any], reason: str) -> None:
+    assert plan(**changes) == Plan(prepare_tokens=True, reasons=[reason])
+
+
+@pytest.mark.parametrize(
+    "token_file", [None, path("644", kind="regular file"), path("600", kind="regular empty file")]
+)
+def test_a_token_file_that_the_gateway_can_write_is_left_alone(token_file: HostPath | None) -> None:
+    assert plan(token_file=token_file) == Plan()
+
+
+def test_an_image_that_is_missing_while_a_container_runs_is_fetched_and_switched_to() -> None:
+    assert plan(images={}) == Plan(
+        images=(release().image,),
+        switch=True,
+        reasons=[
+            "the image registry.example/kis:1.4 is not on the host",
+            "the container does not run what registry.example/kis:1.4 names now",
+        ],
+    )
+
+
+@pytest.mark.parametrize(
+    ("files", "damage"),
+    [
+        ({}, "is not on the host"),
+        ({COMPOSE_FILE: release_files()[COMPOSE_FILE]}, "secrets.json is missing"),
+        (changed_file("secrets.json", sha256="0" * 64), "secrets.json was changed on the host"),
+        (changed_file("secrets.json", mode="644"), "secrets.json has another owner or mode"),
+        (changed_file("secrets.json", owner="0:0"), "secrets.json has another owner or mode"),
+        (changed_file(COMPOSE_FILE, sha256="0" * 64), f"{COMPOSE_FILE} was changed on the host"),
+    ],
+)
+def test_a_damaged_release_is_staged_again(files: dict[str, ReleaseFile], damage: str) -> None:
+    made = plan(release_files=files)
+    reasons = [f"release {release().id}: {damage}"]
+    assert made == Plan(stage=True, switch=True, reasons=reasons)
+
+
+OF_ANOTHER_RELEASE = {
+    "com.docker.compose.project.config_files": f"/opt/kis-gateway/releases/0/{COMPOSE_FILE}"
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"containers": (), "listening": frozenset()}, "no gateway container is there"),
+        ({"containers": (container(), container(id="f00d"))}, "more than one gateway container"),
+        ({"containers": (container(labels=OF_ANOTHER_RELEASE),)}, "not " + release().id),
+        ({"containers": (container(labels={}),)}, "not " + release().id),
+        ({"current": None}, f"release none runs, not {release().id}"),
+        ({"current": "0123456789ab"}, f"release 0123456789ab runs, not {release().id}"),
+        ({"images": {"registry.example/kis:1.4": "sha256:2222"}}, "1.4 names now"),
+        ({"containers": (container(health="unhealthy"),)}, "its health is unhealthy"),
+        ({"containers": (container(health="starting"),)}, "its health is starting"),
+        (
+            {"containers": (container(status="exited"),), "listening": frozenset()},
+            "the container is exited",
+        ),
+        (
+            {"containers": (container(status="restarting"),), "listening": frozenset()},
+            "the container is restarting",
+        ),
+    ],
+)
+def test_the_host_switches_alone(changes: dict[str, Any], reason: str) -> None:
+    made = plan(**changes)
+    assert made == Plan(switch=True, reasons=made.reasons)
+    [only] = made.reasons
+    assert reason in only
+
+
+def test_a_gateway_without_a_healthcheck_serves_while_it_runs() -> None:
+    assert plan(containers=(container(health=None),)) == Plan()
+
+
+def simulator(**changes: Any) -> Container:
+    return container(
+        id="51a0",
+        image="sha256:3333",
+        image_name=simulator_image().reference,
+        labels={"kis-simulator": ""},
+        health=None,
+        **changes,
+    )
+
+
+@pytest.mark.parametrize(
+    ("containers", "starts"),
+    [
+        ((container(), simulator()), False),
+        ((container(),), True),
+        ((container(), simulator(status="exited")), True),
+        ((container(), simulator().model_copy(update={"image_name": "kis-simulator:old"})), True),
+    ],
+    ids=["it runs", "it is not there", "it stopped", "an old one runs"],
+)
+def test_the_simulator_is_started_alone(containers: tuple[Container, ...], starts: bool) -> None:
+    images = {release().image.reference: "sha256:1111", simulator_image().reference: "sha256:3333"}
+    actual = reading(images=images, containers=containers)
+    reasons = ["the KIS simulator does not run"] if starts else []
+    made = make_plan(settings(simulator=True), release(), actual)
+    assert made == Plan(start_simulator=starts, reasons=reasons)
+
+
+def test_the_image_of_the_simulator_is_fetched_only_where_it_is_wanted() -> None:
+    assert simulator_image() not in plan(**FRESH).images
+    made = make_plan(settings(simulator=True), release(), reading(**FRESH))
+    assert made.images == (release().image, simulator_image())
+    assert made.start_simulator
+
+
+def test_a_simulator_that_nobody_asked_for_is_left_alone() -> None:
+    assert plan(containers=(container(), simulator())) == Plan()
+
+
+def test_a_user_without_root_is_told_how_to_become_root() -> None:
+    assert "`_sudo`" in refusal(plan(uid=1000))
+
+
+@pytest.mark.parametrize(
+    "missing",
+    [
+        FRESH,
+        {"compose": None},
+        {"engine": None, "images": {}, "containers": (), "listening": frozenset()},
+    ],
+    ids=["everything", "compose", "a running engine"],
+)
+def test_docker_is_not_installed_where_that_is_turned_off(missing: dict[str, Any]) -> None:
+    made = make_plan(settings(install_docker=False), release(), reading(**missing))
+    assert "gateway_install_docker is off" in refusal(made)
+
+
+def test_installing_may_be_off_where_nothing_is_to_install() -> None:
+    assert make_plan(settings(install_docker=False), release(), reading()) == Plan()
+
+
+def test_a_distribution_without_apt_is_told_what_to_install() -> None:
+    made = plan(**FRESH, os=("fedora", "43"), apt=False)
+    assert "docs.docker.com" in refusal(made)
+
+
+@pytest.mark.parametrize(
+    "missing",
+    [{}, {"compose": None}, {"engine": None, "images": {}, "containers": ()}],
+    ids=["nothing", "compose", "a running engine"],
+)
+def test_no_apt_is_needed_where_docker_is_there(missing: dict[str, Any]) -> None:
+    made = plan(**missing, os=("fedora", "43"), apt=False, listening=frozenset())
+    assert (made.refusals, made.packages) == ([], ())
+
+
+def test_a_compose_binary_of_another_architecture_is_refused() -> None:
+    made = plan(**OTHER_ARCHITECTURE, os=("debian", "12"), compose=None)
+    assert "not for sparc64" in refusal(made)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"compose": None, "os": ("debian", "13")}, {"os": ("debian", "12")}],
+    ids=["it is packaged", "it is there"],
+)
+def test_another_architecture_is_fine_where_no_binary_is_put(changes: dict[str, Any]) -> None:
+    assert plan(**OTHER_ARCHITECTURE, **changes).refusals == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "needed_mib"),
+    [({}, 64), ({"images": {}}, 1024), ({"compose": None}, 1024)],
+    ids=["a release", "an image", "packages"],
+)
+def test_a_full_disk_is_refused(changes: dict[str, Any], needed_mib: int) -> None:
+    needed_kb = needed_mib * MIB_IN_KB
+    assert plan(**changes, disk_free_kb=needed_kb).refusals == []
+    what = refusal(plan(**changes, disk_free_kb=needed_kb - 1))
+    assert f"only {needed_mib - 1} MiB" in what
+    assert f"{needed_mib} are needed" in what
+
+
+HOST_MODE = {"network_mode": "host", "container_port": 9000}
+ON_8081 = {"port": 8081, "container_port": 8080}
+
+
+def held(plan: Plan) -> list[tuple[str, int]]:
+    """What the refusals advise to change, and the port that is held; there are no others."""
+    found = [REFUSED_PORT.fullmatch(what) for what in plan.refusals]
+    assert all(found)
+    return [(match["setting"], int(match["port"])) for match in found if match]
+
+
+REFUSED_PORT = re.compile(
+    r"port (?P<port>\d+) is held by something else: end that "
+    r"\(`ss -ltnp sport = (?P=port)` shows it\), or change (?P<setting>\w+)"
+)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "listening", "setting"),
+    [
+        ({}, ("127.0.0.1", 8080), "gateway_port"),
+        ({}, (ANYWHERE, 8080), "gateway_port"),
+        ({}, ("::", 8080), "gateway_port"),
+        ({}, ("10.0.0.5", 8080), None),
+        ({}, ("::1", 8080), None),
+        ({}, ("127.0.0.1", 8081), None),
+        ({"bind_address": ANYWHERE}, ("10.0.0.5", 8080), "gateway_port"),
+        ({"bind_address": ANYWHERE}, (ANYWHERE, 8080), "gateway_port"),
+        ({"bind_address": ANYWHERE}, ("::", 8080), "gateway_port"),
+        ({"bind_address": ANYWHERE}, ("::1", 8080), None),
+        ({"bind_address": ANYWHERE}, ("2001:db8::1", 8080), None),
+        ({"bind_address": "10.0.0.5"}, ("127.0.0.1", 8080), None),
+        ({"bind_address": "10.0.0.5"}, ("10.0.0.5", 8080), "gateway_port"),
+        (ON_8081, ("127.0.0.1", 8080), None),
+        (ON_8081, ("127.0.0.1", 8081), "gateway_port"),
+        (HOST_MODE, ("127.0.0.1", 9000), "gateway_container_port"),
+        (HOST_MODE, ("10.0.0.5", 9000), "gateway_container_port"),
+        (HOST_MODE, ("::", 9000), "gateway_container_port"),
+        (HOST_MODE, ("::1", 9000), None),
+        (HOST_MODE, ("127.0.0.1", 8080), None),
+    ],
+)
+def test_a_port_that_a_stranger_holds_is_refused(
+    wanted: dict[str, Any], listening: tuple[str, int], setting: str | None
+) -> None:
+    actual = reading(containers=(), listening=frozenset({listening}))
+    made = make_plan(settings(**wanted), release(), actual)
+    assert held(made) == ([(setting, listening[1])] if setting else [])
+
+
+def publishing(*bindings: tuple[str, int]) -> dict[str, list[dict[str, str]]]:
+    """A container's ports as Docker prints them."""
+    return {"8080/tcp": [{"HostIp": ip, "HostPort": str(port)} for ip, port in bindings]}
+
+
+OURS = ("127.0.0.1", 8080)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "gateway", "others", "is_held"),
+    [
+        ({}, container(), [], False),
+        ({}, container(health="unhealthy"), [], False),
+        ({}, container(status="restarting"), [], False),
+        ({}, container(status="paused"), [], False),
+        ({}, container(status="exited"), [], True),
+        ({}, container(status="created"), [], True),
+        ({}, container(status="dead"), [], True),
+        ({}, container(ports={}), [], False),
+        ({}, container(ports=None), [], False),
+        ({}, container(ports={}, status="restarting"), [], False),
+        ({}, container(ports={}, status="exited"), [], True),
+        ({}, container(ports=publishing(("127.0.0.1", 9999))), [], True),
+        ({}, container(ports=publishing(("10.0.0.5", 8080))), [], True),
+        ({}, container(ports=publishing(("127.0.0.1", 9999), OURS)), [], False),
+        ({}, container(), [("10.0.0.5", 8080), ("::1", 8080)], False),
+        ({}, container(), [(ANYWHERE, 8080)], True),
+        ({}, container(), [("::", 8080)], True),
+        ({"bind_address": ANYWHERE}, container(), [], False),
+        ({"bind_address": ANYWHERE}, container(), [("10.0.0.5", 8080)], True),
+        ({"bind_address": ANYWHERE}, container(), [("::1", 8080)], False),
+        ({"network_mode": "host"}, container(), [], False),
+        ({"network_mode": "host"}, container(), [("10.0.0.5", 8080)], True),
+        ({"port": 8081}, container(), [("127.0.0.1", 8081)], True),
+        ({}, simulator(), [], True),
+    ],
+)
+def test_what_our_own_gateway_holds_is_not_held(
+    wanted: dict[str, Any],
+    gateway: Container,
+    others: list[tuple[str, int]],
+    is_held: bool,
+) -> None:
+    actual = reading(containers=(gateway,), listening=frozenset({OURS, *others}))
+    assert bool(held(make_plan(settings(**wanted), release(), actual))) is is_held
+
+
+@pytest.mark.parametrize("ip", ["", ANYWHERE])
+@pytest.mark.parametrize("wanted", ["127.0.0.1", ANYWHERE])
+def test_our_own_gateway_may_hold_every_address(ip: str, wanted: str) -> None:
+    gateway = container(ports=publishing((ip, 8080)))
+    listening = frozenset({(ANYWHERE, 8080), ("::", 8080)})
+    actual = reading(containers=(gateway,), listening=listening)
+    assert held(make_plan(settings(bind_address=wanted), release(), actual)) == []
+
+
+OUR_SIMULATOR = simulator(
+    ports=publishing(("127.0.0.1", 9443), ("127.0.0.1", 29443), ("172.17.0.1", 9443))
+)
+
+
+@pytest.mark.parametrize(
+    ("containers", "listening", "ports"),
+    [
+        ([], [("127.0.0.1", 9443)], [9443]),
+        ([], [(ANYWHERE, 29443)], [29443]),
+        ([], [("::", 9443), ("127.0.0.1", 29443)], [9443, 29443]),
+        ([], [("10.0.0.5", 9443), ("::1", 29443)], []),
+        ([OUR_SIMULATOR], [("127.0.0.1", 9443), ("127.0.0.1", 29443)], []),
+        ([OUR_SIMULATOR], [("127.0.0.1", 9443), (ANYWHERE, 29443)], [29443]),
+        ([OUR_SIMULATOR.model_copy(update={"status": "exited"})], [("127.0.0.1", 9443)], [9443]),
+        ([container(ports=publishing(("127.0.0.1", 9443)))], [("127.0.0.1", 9443)], [9443]),
+    ],
+)
+def test_the_simulator_has_ports_of_its_own(
+    containers: list[Container], listening: list[tuple[str, int]], ports: list[int]
+) -> None:
+    actual = reading(containers=tuple(containers), listening=frozenset(listening))
+    made = make_plan(settings(simulator=True), release(), actual)
+    assert held(made) == [("gateway_simulator", port) for port in ports]
+    assert held(make_plan(settings(), release(), actual)) == []
+
+
+@pytest.mark.parametrize("kind", ["regular file", "symbolic link"])
+def test_a_token_directory_that_is_none_is_refused(kind: str) -> None:
+    what = refusal(plan(token_dir=path(kind=kind)))
+    assert what == f"/docker_data/kis_tokens is a {kind}, not a directory"
+
+
+@pytest.mark.parametrize("kind", ["directory", "symbolic link", "fifo"])
+def test_a_token_file_that_is_none_is_refused(kind: str) -> None:
+    what = refusal(plan(token_file=path(kind=kind)))
+    assert what.startswith(f"/docker_data/kis_tokens/kis_token.json is a {kind}, ")
+    assert what.endswith("move it away")
+
+
+def test_all_refusals_of_a_host_are_said_at_once() -> None:
+    made = plan(
+        **FRESH | {"token_dir": path(kind="regular file")},
+        uid=1000,
+        os=("arch", ""),
+        apt=False,
+        disk_free_kb=0,
+    )
+    assert len(made.refusals) == 4

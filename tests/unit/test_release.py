@@ -1,0 +1,485 @@
+from __future__ import annotations
+
+import base64
+import io
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pytest
+import yaml
+
+from deploy.gateway.release import (
+    COMPOSE_FILE,
+    SERVICE,
+    File,
+    Image,
+    archive,
+    built_image,
+    content_hash,
+    make_release,
+    render_compose,
+    to_yaml,
+)
+from tests.unit.builders import SECRETS_FILE, settings
+
+# What a reader of YAML, compose or Jinja could take for something else.
+AWKWARD = [
+    "",
+    "$",
+    "$$",
+    "${X}",
+    "${X:-y}",
+    "a: b",
+    "key:",
+    "a # b",
+    "#",
+    "'",
+    '"',
+    "\\",
+    "\\n",
+    "a\nb",
+    "a\r\nb\n",
+    "\t",
+    " leading and trailing ",
+    "한국어",
+    "🙂",
+    "\x85",
+    "\u2028\u2029",
+    "\ufeff",
+    "\x1b[0m",
+    "no",
+    "null",
+    "~",
+    "=",
+    "1",
+    "1e3",
+    "0x10",
+    "0o7",
+    "12:30:45",
+    "2027-01-15",
+    "...",
+    "---",
+    "&a",
+    "*a",
+    "!a",
+    "|",
+    ">",
+    "%",
+    "@",
+    "`",
+    "- a",
+    "[a, b]",
+    "{a: b}",
+    "{{ x }}",
+    "{% x %}",
+    "{# x #}",
+    "x" * 300 + " " + "y" * 300,
+]
+
+
+def compose(**changes: Any) -> dict[str, Any]:
+    """The rendered compose file, as a reader of YAML sees it."""
+    parsed = yaml.safe_load(render_compose(settings(**changes), "registry.example/kis:1.4"))
+    assert isinstance(parsed, dict)
+    return parsed
+
+
+def service(**changes: Any) -> dict[str, Any]:
+    parsed = compose(**changes)["services"]
+    assert list(parsed) == [SERVICE]
+    found = parsed[SERVICE]
+    assert isinstance(found, dict)
+    return found
+
+
+def interpolated(value: str) -> str:
+    """A value as compose hands it on; a lone `$` would have been replaced by it."""
+    assert "$" not in value.replace("$$", "")
+    return value.replace("$$", "$")
+
+
+def test_the_compose_file_is_the_documented_one() -> None:
+    probe = "import urllib.request as u; u.urlopen('http://127.0.0.1:8080/health', timeout=3)"
+    assert compose() == {
+        "name": "kis",
+        "services": {
+            "kis-gateway": {
+                "image": "registry.example/kis:1.4",
+                "pull_policy": "never",
+                "init": True,
+                "user": "10001:10001",
+                "restart": "unless-stopped",
+                "stop_grace_period": "10s",
+                "volumes": [
+                    {
+                        "type": "bind",
+                        "source": "/docker_data/kis_tokens",
+                        "target": "/app/tokens",
+                        "bind": {"create_host_path": False},
+                    },
+                    {
+                        "type": "bind",
+                        "source": "./secrets.json",
+                        "target": "/app/config/secrets.json",
+                        "read_only": True,
+                        "bind": {"create_host_path": False},
+                    },
+                ],
+                "environment": {
+                    "PORT": "8080",
+                    "KIS_TOKEN_FILE_PATH": "/app/tokens/kis_token.json",
+                    "SECRETS_FILE": "/app/config/secrets.json",
+                    "GUNICORN_CMD_ARGS": "--timeout 600",
+                },
+                "ports": ["127.0.0.1:8080:8080"],
+                "extra_hosts": ["host.docker.internal:host-gateway"],
+                "healthcheck": {
+                    "test": ["CMD", "python3", "-c", probe],
+                    "interval": "2s",
+                    "timeout": "5s",
+                    "retries": 5,
+                    "start_period": "30s",
+                },
+                "labels": {},
+                "read_only": True,
+                "tmpfs": ["/tmp"],  # noqa: S108 - in the container
+                "cap_drop": ["ALL"],
+                "security_opt": ["no-new-privileges:true"],
+                "mem_limit": "512m",
+                "cpus": 1.0,
+                "logging": {
+                    "driver": "json-file",
+                    "options": {"max-size": "10m", "max-file": "5"},
+                },
+            }
+        },
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "key", "value"),
+    [
+        ({"user": "0:0"}, "user", "0:0"),
+        ({"read_only": False}, "read_only", False),
+        ({"memory_limit": "1g"}, "mem_limit", "1g"),
+        ({"cpus": 0.5}, "cpus", 0.5),
+        ({"stop_grace_period": "1m30s"}, "stop_grace_period", "1m30s"),
+        ({"labels": {"a.b/c": 1}}, "labels", {"a.b/c": "1"}),
+        ({"env_file": "x"}, "env_file", ["./gateway.env"]),
+        ({"healthcheck": {"disable": True}}, "healthcheck", {"disable": True}),
+        (
+            {"bind_address": "10.0.0.5", "port": 8081, "container_port": 9000},
+            "ports",
+            ["10.0.0.5:8081:9000"],
+        ),
+        ({"network_mode": "host"}, "network_mode", "host"),
+    ],
+)
+def test_a_setting_reaches_the_compose_file(changes: dict[str, Any], key: str, value: Any) -> None:
+    assert service(**changes)[key] == value
+
+
+def test_the_project_is_named_for_each_release_directory_alike() -> None:
+    assert compose(project="123")["name"] == "123"
+
+
+def test_in_host_mode_nothing_is_published() -> None:
+    assert not {"ports", "extra_hosts"} & set(service(network_mode="host"))
+
+
+def test_without_an_env_file_none_is_asked_for() -> None:
+    assert "env_file" not in service()
+
+
+def test_the_port_inside_reaches_gateway_and_healthcheck() -> None:
+    found = service(container_port=9000)
+    assert found["environment"]["PORT"] == "9000"
+    assert "http://127.0.0.1:9000/health" in found["healthcheck"]["test"][-1]
+
+
+def test_an_operator_may_replace_the_arguments_of_gunicorn() -> None:
+    environment = service(environment={"GUNICORN_CMD_ARGS": "--timeout 30"})["environment"]
+    assert environment["GUNICORN_CMD_ARGS"] == "--timeout 30"
+
+
+def test_what_operators_write_survives() -> None:
+    values = {f"V{number}": value for number, value in enumerate(AWKWARD)}
+    found = service(environment=values, labels=values, healthcheck={"test": ["CMD", *AWKWARD]})
+    environment = {name: interpolated(value) for name, value in found["environment"].items()}
+    assert environment == environment | values
+    assert {name: interpolated(value) for name, value in found["labels"].items()} == values
+    assert [interpolated(word) for word in found["healthcheck"]["test"]] == ["CMD", *AWKWARD]
+
+
+def test_names_of_labels_survive() -> None:
+    # Compose replaces `$name` in values only, so that a name is not escaped.
+    labels = dict.fromkeys(AWKWARD, "x")
+    assert service(labels=labels)["labels"] == labels
+
+
+@pytest.mark.parametrize("name", ["null", "true", "no", "on", "y", "_", "NaN"])
+def test_names_of_variables_survive(name: str) -> None:
+    environment = service(environment={name: "x"})["environment"]
+    assert environment[name] == "x"
+    assert all(isinstance(each, str) for each in environment)
+
+
+@pytest.mark.parametrize(
+    ("value", "read_back"),
+    [
+        (("$a", ["$b"]), ["$$a", ["$$b"]]),
+        ({"$name": {"$inner": "$value"}}, {"$name": {"$inner": "$$value"}}),
+        ([1, 0.5, True, None], [1, 0.5, True, None]),
+        ({}, {}),
+    ],
+)
+def test_dollars_are_doubled_in_every_value_and_in_no_name(value: Any, read_back: Any) -> None:
+    written = to_yaml(value)
+    assert "\n" not in written
+    assert yaml.safe_load(written) == read_back
+
+
+def test_one_value_that_is_there_twice_is_written_twice() -> None:
+    words = ["a"]
+    assert yaml.safe_load(to_yaml([words, words])) == [["a"], ["a"]]
+    assert "&" not in to_yaml([words, words])
+
+
+def test_an_empty_healthcheck_leaves_the_image_its_own() -> None:
+    assert service(healthcheck={})["healthcheck"] == {}
+
+
+@pytest.mark.parametrize("name", ["tokens dir", "$HOME", "{{ x }}", "o'brien", "a #b", "토큰", '"'])
+def test_the_token_directory_survives(name: str) -> None:
+    found = service(token_dir=f"/data/{name}")["volumes"][0]["source"]
+    assert interpolated(found) == f"/data/{name}"
+
+
+@pytest.mark.parametrize("filters", ["", "| yaml", "| string | yaml"])
+def test_a_template_that_asks_for_an_unknown_name_is_an_error(tmp_path: Path, filters: str) -> None:
+    template = tmp_path / COMPOSE_FILE
+    template.write_text(f"name: {{{{ projekt {filters} }}}}")
+    with pytest.raises(jinja2.UndefinedError, match="projekt"):
+        render_compose(settings(), "kis", template)
+
+
+def test_a_release_holds_its_files_with_modes_and_owners(tmp_path: Path) -> None:
+    env_file = tmp_path / "kis.env"
+    env_file.write_bytes(b"A=1\r\n")
+    made = make_release(settings(user="7:8", env_file=env_file))
+    assert made.image == Image("registry.example/kis:1.4")
+    assert made.files == {
+        COMPOSE_FILE: File(made.files[COMPOSE_FILE].content, 0o600),
+        "secrets.json": File(SECRETS_FILE.read_bytes(), 0o400, 7, 8),
+        "gateway.env": File(b"A=1\r\n", 0o600),
+    }
+
+
+def test_no_secret_is_in_a_repr(tmp_path: Path) -> None:
+    (tmp_path / "Dockerfile").write_text("FROM s3cret")
+    secrets = tmp_path / "secrets.json"
+    secrets.write_text('{"kis-r-app-key": "s3cret"}')
+    env_file = tmp_path / "kis.env"
+    env_file.write_text("A=s3cret")
+    made = make_release(
+        settings(
+            image="kis",
+            image_source="build",
+            build_context=tmp_path,
+            secrets_file=secrets,
+            env_file=env_file,
+            environment={"A": "s3cret"},
+        )
+    )
+    assert "s3cret" not in repr(made)
+    assert "s3cret" not in repr(made.files)
+
+
+def release_id(
+    tmp_path: Path, secrets: str = '{"k": "1"}', env: str = "A=1", **changes: Any
+) -> str:
+    secrets_file, env_file = tmp_path / "secrets.json", tmp_path / "kis.env"
+    secrets_file.write_text(secrets)
+    env_file.write_text(env)
+    files = {"secrets_file": secrets_file, "env_file": env_file, "app_key_field": "k"}
+    return make_release(settings(**files | changes)).id
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"secrets": '{"k": "2"}'},
+        {"secrets": '{"k": "1"}\n'},
+        {"env": "A=1\n"},
+        {"env_file": None},
+        {"user": "10001:10002"},
+        {"image": "registry.example/kis:1.5"},
+        {"port": 8081},
+        {"container_port": 8081},
+        {"bind_address": "10.0.0.5"},
+        {"network_mode": "host"},
+        {"environment": {"A": "1"}},
+        {"healthcheck": {"disable": True}},
+        {"read_only": False},
+        {"memory_limit": "1g"},
+        {"cpus": 2},
+        {"stop_grace_period": "20s"},
+        {"labels": {"a": "1"}},
+        {"token_dir": "/data"},
+        {"token_file": "t.json"},
+        {"project": "paper"},
+    ],
+)
+def test_whatever_changes_what_runs_changes_the_id(tmp_path: Path, changes: dict[str, Any]) -> None:
+    assert release_id(tmp_path) != release_id(tmp_path, **changes)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"rollout_min_healthy_time": 1},
+        {"rollout_healthy_deadline": 60},
+        {"app_dir": "/srv/kis"},
+        {"install_docker": False},
+        {"token_at_start": False},
+        {"cached_token_log": "cached"},
+        {"simulator": True},
+    ],
+)
+def test_what_does_not_run_does_not_change_the_id(tmp_path: Path, changes: dict[str, Any]) -> None:
+    assert release_id(tmp_path) == release_id(tmp_path, **changes)
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"b": File(b"x", 0o400, 1, 2)},
+        {"a": File(b"y", 0o400, 1, 2)},
+        {"a": File(b"x", 0o440, 1, 2)},
+        {"a": File(b"x", 0o400, 3, 2)},
+        {"a": File(b"x", 0o400, 1, 3)},
+        {"a": File(b"x", 0o400, 1, 2), "b": File(b"", 0o400)},
+    ],
+    ids=["name", "content", "mode", "uid", "gid", "a file more"],
+)
+def test_each_trait_of_each_file_counts(files: dict[str, File]) -> None:
+    assert content_hash(files) != content_hash({"a": File(b"x", 0o400, 1, 2)})
+
+
+def test_the_order_of_files_does_not_count() -> None:
+    files = {"a": File(b"x", 0o400), "b": File(b"y", 0o400)}
+    assert content_hash(files) == content_hash(dict(reversed(files.items())))
+
+
+def test_an_id_is_short_and_plain(tmp_path: Path) -> None:
+    made = release_id(tmp_path)
+    assert len(made) == 12
+    assert set(made) <= set("0123456789abcdef")
+
+
+def test_an_archive_holds_contents_modes_and_owners() -> None:
+    files = {
+        "secrets.json": File("한국어\0".encode(), 0o400, 10001, 10002),
+        "bin/run it": File(b"", 0o755),
+    }
+    unpacked = {}
+    with tarfile.open(fileobj=io.BytesIO(base64.b64decode(archive(files.items())))) as tar:
+        for member in tar:
+            content = tar.extractfile(member)
+            assert content is not None
+            unpacked[member.name] = File(content.read(), member.mode, member.uid, member.gid)
+    assert unpacked == files
+
+
+@pytest.fixture
+def context(tmp_path: Path) -> Path:
+    made = tmp_path / "context"
+    (made / "kis").mkdir(parents=True)
+    (made / "Dockerfile").write_text("FROM scratch\n")
+    (made / "kis" / "app.py").write_text("print()\n")
+    return made
+
+
+def test_a_build_context_is_an_image_with_its_hash_as_tag(context: Path) -> None:
+    image = built_image("registry.example:5000/kis", context)
+    assert image.reference.startswith("registry.example:5000/kis:")
+    assert image.context == {
+        "Dockerfile": File(b"FROM scratch\n", 0o644),
+        "kis/app.py": File(b"print()\n", 0o644),
+    }
+
+
+def test_a_context_that_moved_is_the_same_image(context: Path) -> None:
+    before = built_image("kis", context)
+    assert built_image("kis", context.rename(context.with_name("elsewhere"))) == before
+
+
+CONTEXT_CHANGES: list[tuple[str, Callable[[Path], object], bool]] = [
+    ("content", lambda context: (context / "kis/app.py").write_text("print(1)\n"), True),
+    ("mode", lambda context: (context / "kis/app.py").chmod(0o755), True),
+    ("name", lambda context: (context / "kis/app.py").rename(context / "kis/main.py"), True),
+    ("directory", lambda context: (context / "kis").rename(context / "sik"), True),
+    ("a file more", lambda context: (context / ".dockerignore").touch(), True),
+    ("a file less", lambda context: (context / "kis/app.py").unlink(), True),
+    ("rights of others", lambda context: (context / "kis/app.py").chmod(0o600), False),
+    ("an empty directory", lambda context: (context / "empty").mkdir(), False),
+]
+
+
+@pytest.mark.parametrize(
+    ("change", "matters"),
+    [case[1:] for case in CONTEXT_CHANGES],
+    ids=[case[0] for case in CONTEXT_CHANGES],
+)
+def test_what_is_built_decides_the_image(
+    context: Path, change: Callable[[Path], object], matters: bool
+) -> None:
+    before = built_image("kis", context).reference
+    change(context)
+    assert (built_image("kis", context).reference != before) is matters
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "__pycache__/app.pyc",
+        "kis/__pycache__/app.pyc",
+        ".git/HEAD",
+        ".git/refs/heads/main",
+        ".mypy_cache/3.11/cache.json",
+        ".pytest_cache/README.md",
+        "kis/.ruff_cache/0.8/1",
+        ".venv/bin/python",
+    ],
+)
+def test_what_tools_leave_in_a_context_is_not_built(context: Path, name: str) -> None:
+    before = built_image("kis", context)
+    (context / name).parent.mkdir(parents=True)
+    (context / name).touch()
+    assert built_image("kis", context) == before
+
+
+@pytest.mark.parametrize(
+    ("dockerfile", "base"),
+    [
+        ("ARG BASE_IMAGE=debian:trixie-slim\nFROM ${BASE_IMAGE}\n", "debian:trixie-slim"),
+        ("# syntax\n\nARG BASE_IMAGE=debian:trixie-slim \r\nFROM x", "debian:trixie-slim"),
+        ('ARG BASE_IMAGE="debian:trixie-slim"\nFROM ${BASE_IMAGE}\n', "debian:trixie-slim"),
+        ("ARG BASE_IMAGE='debian:trixie-slim'\nFROM ${BASE_IMAGE}\n", "debian:trixie-slim"),
+        ('ARG BASE_IMAGE=""\nFROM scratch\n', ""),
+        ("ARG BASE_IMAGE\nFROM ${BASE_IMAGE}\n", ""),
+        ("# ARG BASE_IMAGE=debian\nFROM scratch\n", ""),
+        ("ARG BASE_IMAGE_TAG=13\nFROM scratch\n", ""),
+        ("", ""),
+    ],
+)
+def test_the_base_is_the_default_in_the_dockerfile(dockerfile: str, base: str) -> None:
+    assert Image("kis:1", {"Dockerfile": File(dockerfile.encode(), 0o644)}).base == base
+
+
+def test_an_image_that_is_pulled_has_no_base() -> None:
+    assert Image("registry.example/kis:1.4").base == ""

@@ -1,0 +1,517 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from deploy.gateway.release import ROOT
+from deploy.gateway.settings import KNOWN_NAMES, Settings, SettingsError, validate_fleet
+from tests.unit.builders import host_data, settings
+
+MARKER = "s3cret-in-the-wrong-place"
+CONTEXT = ROOT / "services/kis-simulator"
+
+
+def problems_of(fleet: dict[str, dict[str, Any]]) -> list[tuple[str, str, str]]:
+    with pytest.raises(SettingsError) as caught:
+        validate_fleet(fleet)
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 1 + len(caught.value.problems), "a problem is one line"
+    for line, (host, name, what) in zip(lines[1:], caught.value.problems, strict=True):
+        assert line.startswith(f"  {host}: {name}")
+        assert line.endswith(what)
+    return caught.value.problems
+
+
+def only_problem_of(**changes: Any) -> tuple[str, str]:
+    [(host, name, what)] = problems_of({"seoul": host_data(**changes)})
+    assert host == "seoul"
+    return name, what
+
+
+def test_the_defaults_are_those_of_the_documented_table() -> None:
+    made = Settings.model_validate(host_data())
+    defaults = made.model_dump(exclude={"image", "secrets_file", "app_key_field", "simulator"})
+    assert defaults == {
+        "image_source": "registry",
+        "build_context": None,
+        "user": "10001:10001",
+        "bind_address": "127.0.0.1",
+        "port": 8080,
+        "container_port": 8080,
+        "network_mode": "bridge",
+        "environment": {},
+        "env_file": None,
+        "healthcheck": None,
+        "read_only": True,
+        "memory_limit": "512m",
+        "cpus": 1.0,
+        "stop_grace_period": "10s",
+        "labels": {},
+        "token_dir": "/docker_data/kis_tokens",
+        "token_file": "kis_token.json",
+        "app_dir": "/opt/kis-gateway",
+        "project": "kis",
+        "install_docker": True,
+        "token_at_start": True,
+        "cached_token_log": "유효한 캐시 토큰 사용",
+        "rollout_batches": [1, "25%", "100%"],
+        "rollout_revert": "fleet",
+        "rollout_lock_ttl": 900,
+        "rollout_min_healthy_time": 5,
+        "rollout_healthy_deadline": 120,
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "why"),
+    [
+        ("gateway_image", "", "image reference"),
+        ("gateway_image", "registry.example/kis 1.4", "image reference"),
+        ("gateway_image", "kis\n", "image reference"),
+        ("gateway_image_source", "hub", "'registry'"),
+        ("rollout_batches", "25%", "list of counts and percentages"),
+        ("rollout_batches", [1, "0%"], "list of counts and percentages"),
+        ("rollout_batches", [0], "list of counts and percentages"),
+        ("rollout_batches", [True, 1.5], "list of counts and percentages"),
+        ("rollout_revert", "canary", "'fleet'"),
+        ("rollout_lock_ttl", 0, "greater than 0"),
+        ("gateway_port", 0, "greater than or equal to 1"),
+        ("gateway_port", -1, "greater than or equal to 1"),
+        ("gateway_port", 65536, "less than or equal to 65535"),
+        ("gateway_port", 8080.5, "integer"),
+        ("gateway_port", "http", "integer"),
+        ("gateway_port", "8080", "integer"),
+        ("gateway_port", True, "integer"),
+        ("gateway_container_port", 0, "greater than or equal to 1"),
+        ("gateway_container_port", 65536, "less than or equal to 65535"),
+        ("gateway_user", "10001", "uid:gid"),
+        ("gateway_user", "app:app", "uid:gid"),
+        ("gateway_user", "10001:", "uid:gid"),
+        ("gateway_user", "-1:0", "uid:gid"),
+        ("gateway_user", "1:2\n", "uid:gid"),
+        ("gateway_user", "\u0661:\u0662", "uid:gid"),
+        ("gateway_bind_address", "localhost", "IPv4 address"),
+        ("gateway_bind_address", "::1", "IPv4 address"),
+        ("gateway_bind_address", "127.0.0.1:8080", "IPv4 address"),
+        ("gateway_bind_address", "999.1.1.1", "IPv4 address"),
+        ("gateway_bind_address", "127.0.0.1\n", "IPv4 address"),
+        ("gateway_network_mode", "none", "'bridge'"),
+        ("gateway_environment", ["A=1"], "dictionary"),
+        ("gateway_healthcheck", "curl localhost", "dictionary"),
+        ("gateway_healthcheck", {"test": ["CMD", b"curl"]}, "not a valid JSON value"),
+        ("gateway_healthcheck", {1: "2s"}, "string"),
+        ("gateway_labels", {"com.docker.compose.project": "mine"}, "Docker's own"),
+        ("gateway_read_only", "perhaps", "boolean"),
+        ("gateway_memory_limit", "much", "pattern"),
+        ("gateway_memory_limit", "512mb", "pattern"),
+        ("gateway_memory_limit", "0", "pattern"),
+        ("gateway_memory_limit", "0m", "pattern"),
+        ("gateway_memory_limit", "512m\n", "pattern"),
+        ("gateway_cpus", 0, "greater than 0"),
+        ("gateway_cpus", float("nan"), "finite"),
+        ("gateway_cpus", float("inf"), "finite"),
+        ("gateway_stop_grace_period", "10", "pattern"),
+        ("gateway_stop_grace_period", "soon", "pattern"),
+        ("gateway_stop_grace_period", "\u0663s", "pattern"),
+        ("gateway_token_dir", "kis_tokens", "absolute path"),
+        ("gateway_token_dir", "~/tokens", "absolute path"),
+        ("gateway_token_dir", "/", "absolute path"),
+        ("gateway_token_dir", "/data/../etc", "absolute path"),
+        ("gateway_token_dir", "/data:ro", "absolute path"),
+        ("gateway_token_dir", "/data\n", "absolute path"),
+        ("gateway_token_dir", "/da\rta", "absolute path"),
+        ("gateway_token_dir", "/da\0ta", "absolute path"),
+        ("gateway_token_dir", "//data", "absolute path"),
+        ("gateway_token_dir", "/data//tokens", "absolute path"),
+        ("gateway_token_dir", "/data/./tokens", "absolute path"),
+        ("gateway_token_dir", "/data/.", "absolute path"),
+        ("gateway_app_dir", "opt", "absolute path"),
+        ("gateway_token_file", "a/b.json", "plain file name"),
+        ("gateway_token_file", "..", "plain file name"),
+        ("gateway_token_file", "", "plain file name"),
+        ("gateway_project", "KIS", "compose project name"),
+        ("gateway_project", "-kis", "compose project name"),
+        ("gateway_install_docker", "perhaps", "boolean"),
+        ("rollout_min_healthy_time", -1, "greater than or equal to 0"),
+        ("rollout_min_healthy_time", "5s", "number"),
+        ("rollout_min_healthy_time", float("nan"), "finite"),
+        ("rollout_healthy_deadline", 0, "greater than 0"),
+        ("rollout_healthy_deadline", float("inf"), "finite"),
+    ],
+)
+def test_a_wrong_value_is_one_line_with_host_and_name(name: str, value: Any, why: str) -> None:
+    found, what = only_problem_of(**{name: value})
+    assert found == name
+    assert why in what
+
+
+@pytest.mark.parametrize("value", [None, ["1"], {"B": "1"}, "a\0b"])
+@pytest.mark.parametrize("name", ["gateway_environment", "gateway_labels"])
+def test_a_wrong_value_of_a_mapping_is_found_by_its_key(name: str, value: Any) -> None:
+    assert only_problem_of(**{name: {"A": value}})[0] == f"{name}.A"
+
+
+@pytest.mark.parametrize("key", ["s3cret-in-the-wrong-place", "", "1A", "A\n", "A=B", "\uc544"])
+def test_a_wrong_key_is_not_repeated(key: str) -> None:
+    name, what = only_problem_of(gateway_environment={key: "1"})
+    assert name == "gateway_environment"
+    assert not key or key not in what
+
+
+@pytest.mark.parametrize("name", ["null", "true", "no", "_", "A1"])
+def test_a_variable_may_have_any_name_that_a_shell_allows(name: str) -> None:
+    assert settings(environment={name: "1"}).environment == {name: "1"}
+
+
+def test_numbers_and_booleans_reach_the_container_as_it_expects_them() -> None:
+    made = settings(environment={"A": True, "B": False, "C": 1, "D": 1.5, "E": "no"})
+    assert made.environment == {"A": "true", "B": "false", "C": "1", "D": "1.5", "E": "no"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "name", "why"),
+    [
+        (
+            {"gateway_image": "kis", "gateway_image_source": "build"},
+            "gateway_build_context",
+            "is needed",
+        ),
+        ({"gateway_build_context": CONTEXT}, "gateway_build_context", "and only there"),
+        (
+            {"gateway_image_source": "build", "gateway_build_context": CONTEXT},
+            "gateway_image",
+            "must have no tag",
+        ),
+        (
+            {"gateway_environment": {"KIS_TOKEN_FILE_PATH": "/tmp/t"}},  # noqa: S108 - refused
+            "gateway_environment",
+            "may not set KIS_TOKEN_FILE_PATH: it follows from gateway_token_dir",
+        ),
+        (
+            {"gateway_environment": {"SECRETS_FILE": "/s"}},
+            "gateway_environment",
+            "may not set SECRETS_FILE: it follows from gateway_secrets_file",
+        ),
+        (
+            {"gateway_environment": {"PORT": 1}},
+            "gateway_environment",
+            "may not set PORT: it follows from gateway_container_port",
+        ),
+        ({"rollout_min_healthy_time": 120}, "rollout_healthy_deadline", "must be longer"),
+        ({"gateway_token_dir": "/opt/kis-gateway"}, "gateway_token_dir", "outside each other"),
+        ({"gateway_token_dir": "/opt/kis-gateway/"}, "gateway_token_dir", "outside each other"),
+        ({"gateway_token_dir": "/opt/kis-gateway/t"}, "gateway_token_dir", "outside each other"),
+        ({"gateway_token_dir": "/opt"}, "gateway_token_dir", "outside each other"),
+        ({"gateway_app_dir": "/docker_data/kis_tokens/a"}, "gateway_token_dir", "each other"),
+    ],
+)
+def test_settings_that_do_not_fit_together_are_refused(
+    changes: dict[str, Any], name: str, why: str
+) -> None:
+    found, what = only_problem_of(**changes)
+    assert found == name
+    assert why in what
+
+
+@pytest.mark.parametrize(
+    ("wrong", "other"),
+    [
+        ({"gateway_image_source": "hub"}, {"gateway_build_context": CONTEXT}),
+        ({"rollout_min_healthy_time": "x"}, {"rollout_healthy_deadline": 3}),
+        ({"gateway_app_dir": "opt"}, {"gateway_token_dir": "/opt/kis-gateway/tokens"}),
+    ],
+)
+def test_a_wrong_setting_is_not_compared_with_others(
+    wrong: dict[str, Any], other: dict[str, Any]
+) -> None:
+    assert [only_problem_of(**wrong, **other)[0]] == list(wrong)
+
+
+def test_a_token_directory_beside_the_app_directory_is_fine() -> None:
+    assert settings(token_dir="/opt/kis-gateway-tokens/").token_dir == "/opt/kis-gateway-tokens"
+
+
+@pytest.mark.parametrize("image", ["kis", "registry.example:5000/kis"])
+def test_an_image_to_build_may_name_a_registry_with_a_port(image: str) -> None:
+    assert settings(image=image, image_source="build", build_context=".").image == image
+
+
+@pytest.mark.parametrize(
+    ("typo", "meant"),
+    [
+        ("gateway_prot", "gateway_port"),
+        ("gateway_tokendir", "gateway_token_dir"),
+        ("gateway_token_directory", "gateway_token_dir"),
+        ("gateway_bind_adress", "gateway_bind_address"),
+        ("gateway_env", "gateway_env_file"),
+        ("gateway_memory", "gateway_memory_limit"),
+        ("gateway_Image", "gateway_image"),
+        ("gateway_rollout_healthy_deadline", "rollout_healthy_deadline"),
+        ("rollout_min_healthy", "rollout_min_healthy_time"),
+    ],
+)
+def test_an_unknown_name_suggests_the_nearest(typo: str, meant: str) -> None:
+    found, what = only_problem_of(**{typo: MARKER})
+    assert found == typo
+    assert what == f"is not a setting; did you mean {meant}?"
+
+
+@pytest.mark.parametrize(
+    ("typo", "meant"),
+    [
+        ("gatway_port", "gateway_port"),
+        ("Gateway_port", "gateway_port"),
+        ("gateway-token-dir", "gateway_token_dir"),
+        ("rolout_min_healthy_time", "rollout_min_healthy_time"),
+    ],
+)
+def test_a_misspelt_prefix_is_seen(typo: str, meant: str) -> None:
+    assert only_problem_of(**{typo: MARKER}) == (typo, f"looks like {meant}, misspelt")
+
+
+def test_names_of_pyinfra_are_left_alone() -> None:
+    others = {"_sudo": True, "ssh_user": "deploy", "ssh_port": 22, "winrm_port": 1, "image": "x"}
+    assert validate_fleet({"seoul": host_data(**others)})
+
+
+@pytest.mark.parametrize("name", sorted(KNOWN_NAMES))
+def test_no_wrong_value_is_repeated(name: str) -> None:
+    found, what = only_problem_of(**{name: [MARKER]})
+    assert found == name
+    assert MARKER not in what
+
+
+# The marker is a right value of these.
+TAKE_IT = {
+    "gateway_cached_token_log",
+    "gateway_image",
+    "gateway_project",
+    "gateway_token_file",
+}
+
+
+@pytest.mark.parametrize("name", sorted(KNOWN_NAMES - TAKE_IT))
+def test_no_wrong_text_is_repeated(name: str) -> None:
+    problems = problems_of({"seoul": host_data(**{name: MARKER})})
+    assert {found for _, found, _ in problems} == {name}
+    assert not [what for _, _, what in problems if MARKER in what]
+
+
+def test_secrets_in_place_of_their_file_are_not_repeated() -> None:
+    secrets = json.dumps({"kis-r-app-key": MARKER}, indent=2)
+    name, what = only_problem_of(gateway_secrets_file=secrets)
+    assert name == "gateway_secrets_file"
+    assert MARKER not in what
+
+
+def test_not_even_the_library_repeats_a_wrong_value() -> None:
+    with pytest.raises(ValidationError) as caught:
+        settings(port=MARKER)
+    assert MARKER not in str(caught.value)
+
+
+def test_all_problems_of_all_hosts_are_in_one_error_in_inventory_order() -> None:
+    fleet = {
+        "seoul": host_data(gateway_port=0, gateway_user="root", gateway_prot=1),
+        "busan": host_data(),
+        "atlas": {},
+        "incheon": host_data(gateway_secrets_file="/nowhere.json"),
+    }
+    assert [(host, name) for host, name, _ in problems_of(fleet)] == [
+        ("seoul", "gateway_prot"),
+        ("seoul", "gateway_user"),
+        ("seoul", "gateway_port"),
+        ("atlas", "gateway_image"),
+        ("atlas", "gateway_secrets_file"),
+        ("atlas", "gateway_app_key_field"),
+        ("incheon", "gateway_secrets_file"),
+    ]
+
+
+def test_one_error_tells_of_values_relations_files_and_collisions() -> None:
+    fleet = {
+        "seoul": host_data(
+            gateway_port=0,
+            gateway_environment={"PORT": 1},
+            rollout_min_healthy_time=120,
+            gateway_env_file="/nowhere.env",
+        ),
+        "real": host_data(ssh_hostname="10.0.0.1"),
+        "paper": host_data(ssh_hostname="10.0.0.1", **PAPER | {"gateway_project": "kis"}),
+    }
+    assert [(host, name) for host, name, _ in problems_of(fleet)] == [
+        ("seoul", "gateway_port"),
+        ("seoul", "gateway_environment"),
+        ("seoul", "rollout_healthy_deadline"),
+        ("seoul", "gateway_env_file"),
+        ("paper", "gateway_project"),
+    ]
+
+
+def test_the_error_says_that_no_host_was_touched() -> None:
+    with pytest.raises(
+        SettingsError, match=r"(?s)^1 setting of .* no host was touched.*is missing"
+    ):
+        validate_fleet({"seoul": {k: v for k, v in host_data().items() if k != "gateway_image"}})
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (f"{{{MARKER}", "is not JSON"),
+        (b"\xff\xfe\xfa", "is not JSON"),
+        (json.dumps({"kis-r-app-key": MARKER}).encode("utf-16"), "is not JSON in UTF-8"),
+        (json.dumps({"kis-r-app-key": MARKER}).encode("utf-16-le"), "is not JSON in UTF-8"),
+        (json.dumps({"kis-r-app-key": MARKER}).encode("utf-8-sig"), "is not JSON in UTF-8"),
+        ("", "is not JSON"),
+        (json.dumps([MARKER]), "must hold a JSON object"),
+        (json.dumps(MARKER), "must hold a JSON object"),
+    ],
+)
+def test_a_useless_secrets_file_is_refused_and_not_shown(
+    tmp_path: Path, content: str | bytes, why: str
+) -> None:
+    path = tmp_path / "secrets.json"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    name, what = only_problem_of(gateway_secrets_file=path)
+    assert name == "gateway_secrets_file"
+    assert str(path) in what
+    assert why in what
+    assert MARKER not in what
+
+
+@pytest.mark.parametrize(
+    "secrets",
+    [
+        {"other": MARKER},
+        {"kis-r-app-key": "", "other": MARKER},
+        {"kis-r-app-key": " \n", "other": MARKER},
+        {"kis-r-app-key": 7, "other": MARKER},
+        {"kis-r-app-key": None, "other": MARKER},
+        {"kis-r-app-key": [MARKER]},
+        {"kis-r-app-key": f" {MARKER}"},
+        {"kis-r-app-key": f"{MARKER}\n"},
+    ],
+)
+def test_secrets_without_the_app_key_are_refused_and_not_shown(
+    tmp_path: Path, secrets: dict[str, Any]
+) -> None:
+    path = tmp_path / "secrets.json"
+    path.write_text(json.dumps(secrets))
+    name, what = only_problem_of(gateway_secrets_file=path)
+    assert name == "gateway_app_key_field"
+    assert f"names no field of {path} that holds an app key" in what
+    assert MARKER not in what
+
+
+@pytest.mark.parametrize("name", ["gateway_secrets_file", "gateway_env_file"])
+@pytest.mark.parametrize(
+    ("path_in", "why"),
+    [
+        (lambda tmp: tmp / "nowhere", "No such file or directory"),
+        (lambda tmp: tmp, "Is a directory"),
+        (lambda tmp: tmp / "a\0b", "embedded null byte"),
+        (lambda tmp: tmp / ("a" * 300), "File name too long"),
+    ],
+    ids=["missing", "a directory", "NUL", "too long"],
+)
+def test_a_file_that_cannot_be_read_says_why(
+    tmp_path: Path, name: str, path_in: Callable[[Path], Path], why: str
+) -> None:
+    assert only_problem_of(**{name: path_in(tmp_path)}) == (name, f"cannot be read: {why}")
+
+
+def test_a_build_context_needs_a_dockerfile(tmp_path: Path) -> None:
+    data = host_data(
+        gateway_image="kis", gateway_image_source="build", gateway_build_context=tmp_path
+    )
+    assert problems_of({"seoul": data}) == [("seoul", "gateway_build_context", "has no Dockerfile")]
+    (tmp_path / "Dockerfile").touch()
+    assert validate_fleet({"seoul": data})
+
+
+def test_in_host_mode_the_gateway_answers_on_its_own_port() -> None:
+    made = settings(network_mode="host", port=8080, container_port=9000)
+    assert made.published_port == 9000
+    assert settings(port=8081, container_port=9000).published_port == 8081
+
+
+PAPER: dict[str, Any] = {
+    "gateway_project": "kis-paper",
+    "gateway_port": 8081,
+    "gateway_app_dir": "/opt/kis-paper",
+    "gateway_token_dir": "/docker_data/kis_paper_tokens",
+}
+HOST_MODE: dict[str, Any] = {"gateway_network_mode": "host"}
+ANYWHERE = "0.0.0.0"  # noqa: S104 - never bound
+
+
+@pytest.mark.parametrize("shared", list(PAPER))
+@pytest.mark.parametrize(
+    ("real", "paper"),
+    [
+        ({"ssh_hostname": "10.0.0.1"}, {"ssh_hostname": "10.0.0.1"}),
+        ({}, {"ssh_hostname": "real"}),
+        ({"ssh_hostname": "10.0.0.1"}, {"ssh_hostname": "10.0.0.1", "ssh_port": "22"}),
+        ({"ssh_hostname": "a", "ssh_port": 2222}, {"ssh_hostname": "a", "ssh_port": "2222"}),
+    ],
+    ids=["same address", "its name is the address", "port 22 is the default", "same ssh port"],
+)
+def test_two_names_of_one_machine_may_share_nothing(
+    real: dict[str, Any], paper: dict[str, Any], shared: str
+) -> None:
+    own = {name: value for name, value in PAPER.items() if name != shared}
+    fleet = {"real": host_data(**real), "paper": host_data(**paper, **own)}
+    what = "is the same as real's, on the same machine"
+    assert problems_of(fleet) == [("paper", shared, what)]
+
+
+@pytest.mark.parametrize(
+    ("real", "paper", "name"),
+    [
+        ({}, {}, "gateway_port"),
+        ({"gateway_bind_address": ANYWHERE}, {}, "gateway_port"),
+        ({}, {"gateway_bind_address": ANYWHERE}, "gateway_port"),
+        ({"gateway_bind_address": "10.0.0.1"}, {}, None),
+        ({"gateway_bind_address": "10.0.0.1"}, {"gateway_bind_address": "10.0.0.2"}, None),
+        (HOST_MODE, {"gateway_bind_address": "10.0.0.2"}, "gateway_port"),
+        ({"gateway_bind_address": "10.0.0.2"}, HOST_MODE, "gateway_container_port"),
+        (HOST_MODE, HOST_MODE, "gateway_container_port"),
+        ({"gateway_container_port": 9000, **HOST_MODE}, HOST_MODE, None),
+        ({"gateway_container_port": 9000, **HOST_MODE}, {"gateway_port": 9000}, "gateway_port"),
+    ],
+)
+def test_a_port_collides_where_the_addresses_meet(
+    real: dict[str, Any], paper: dict[str, Any], name: str | None
+) -> None:
+    one_machine = {"ssh_hostname": "10.0.0.1"}
+    fleet = {
+        "real": host_data(**one_machine, **real),
+        "paper": host_data(**one_machine, **PAPER | {"gateway_port": 8080} | paper),
+    }
+    if name is None:
+        assert list(validate_fleet(fleet)) == ["real", "paper"]
+    else:
+        assert [(host, found) for host, found, _ in problems_of(fleet)] == [("paper", name)]
+
+
+@pytest.mark.parametrize(
+    ("real", "paper"),
+    [
+        ({}, {}),
+        ({"ssh_hostname": "10.0.0.1"}, {"ssh_hostname": "10.0.0.2"}),
+        ({"ssh_hostname": "10.0.0.1"}, {"ssh_hostname": "10.0.0.1", "ssh_port": 2222}),
+        ({"ssh_hostname": "10.0.0.1"}, {"ssh_hostname": "10.0.0.1", **PAPER}),
+    ],
+    ids=["two names", "two addresses", "two ssh ports", "one machine, nothing shared"],
+)
+def test_gateways_that_take_nothing_from_each_other_are_fine(
+    real: dict[str, Any], paper: dict[str, Any]
+) -> None:
+    fleet = {"real": host_data(**real), "paper": host_data(**paper)}
+    assert list(validate_fleet(fleet)) == ["real", "paper"]

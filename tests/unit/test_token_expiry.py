@@ -1,0 +1,124 @@
+"""`templates/token_expiry.sh`, run by each POSIX shell of this machine."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from deploy.gateway.release import ROOT
+
+SCRIPT = ROOT / "templates" / "token_expiry.sh"
+# The same program under two names is tested once.
+SHELLS = {
+    Path(found).resolve(): [found, *rest]
+    for name, *rest in (["sh"], ["dash"], ["busybox", "sh"])
+    if (found := shutil.which(name))
+}.values()
+# Where a host is must not matter, so that it is neither in Korea nor in UTC here. In POSIX's own
+# notation: it needs no time zone database.
+NEW_YORK = "EST5EDT,M3.2.0,M11.1.0"
+
+ENDS = 1800000000  # 2027-01-15 08:00 UTC, 17:00 in Korea, 03:00 in New York
+
+
+def token(**changes: object) -> str:
+    return json.dumps({"access_token": "eyJ0.e30.x-_"} | changes)
+
+
+VALID = {
+    "a number": token(expires_at=ENDS),
+    "a float": token(expires_at=ENDS + 0.75),
+    "a number as text": token(expires_at=str(ENDS)),
+    "compact": f'{{"access_token":"t","expires_at":{ENDS}}}',
+    "a line break at the end": token(expires_at=ENDS) + "\n",
+    "pretty-printed": json.dumps({"access_token": "t", "expires_at": ENDS}, indent=2),
+    "pretty-printed, text": json.dumps(
+        {"access_token": "t", "expires_at": "2027-01-15T17:00:00", "n": 1}, indent=4
+    ),
+    "blanks around the colons": f'{{"access_token" : "t", "expires_at" : {ENDS}}}',
+    "expiry first": f'{{"expires_at": {ENDS}, "access_token": "t"}}',
+    "expiry in the middle": json.dumps({"access_token": "t", "expires_at": ENDS, "n": None}),
+    "ISO without a zone": token(expires_at="2027-01-15T17:00:00"),
+    "ISO with a blank": token(expires_at="2027-01-15 17:00:00"),
+    "ISO with microseconds": token(expires_at="2027-01-15T17:00:00.123456"),
+    "ISO in UTC": token(expires_at="2027-01-15T08:00:00Z"),
+    "ISO in UTC with an offset": token(expires_at="2027-01-15T08:00:00.123456+00:00"),
+    "ISO in Korea": token(expires_at="2027-01-15T17:00:00+09:00"),
+    "ISO in Korea without a colon": token(expires_at="2027-01-15T17:00:00+0900"),
+    "ISO in New York": token(expires_at="2027-01-15T03:00:00-05:00"),
+    "blanks after a number": f'{{"access_token": "t", "expires_at": {ENDS}   }}',
+    "blanks after a date": token(expires_at="2027-01-15T17:00:00  "),
+    "line breaks of Windows": f'{{\r\n"access_token": "t",\r\n"expires_at": {ENDS}\r\n}}\r\n',
+    "KIS's own answer": token(
+        access_token_token_expired="2027-01-15 17:00:00", token_type="Bearer", expires_in=86400
+    ),
+}
+
+NO_TOKEN = {
+    "empty": "",
+    "a line break": "\n",
+    "garbage": "\x00\x01garbage",
+    "a brace": "}",
+    "an empty object": "{}",
+    "a list": "[]",
+    "no token": json.dumps({"expires_at": ENDS}),
+    "an empty token": json.dumps({"access_token": "", "expires_at": ENDS}),
+    "a token of null": json.dumps({"access_token": None, "expires_at": ENDS}),
+    "no expiry": token(),
+    "an expiry of null": token(expires_at=None),
+    "an empty expiry": token(expires_at=""),
+    "an expiry in words": token(expires_at="soon"),
+    "an expiry that is no date": token(expires_at="2027-13-45T99:00:00"),
+    "an expiry in milliseconds": token(expires_at=ENDS * 1000),
+    "an expiry of 14 digits": token(expires_at="20270115170000"),
+    "a negative expiry": token(expires_at=-1),
+    "an expiry of blanks": token(expires_at="  "),
+    "an expiry of true": token(expires_at=True),
+    "only a lifetime": token(expires_in=86400),
+    "truncated in the token": '{"access_token": "eyJ0',
+    "truncated in the expiry": token(expires_at=ENDS)[:-3],
+    "truncated before the brace": token(expires_at=ENDS)[:-1],
+}
+
+
+def expiry(shell: list[str], path: Path) -> tuple[bool, str]:
+    """Whether the script found a token in the file, and what it printed."""
+    done = subprocess.run(
+        [*shell, "-c", f'. "{SCRIPT}"; token_expiry "$1"', "sh", str(path)],
+        env={"PATH": "/usr/bin:/bin", "TZ": NEW_YORK},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.returncode == 0, done.stdout
+
+
+@pytest.fixture(params=SHELLS, ids=lambda shell: Path(shell[0]).name)
+def shell(request: pytest.FixtureRequest) -> list[str]:
+    found: list[str] = request.param
+    return found
+
+
+@pytest.mark.parametrize("content", VALID.values(), ids=VALID.keys())
+def test_the_end_of_a_token_is_the_same_moment_everywhere(
+    shell: list[str], content: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "my token.json"
+    path.write_text(content)
+    assert expiry(shell, path) == (True, f"{ENDS}\n")
+
+
+@pytest.mark.parametrize("content", NO_TOKEN.values(), ids=NO_TOKEN.keys())
+def test_a_file_without_a_token_is_none(shell: list[str], content: str, tmp_path: Path) -> None:
+    path = tmp_path / "token.json"
+    path.write_text(content)
+    assert expiry(shell, path) == (False, "")
+
+
+def test_a_missing_file_and_a_directory_are_no_token(shell: list[str], tmp_path: Path) -> None:
+    assert expiry(shell, tmp_path / "missing.json") == (False, "")
+    assert expiry(shell, tmp_path) == (False, "")
