@@ -1,12 +1,13 @@
 # The front door. `make deploy` on a fresh machine needs Python 3.11+ and root or sudo, nothing else.
 INVENTORY ?= inventory/local.py
+HOSTS ?= 4
 PYINFRA := .venv/bin/pyinfra
 PYTEST := .venv/bin/pytest
-SOURCES := deploy inventory services tests
+SOURCES := deploy inventory lab services tests
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 .DEFAULT_GOAL := help
 
-.PHONY: help deploy verify down test lint lock
+.PHONY: help deploy verify restart rollback down lab lab-down test lint lock
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -23,8 +24,20 @@ deploy: .venv/ready  ## bring the gateway up on every host of INVENTORY
 verify: .venv/ready  ## check every host of INVENTORY; SAFE=1 restarts nothing
 	$(PYTEST) tests/verify --inventory $(INVENTORY) $(if $(SAFE),-m "not restarts")
 
+restart: .venv/ready  ## restart the gateways, batch by batch
+	$(PYINFRA) -y $(INVENTORY) deploy/restart.py
+
+rollback: .venv/ready  ## go back to the release before, or to RELEASE=id, batch by batch
+	$(PYINFRA) -y $(INVENTORY) deploy/rollback.py $(if $(RELEASE),--data release=$(RELEASE))
+
 down: .venv/ready  ## take the gateways down; token directory and releases stay
 	$(PYINFRA) -y $(INVENTORY) deploy/down.py
+
+lab: .venv/ready  ## HOSTS=4 throw-away hosts on this machine; BARE=1: without Docker
+	.venv/bin/python -m lab.lab up --hosts $(HOSTS) $(if $(BARE),--bare)
+
+lab-down: .venv/ready  ## remove every trace of the lab
+	.venv/bin/python -m lab.lab down
 
 test: .venv/ready  ## all tests, on a real Docker engine
 	$(PYTEST)

@@ -1,0 +1,74 @@
+"""Labs of their own: with other directories, names and addresses than an operator's."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from deploy.gateway.release import ROOT
+from lab.lab import Lab, LabHost
+from tests.engine.conftest import BIN, Outcome, command
+
+HOSTS = 2
+
+
+@dataclass
+class OwnLab:
+    """A lab beside an operator's, driven by the same commands."""
+
+    lab: Lab
+
+    def __call__(self, *arguments: str) -> Outcome:
+        """`python -m lab.lab …`"""
+        return self.run(sys.executable, "-m", "lab.lab", *arguments)
+
+    def pyinfra(self, deploy: str) -> Outcome:
+        return self.run(BIN / "pyinfra", "-y", "inventory/lab.py", deploy)
+
+    def ssh(self, host: LabHost, *words: str) -> Outcome:
+        return self.run("ssh", "-F", self.lab.ssh_config, host.name, *words)
+
+    def run(self, *words: str | Path) -> Outcome:
+        result = command(*words, cwd=ROOT, env=self.environment)
+        return Outcome(result.returncode, result.stdout + result.stderr)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return os.environ | {"KIS_LAB_DIR": str(self.lab.directory)}
+
+
+@pytest.fixture(scope="session")
+def new_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., OwnLab]]:
+    """Makes labs that are up; all are removed at the end but the images, for the next session."""
+    made: list[OwnLab] = []
+
+    def make(*arguments: str) -> OwnLab:
+        lab = OwnLab(Lab(tmp_path_factory.mktemp("lab") / f"test-{secrets.token_hex(3)}"))
+        made.append(lab)
+        outcome = lab("up", *arguments)
+        assert outcome.status == 0, outcome.output
+        return lab
+
+    yield make
+    outcomes = [lab("down", "--keep-images") for lab in made]
+    assert [outcome.output for outcome in outcomes if outcome.status] == []
+
+
+@pytest.fixture(scope="session")
+def lab(new_lab: Callable[..., OwnLab]) -> OwnLab:
+    """The lab that most tests share."""
+    return new_lab("--hosts", str(HOSTS))
+
+
+@pytest.fixture(scope="session")
+def deployed(lab: OwnLab) -> OwnLab:
+    """The same, with the reference gateway on its hosts."""
+    outcome = lab.pyinfra("deploy/up.py")
+    assert outcome.status == 0, outcome.output
+    return lab

@@ -1,0 +1,166 @@
+"""Four hosts under a rollout, asked about themselves over SSH, all at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from deploy.gateway.release import ROOT, built_image
+from lab.lab import GATEWAY_CONTEXT, Lab, ask_simulator
+from tests.engine.conftest import BIN, Outcome, command, docker
+
+T = TypeVar("T")
+
+# The lab's own inventory, with changes for all hosts and for some.
+INVENTORY = """\
+from inventory.lab import lab as _lab
+_all, _per_host = {everywhere!r}, {per_host!r}
+_changed = [(name, data | _all | _per_host.get(name, {{}})) for name, data in _lab]
+lab = [(name, {{k: v for k, v in data.items() if v is not None}}) for name, data in _changed]
+"""
+
+QUICK = {
+    "rollout_min_healthy_time": 1,
+    "rollout_healthy_deadline": 60,
+    "rollout_batches": [1, 1, "100%"],
+}
+
+
+@dataclass
+class Fleet:
+    lab: Lab
+    directory: Path
+    settings: dict[str, Any] = field(default_factory=lambda: dict(QUICK))
+
+    @property
+    def names(self) -> list[str]:
+        return [host.name for host in self.lab.hosts()]
+
+    @property
+    def gateway_image(self) -> str:
+        """The reference gateway's image, which the lab's hosts have."""
+        return built_image("kis-gateway", GATEWAY_CONTEXT).reference
+
+    # As an operator
+
+    def up(
+        self, *flags: str, per_host: dict[str, dict[str, Any]] | None = None, **changes: Any
+    ) -> Outcome:
+        return self._pyinfra(self._inventory(changes, per_host), "deploy/up.py", *flags)
+
+    def run(self, deploy: str, *flags: str) -> Outcome:
+        """Another verb, over the hosts as they were last deployed."""
+        return self._pyinfra(self.directory / "inventory.py", deploy, *flags)
+
+    def start_up(self, **changes: Any) -> subprocess.Popen[str]:
+        """`up` in the background, its output to be read as it comes."""
+        return subprocess.Popen(
+            [BIN / "pyinfra", "-y", self._inventory(changes), "deploy/up.py"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            cwd=ROOT,
+            env=self._environment | {"PYTHONUNBUFFERED": "1"},
+        )
+
+    def _pyinfra(self, inventory: Path, deploy: str, *flags: str) -> Outcome:
+        result = command(
+            BIN / "pyinfra", "-y", *flags, inventory, deploy, cwd=ROOT, env=self._environment
+        )
+        return Outcome(result.returncode, result.stdout + result.stderr)
+
+    def _inventory(
+        self, changes: dict[str, Any], per_host: dict[str, dict[str, Any]] | None = None
+    ) -> Path:
+        path = self.directory / "inventory.py"
+        everywhere = self.settings | changes
+        path.write_text(INVENTORY.format(everywhere=everywhere, per_host=per_host or {}))
+        return path
+
+    @property
+    def _environment(self) -> dict[str, str]:
+        return os.environ | {"KIS_LAB_DIR": str(self.lab.directory)}
+
+    # As somebody who looks
+
+    def on(self, host: str, script: str) -> str:
+        """What a shell script says on a host, run there by the operator's user."""
+        result = command("ssh", "-F", self.lab.ssh_config, host, script)
+        assert result.returncode == 0, f"{host}: {script}: {result.stderr}"
+        return result.stdout.strip()
+
+    def in_container(self, host: str, *words: str) -> None:
+        """A command as root on a host, past its sshd."""
+        docker("exec", self.lab.container(host), *words)
+
+    def _each(self, ask: Callable[[str], T]) -> dict[str, T]:
+        with ThreadPoolExecutor() as pool:
+            return dict(zip(self.names, pool.map(ask, self.names), strict=True))
+
+    def containers(self) -> dict[str, str]:
+        """The gateway's container id on each host."""
+        project = "label=com.docker.compose.project=kis"
+        return self._each(lambda h: self.on(h, f"sudo docker ps -aq --no-trunc -f {project}"))
+
+    def releases(self) -> dict[str, str]:
+        """The release that `current` points at, which must be the one that the container is of."""
+        label = "com.docker.compose.project.working_dir"
+        script = (
+            "sudo readlink /opt/kis-gateway/current; "
+            "sudo docker ps -q -f label=com.docker.compose.project=kis | "
+            f"xargs -r sudo docker inspect -f '{{{{index .Config.Labels \"{label}\"}}}}'"
+        )
+        found = {
+            name: said.split() for name, said in self._each(lambda h: self.on(h, script)).items()
+        }
+        for name, (current, running) in found.items():
+            assert Path(current).name == Path(running).name, f"{name}: {current} but {running}"
+        return {name: Path(current).name for name, (current, _) in found.items()}
+
+    def compose_hashes(self) -> dict[str, str]:
+        """A hash of the compose file that runs; equal on all hosts when all run the same."""
+        script = "sudo sha256sum /opt/kis-gateway/current/docker-compose.yml"
+        return self._each(lambda h: self.on(h, script).split()[0])
+
+    def tokens(self) -> dict[str, str]:
+        """Hashes of the token files."""
+        script = "sudo sha256sum /docker_data/kis_tokens/kis_token.json"
+        return self._each(lambda h: self.on(h, script).split()[0])
+
+    def locks(self) -> dict[str, str]:
+        return self._each(
+            lambda h: self.on(h, "sudo cat /opt/kis-gateway/lock 2>/dev/null || true")
+        )
+
+    def serving(self) -> list[str]:
+        """The hosts whose gateway is ready, which it is only with a valid token."""
+        probe = "curl -sf -m 5 -o /dev/null http://127.0.0.1:8080/ready"
+        answers = self._each(lambda h: command("ssh", "-F", self.lab.ssh_config, h, probe))
+        return [name for name, answer in answers.items() if answer.returncode == 0]
+
+    def switching(self) -> list[str]:
+        """The hosts on which a switch is under way."""
+        free = "sudo flock --nonblock /opt/kis-gateway/.switch.guard true"
+        answers = self._each(lambda h: command("ssh", "-F", self.lab.ssh_config, h, free))
+        return [name for name, answer in answers.items() if answer.returncode != 0]
+
+    def history(self, host: str) -> list[dict[str, Any]]:
+        lines = self.on(host, "sudo cat /opt/kis-gateway/history.jsonl").splitlines()
+        return [json.loads(line) for line in lines]
+
+    def issuances(self) -> dict[str, int]:
+        return self._count("issuances")
+
+    def rejections(self) -> dict[str, int]:
+        return self._count("rejections")
+
+    def _count(self, what: str) -> dict[str, int]:
+        counters = ask_simulator(self.lab, "GET", "counters")["real"]
+        accounts = {h.name: json.loads(Path(h.secrets_file).read_text()) for h in self.lab.hosts()}
+        return {name: counters[a["kis-r-app-key"]][what] for name, a in accounts.items()}

@@ -1,0 +1,349 @@
+"""Rollouts over four hosts: in order, one batch at a time, and back again when one is bad."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.engine.conftest import docker, wait_for
+from tests.lab.conftest import OwnLab
+from tests.lab.fleet import Fleet
+
+ALL = ["lab-1", "lab-2", "lab-3", "lab-4"]
+
+SERVER = """
+import http.server, os, sys, threading
+
+class Health(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(int(os.environ["STATUS"]))
+        self.end_headers()
+
+print("the broken gateway speaks", flush=True)
+if "DIES_AFTER" in os.environ:
+    threading.Timer(float(os.environ["DIES_AFTER"]), os._exit, [7]).start()
+http.server.ThreadingHTTPServer(("0.0.0.0", 8080), Health).serve_forever()
+"""
+
+
+@pytest.fixture(scope="module")
+def fleet(new_lab: Callable[..., OwnLab], tmp_path_factory: pytest.TempPathFactory) -> Fleet:
+    """Four hosts with the reference gateway deployed."""
+    lab = new_lab("--hosts", "4")
+    fleet = Fleet(lab.lab, tmp_path_factory.mktemp("fleet"))
+    outcome = fleet.up()
+    assert outcome.status == 0, outcome.output
+    return fleet
+
+
+@pytest.fixture(scope="module")
+def broken(fleet: Fleet, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Settings of an image that answers STATUS and may die after DIES_AFTER seconds."""
+    context = tmp_path_factory.mktemp("broken")
+    (context / "server.py").write_text(SERVER)
+    (context / "Dockerfile").write_text(
+        f'FROM {fleet.gateway_image}\nCOPY server.py /\nCMD ["python3", "-u", "/server.py"]\n'
+    )
+    return {"gateway_image": "broken", "gateway_build_context": str(context)}
+
+
+@pytest.fixture(autouse=True)
+def all_serve_afterwards(fleet: Fleet) -> Any:
+    """Each test leaves the fleet serving; the token is never asked for a second time."""
+    yield
+    assert fleet.serving() == ALL
+    assert fleet.issuances() == dict.fromkeys(ALL, 1)
+    assert fleet.rejections() == dict.fromkeys(ALL, 0)
+
+
+def changed() -> dict[str, Any]:
+    """A setting that was never there before: it makes a release of its own."""
+    return {"gateway_labels": {"changed": str(time.time_ns())}}
+
+
+def test_a_second_up_changes_nothing_on_any_host(fleet: Fleet) -> None:
+    before = fleet.containers()
+    outcome = fleet.up()
+    assert outcome.status == 0, outcome.output
+    assert outcome.changes() == 0
+    assert fleet.containers() == before
+
+
+def test_the_canary_is_switched_alone_and_the_rest_in_batches(fleet: Fleet) -> None:
+    before, tokens = fleet.containers(), fleet.tokens()
+    outcome = fleet.up(**changed())
+    assert outcome.status == 0, outcome.output
+    spans = {name: fleet.history(name)[-1] for name in ALL}
+    assert {event["outcome"] for event in spans.values()} == {"switched"}
+    began = {name: event["began"] for name, event in spans.items()}
+    ended = {name: event["began"] + 1000 * event["seconds"] for name, event in spans.items()}
+    assert ended["lab-1"] <= began["lab-2"]
+    assert ended["lab-2"] <= min(began["lab-3"], began["lab-4"])
+    assert max(began["lab-3"], began["lab-4"]) < min(ended["lab-3"], ended["lab-4"])
+    assert not set(before.values()) & set(fleet.containers().values())
+    assert fleet.tokens() == tokens
+
+
+@pytest.mark.parametrize(
+    ("status", "dies_after", "reason"),
+    [
+        ("200", "0", "crash loop"),
+        ("200", "4", "restarted 1 times"),
+        ("500", "", "unhealthy"),
+    ],
+    ids=["exits at once", "healthy, then dies", "never healthy"],
+)
+def test_a_broken_release_stops_at_the_canary(
+    fleet: Fleet, broken: dict[str, Any], status: str, dies_after: str, reason: str
+) -> None:
+    before, releases = fleet.containers(), fleet.releases()
+    environment = {"STATUS": status} | ({"DIES_AFTER": dies_after} if dies_after else {})
+    outcome = fleet.up(
+        **broken,
+        gateway_environment=environment,
+        gateway_token_at_start=False,
+        rollout_min_healthy_time=4,
+        rollout_healthy_deadline=15,
+    )
+    assert outcome.status == 1
+    assert "Traceback" not in outcome.output
+    assert reason in outcome.output
+    assert "the broken gateway speaks" in outcome.output  # its last log lines
+    assert fleet.releases() == releases
+    after = fleet.containers()
+    assert after.pop("lab-1") != before.pop("lab-1")
+    assert after == before
+    assert fleet.history("lab-1")[-1]["outcome"] == "restored"
+
+
+def test_a_gateway_that_is_healthy_without_a_token_does_not_pass(fleet: Fleet) -> None:
+    releases = fleet.releases()
+    outcome = fleet.up(
+        gateway_token_file="another.json",
+        gateway_environment={"KIS_BASE_URL": "http://127.0.0.1:9"},
+        rollout_healthy_deadline=10,
+    )
+    assert outcome.status == 1
+    assert "healthy, but there is no valid token" in outcome.output
+    assert fleet.releases() == releases
+
+
+@pytest.mark.parametrize("revert", ["fleet", "host"])
+def test_hosts_switched_before_a_failure_are_reverted_or_kept(
+    fleet: Fleet, broken: dict[str, Any], revert: str
+) -> None:
+    releases = fleet.releases()
+    outcome = fleet.up(
+        **changed(),
+        rollout_revert=revert,
+        per_host={
+            "lab-2": broken
+            | {"gateway_environment": {"STATUS": "500"}, "gateway_token_at_start": False}
+        },
+    )
+    assert outcome.status == 1
+    after = fleet.releases()
+    assert [after[name] for name in ALL[1:]] == [releases[name] for name in ALL[1:]]
+    assert (after["lab-1"] == releases["lab-1"]) == (revert == "fleet")
+    last = fleet.history("lab-1")[-1]["action"]
+    assert last == ("revert" if revert == "fleet" else "switch")
+    assert fleet.up().status == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            {
+                "gateway_image": "localhost:1/nowhere:1",
+                "gateway_image_source": "registry",
+                "gateway_build_context": None,
+            },
+            "could not be pulled",
+        ),
+        ({"gateway_healthcheck": {"test": ["CMD", "true"], "intervall": "2s"}}, "intervall"),
+    ],
+    ids=["image that does not exist", "compose file that is invalid"],
+)
+def test_what_fails_before_the_first_switch_touches_no_container(
+    fleet: Fleet, changes: dict[str, Any], words: str
+) -> None:
+    before = fleet.containers(), fleet.releases()
+    # On the last host only: the others are staged, and none is switched.
+    outcome = fleet.up(**changed(), per_host={"lab-4": changes})
+    assert outcome.status == 1
+    assert words in outcome.output
+    assert (fleet.containers(), fleet.releases()) == before
+    assert fleet.locks() == dict.fromkeys(ALL, "")
+
+
+def test_a_port_that_is_taken_on_one_host_touches_none(fleet: Fleet) -> None:
+    before = fleet.containers(), fleet.releases()
+    tunnel = ["ssh", "-F", fleet.lab.ssh_config, "-N", "-R", "127.0.0.1:8099:127.0.0.1:1", "lab-3"]
+    with subprocess.Popen(tunnel) as holder:
+        wait_for(lambda: ":8099" in fleet.on("lab-3", "ss -ltn"), "the port is taken")
+        outcome = fleet.up(gateway_port=8099)
+        holder.terminate()
+    assert outcome.status == 1
+    assert "[lab-3] port 8099 is held by something else" in outcome.output
+    assert "[lab-1] not touched, because of lab-3" in outcome.output
+    assert (fleet.containers(), fleet.releases()) == before
+
+
+def test_a_host_that_does_not_answer_stops_the_rollout_before_any_switch(fleet: Fleet) -> None:
+    before = fleet.containers()
+    outcome = fleet.up(**changed(), per_host={"lab-4": {"ssh_port": 1}})
+    assert outcome.status == 1
+    assert "not touched, because of lab-4" in outcome.output
+    assert fleet.containers() == before
+
+
+MOMENTS = [
+    "Take the deploy lock",
+    "Stage the release",
+    "batch 1 of 3",
+    "[lab-1] switch:",
+    "[lab-2] switch:",
+]
+
+
+def interrupt(fleet: Fleet, moment: str, act: Callable[[subprocess.Popen[str]], None]) -> int:
+    """Runs `up` with a change and acts when its output says that the moment has come."""
+    process = fleet.start_up(**changed())
+    assert process.stdout is not None
+    for line in process.stdout:
+        if moment in line:
+            act(process)
+            break
+    else:
+        raise AssertionError(f"the moment never came: {moment}")
+    process.stdout.read()
+    return process.wait()
+
+
+def assert_settles_and_next_up_finishes(fleet: Fleet) -> None:
+    wait_for(lambda: fleet.switching() == [], "no switch is under way any more", 60)
+    wait_for(lambda: fleet.serving() == ALL, "every host serves, by itself", 60)
+    outcome = fleet.up()
+    assert outcome.status == 0, outcome.output
+    assert len(set(fleet.compose_hashes().values())) == 1
+    assert fleet.up().changes() == 0
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_killed_controller_leaves_every_host_serving(fleet: Fleet, moment: str) -> None:
+    assert interrupt(fleet, moment, lambda process: process.kill()) != 0
+    assert_settles_and_next_up_finishes(fleet)
+
+
+@pytest.mark.parametrize("moment", ["Stage the release", "[lab-1] switch:", "[lab-2] switch:"])
+def test_a_cut_connection_leaves_the_host_serving(fleet: Fleet, moment: str) -> None:
+    host = "lab-2" if "lab-2" in moment else "lab-1"
+    status = interrupt(
+        fleet, moment, lambda _: fleet.in_container(host, "pkill", "-KILL", "-u", "ops", "sshd")
+    )
+    assert status == 1
+    assert_settles_and_next_up_finishes(fleet)
+
+
+def test_an_engine_that_restarts_during_a_switch(fleet: Fleet) -> None:
+    interrupt(
+        fleet,
+        "[lab-1] switch:",
+        lambda _: fleet.in_container("lab-1", "systemctl", "restart", "docker"),
+    )
+    assert_settles_and_next_up_finishes(fleet)
+
+
+def test_of_two_rollouts_at_once_one_works_and_the_other_says_who(fleet: Fleet) -> None:
+    second: list[Any] = []
+
+    def up_again(_: subprocess.Popen[str]) -> None:
+        began = time.monotonic()
+        second.append(fleet.up(**changed()))
+        second.append(time.monotonic() - began)
+
+    assert interrupt(fleet, "batch 1 of 3", up_again) == 0
+    outcome, seconds = second
+    assert outcome.status == 1
+    assert "holds the deploy lock" in outcome.output
+    assert seconds < 15  # at once: it does not wait for the other's end
+    assert fleet.locks() == dict.fromkeys(ALL, "")
+    assert fleet.up().status == 0
+
+
+def test_a_lock_is_respected_until_it_is_stale(fleet: Fleet) -> None:
+    def put_lock(age: int) -> None:
+        holder = {"id": "x", "by": "kim", "at": "another-desk", "pid": 1}
+        holder["since"] = int(fleet.on("lab-2", "date +%s")) - age
+        fleet.on("lab-2", f"echo '{json.dumps(holder)}' | sudo tee /opt/kis-gateway/lock")
+
+    put_lock(age=60)
+    outcome = fleet.up(**changed())
+    assert outcome.status == 1
+    assert "kim on another-desk" in outcome.output
+    put_lock(age=1000)
+    assert fleet.up(**changed()).status == 0
+    assert fleet.up().status == 0
+
+
+def test_rollback_restart_down_and_up_keep_the_token(fleet: Fleet) -> None:
+    tokens, old = fleet.tokens(), fleet.releases()
+    assert fleet.up(**changed()).status == 0
+    new = fleet.releases()
+    assert not set(new.values()) & set(old.values())
+
+    assert fleet.run("deploy/rollback.py").status == 0
+    assert fleet.releases() == old
+    before = fleet.containers()
+    outcome = fleet.run("deploy/restart.py")
+    assert outcome.status == 0, outcome.output
+    assert fleet.containers() == before
+    assert fleet.history("lab-1")[-1]["outcome"] == "restarted"
+    outcome = fleet.run("deploy/rollback.py", "--data", f"release={'0' * 12}")
+    assert outcome.status == 1
+    assert "is not on this host" in outcome.output
+
+    assert fleet.run("deploy/down.py").status == 0
+    assert fleet.serving() == []
+    assert fleet.tokens() == tokens
+    assert fleet.up().status == 0
+    assert fleet.tokens() == tokens
+
+
+def test_a_rotated_secret_recreates_each_container_once(fleet: Fleet, tmp_path: Path) -> None:
+    before = fleet.containers()
+    account = json.loads(Path(fleet.lab.hosts()[0].secrets_file).read_text()) | {"added": "later"}
+    rotated = tmp_path / "keys.json"
+    rotated.write_text(json.dumps(account))
+    change = {"lab-1": {"gateway_secrets_file": str(rotated)}}
+    assert fleet.up(per_host=change).status == 0
+    after = fleet.containers()
+    assert after.pop("lab-1") != before.pop("lab-1")
+    assert after == before
+    read = fleet.on("lab-1", "sudo docker exec kis-kis-gateway-1 cat /app/config/secrets.json")
+    assert json.loads(read) == account
+    assert fleet.up(per_host=change).changes() == 0
+    assert fleet.up().status == 0
+
+
+def test_old_releases_are_pruned_to_the_last_five(fleet: Fleet) -> None:
+    for _ in range(6):
+        assert fleet.up("--limit", "lab-1", **changed()).status == 0
+    staged = fleet.on("lab-1", "sudo ls /opt/kis-gateway/releases").split()
+    assert 5 <= len(staged) <= 6
+    assert fleet.releases()["lab-1"] in staged
+    assert fleet.up().status == 0
+
+
+def test_a_rebooted_host_serves_again_by_itself(fleet: Fleet) -> None:
+    tokens = fleet.tokens()
+    docker("restart", fleet.lab.container("lab-4"))
+    wait_for(lambda: fleet.serving() == ALL, "the gateway is back", 90)
+    assert fleet.tokens() == tokens
