@@ -1,0 +1,13 @@
+"""Settings of every host in the group `real` of the inventories in this directory."""
+
+from pathlib import Path
+
+gateway_image = "registry.example/kis-gateway:1.4"
+# On this machine, outside of any repository, readable for you alone.
+gateway_secrets_file = Path("~/kis/secrets.json").expanduser()
+gateway_app_key_field = "kis-r-app-key"
+gateway_environment = {"KIS_ENVIRONMENT": "real"}
+
+# One host first; then a quarter; then the rest. A bad release goes back everywhere.
+rollout_batches = [1, "25%", "100%"]
+rollout_revert = "fleet"

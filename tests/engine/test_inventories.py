@@ -1,0 +1,25 @@
+"""The inventories that come with the package are what they say."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from deploy.gateway.release import ROOT
+from deploy.gateway.settings import validate_fleet
+from tests.engine.conftest import BIN, command
+
+
+def test_the_example_fleet_is_valid_once_its_secrets_are_there(tmp_path: Path) -> None:
+    (tmp_path / "kis").mkdir()
+    secrets = {"kis-r-app-key": "real", "kis-v-app-key": "paper"}
+    (tmp_path / "kis/secrets.json").write_text(json.dumps(secrets))
+    result = command(
+        BIN / "pyinfra", "--json", "inventory/example_fleet.py", "debug-inventory",
+        cwd=ROOT, env=os.environ | {"HOME": str(tmp_path)},
+    )  # fmt: skip
+    hosts = {host["name"]: host["data"] for host in json.loads(result.stdout)}
+    fleet = validate_fleet(hosts)
+    assert list(fleet) == ["10.20.0.11", "10.20.0.12", "paper-on-11"]
+    assert {s.environment["KIS_ENVIRONMENT"] for s in fleet.values()} == {"real", "paper"}
