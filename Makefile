@@ -7,7 +7,7 @@ SOURCES := deploy inventory lab services tests
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 .DEFAULT_GOAL := help
 
-.PHONY: help deploy verify restart rollback down lab lab-down test lint lock
+.PHONY: help deploy verify status plan drift restart rollback down lab lab-down test lint lock
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -24,11 +24,20 @@ deploy: .venv/ready  ## bring the gateway up on every host of INVENTORY
 verify: .venv/ready  ## check every host of INVENTORY; SAFE=1 restarts nothing
 	$(PYTEST) tests/verify --inventory $(INVENTORY) $(if $(SAFE),-m "not restarts")
 
+status: .venv/ready  ## what runs on every host, its token's age, the last switches; JSON=1 for machines
+	@$(PYINFRA) -y $(INVENTORY) deploy/status.py $(if $(JSON),--data json=1)
+
+plan: .venv/ready  ## what deploy would change and why; touches nothing
+	$(PYINFRA) -y $(INVENTORY) deploy/plan.py
+
+drift: .venv/ready  ## the same, for a schedule: fails where anything would change
+	$(PYINFRA) -y $(INVENTORY) deploy/drift.py
+
 restart: .venv/ready  ## restart the gateways, batch by batch
 	$(PYINFRA) -y $(INVENTORY) deploy/restart.py
 
 rollback: .venv/ready  ## go back to the release before, or to RELEASE=id, batch by batch
-	$(PYINFRA) -y $(INVENTORY) deploy/rollback.py $(if $(RELEASE),--data release=$(RELEASE))
+	$(PYINFRA) -y $(INVENTORY) deploy/rollback.py $(if $(RELEASE),--data 'release="$(RELEASE)"')
 
 down: .venv/ready  ## take the gateways down; token directory and releases stay
 	$(PYINFRA) -y $(INVENTORY) deploy/down.py

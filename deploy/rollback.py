@@ -1,14 +1,17 @@
 """Goes back to the release before, or to any that lies on the hosts, batch by batch.
 
-Usage: pyinfra -y INVENTORY deploy/rollback.py [--data release=ID]
+Usage: pyinfra -y INVENTORY deploy/rollback.py [--data 'release="ID"']
 """
 
 from pyinfra.context import host
 
 from deploy.gateway import operations as gateway
-from deploy.gateway.targets import batch_count, survey_to_run
+from deploy.gateway.targets import Refused, batch_count, survey_to_run
 
-target = survey_to_run(release_id=str(host.data.get("release") or ""))
+release = host.data.get("release", "")
+if not isinstance(release, str):  # pyinfra reads digits without quotes as a number
+    raise Refused("write the release in quotes of its own: --data 'release=\"ID\"'")
+target = survey_to_run(release_id=release)
 
 gateway.check(target=target, name="Check every host before any is touched")
 gateway.take_lock(target=target, name="Take the deploy lock")

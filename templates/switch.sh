@@ -78,8 +78,10 @@ gate() {
   done
 }
 
-bring_up() { # release
-  if ! output=$(compose "$1" up --detach --no-build --pull never --remove-orphans 2>&1); then
+bring_up() { # release, more flags of `compose up`
+  bring_up=$1
+  shift
+  if ! output=$(compose "$bring_up" up --detach --no-build --pull never --remove-orphans "$@" 2>&1); then
     reason="docker compose up failed: $output"
     return 1
   fi
@@ -127,7 +129,11 @@ switch() {
     fi
     return
   fi
-  if bring_up "$release"; then
+  # The release that should run already: something about its container is wrong, and compose, which
+  # sees no change of a mounted file's content, would let it be.
+  again=''
+  [ "$current" != "$release" ] || again=--force-recreate
+  if bring_up "$release" $again; then
     if [ "$current" != "$release" ]; then
       [ -z "$current" ] || point previous "$current"
       point current "$release"

@@ -1,5 +1,5 @@
 """The nouns that the verbs in `deploy/` use.
 
-Pure, without pyinfra: `settings`, `release`, `reading`, `plan`, `commands`.
-The thin layer that acts: `facts` and `operations`.
+Without pyinfra: `settings`, `release`, `reading`, `plan`, `rollout`, `commands`, `display`.
+The thin layer that acts: `targets`, `facts` and `operations`.
 """

@@ -81,6 +81,9 @@ def prepare_tokens(settings: Settings) -> Command:
 
 
 def fetch_image(image: Image) -> Command:
+    """A saved image is not in `stdin`, which is text: the command waits for it there."""
+    if image.saved is not None:
+        return _script(["load_image.sh"], [image.reference])
     if image.context is None:
         return _script(["pull_image.sh"], [image.reference])
     return _script(

@@ -6,6 +6,7 @@ from collections.abc import Generator
 from typing import Any
 
 import click
+from paramiko import SSHException
 from pyinfra import logger
 from pyinfra.api.command import FunctionCommand, PyinfraCommand, StringCommand
 from pyinfra.api.host import Host
@@ -14,10 +15,20 @@ from pyinfra.connectors.util import CommandOutput
 from pyinfra.context import host, state
 from pyinfra.operations import files
 
-from deploy.gateway import commands
+from deploy.gateway import commands, display
 from deploy.gateway.commands import Command
+from deploy.gateway.release import Image
+from deploy.gateway.saved_image import SavedImage, cut, pack
 from deploy.gateway.settings import Settings
-from deploy.gateway.targets import Target, dropped_out, rollout, this_run, why_untouched
+from deploy.gateway.targets import (
+    CANNOT_READ,
+    Target,
+    dropped_out,
+    rollout,
+    surveyed,
+    this_run,
+    why_untouched,
+)
 
 Commands = Generator[PyinfraCommand, None, None]
 
@@ -39,11 +50,35 @@ class _Locked(StringCommand):
         self.release = StringCommand(commands.release_lock(settings, this_run()).script)
 
     def execute(self, state: Any, host: Any, connector_arguments: Any) -> Any:
-        without_input = dict(connector_arguments)
-        status, output = super().execute(state, host, connector_arguments)
+        without_input = connector_arguments | {"_stdin": ""}
+        status, output = self.attempt(state, host, connector_arguments)
         if not status:
             host.run_shell_command(self.release, **without_input)
         return status, output
+
+    def attempt(self, state: Any, host: Any, connector_arguments: Any) -> Any:
+        return super().execute(state, host, connector_arguments)
+
+
+class _Load(_Locked):
+    """A command under the deploy lock that reads a saved image, and shows how far that is."""
+
+    def __init__(self, image: Image, saved: SavedImage, settings: Settings) -> None:
+        super().__init__(commands.fetch_image(image), settings)
+        self.image, self.saved = image, saved
+
+    def attempt(self, state: Any, host: Any, connector_arguments: Any) -> Any:
+        def say(what: str) -> None:
+            logger.info(f"{host.print_prefix}{self.image.reference}: {what}")
+
+        try:
+            pieces = cut(pack(self.saved, say), say)
+            self.connector_arguments["_stdin"] = pieces  # type: ignore[typeddict-item]
+            return super().attempt(state, host, connector_arguments)
+        except (EOFError, OSError, SSHException, ValueError) as error:
+            what = f"could not be packed or sent: {error}. Nothing that runs was changed; mend that"
+            say(click.style(f"{what}, and deploy again.", "red"))
+            return False, CommandOutput([])
 
 
 def _fail(*messages: str) -> PyinfraCommand:
@@ -111,9 +146,12 @@ def prepare_tokens(target: Target) -> Commands:
 
 @operation()
 def fetch_images(target: Target) -> Commands:
-    """Pulls or builds the images that the host lacks."""
+    """Pulls, builds or loads the images that the host lacks."""
     for image in target.plan.images:
-        yield _Locked(commands.fetch_image(image), target.settings)
+        if image.saved:
+            yield _Load(image, image.saved, target.settings)
+        else:
+            yield _Locked(commands.fetch_image(image), target.settings)
 
 
 @operation()
@@ -203,3 +241,48 @@ def where_it_listens(settings: Settings, release_id: str) -> list[str]:
             f"  curl -H 'tr_id: FHKST01010100' '{url}{path}?{query}'",
         ]
     return lines
+
+
+@operation()
+def show_status(as_json: bool) -> Commands:
+    """Prints on standard output what was read of all hosts; to be run once, not on each."""
+    if state.is_executing:
+        hosts = {
+            name: (target.reading or display.UNREADABLE) if target else display.UNREACHABLE
+            for name, target in surveyed().items()
+        }
+        click.echo(display.status_json(hosts) if as_json else display.status_table(hosts))
+    yield from ()
+
+
+@operation()
+def show_plan(verb: str) -> Commands:
+    """Prints on standard output what `up` would change on all hosts; to be run once."""
+    if state.is_executing:
+        targets = surveyed()
+        for name, target in targets.items():
+            if target and target.reading:
+                click.echo(
+                    display.host_plan(
+                        name,
+                        target.settings,
+                        target.release,
+                        target.reading,
+                        target.plan,
+                        why_untouched(name),
+                    )
+                )
+            else:
+                why = display.UNREADABLE if target else display.UNREACHABLE
+                click.echo(display.not_read(name, why))
+        click.echo(display.summary(verb, [t.plan for t in targets.values() if t]))
+    yield from ()
+
+
+@operation()
+def expect(target: Target, no_changes: bool = False) -> Commands:
+    """Fails on a host that could not be read, or on which anything would change."""
+    if target.reading is None:
+        yield _fail(CANNOT_READ)
+    elif no_changes and (target.plan.reasons or target.plan.refusals):
+        yield _fail("the host is not as its settings want it (see above); `make deploy` mends that")

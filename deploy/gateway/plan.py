@@ -220,18 +220,28 @@ def release_damage(release: Release, reading: Reading) -> str:
 
 def why_switch(settings: Settings, release: Release, reading: Reading) -> str:
     """Why the release is not what runs; empty where it is."""
+    if why := why_recreate(settings, release, reading):
+        return why
+    gateway = reading.gateways[0]
+    if not gateway.serves:
+        return f"the container is {gateway.status}, its health is {gateway.health}"
+    return ""
+
+
+def why_recreate(settings: Settings, release: Release, reading: Reading) -> str:
+    """Why there is no container that was made from the release; empty where there is."""
     if not reading.gateways:
         return "no gateway container is there"
     if len(reading.gateways) > 1:
         return "more than one gateway container is there"
     gateway = reading.gateways[0]
-    wanted = f"{settings.app_dir}/releases/{release.id}/{COMPOSE_FILE}"
-    if gateway.compose_file != wanted or reading.current != release.id:
+    if reading.current != release.id:
         return f"release {reading.current or 'none'} runs, not {release.id}"
+    wanted = f"{settings.app_dir}/releases/{release.id}/{COMPOSE_FILE}"
+    if gateway.compose_file != wanted:  # by hand, with another file or none
+        return f"the container was made from {gateway.compose_file or 'no file'}, not {wanted}"
     if gateway.image != reading.images.get(release.image.reference):
         return f"the container does not run what {release.image.reference} names now"
-    if not gateway.serves:
-        return f"the container is {gateway.status}, its health is {gateway.health}"
     return ""
 
 

@@ -184,7 +184,9 @@ def parse_reading(lines: Iterable[str]) -> Reading:
                 case _:
                     found[name] = value
         except ValueError as error:
-            raise ValueError(f"unexpected line from the host: {line!r}") from error
+            # Of the compose file not a word: its environment may hold what nobody should see.
+            shown = name if name == "current_compose" else line
+            raise ValueError(f"unexpected line from the host: {shown!r}") from error
     try:
         return Reading.model_validate(
             found

@@ -15,6 +15,7 @@ from typing import Any
 import jinja2
 import yaml
 
+from deploy.gateway.saved_image import SavedImage, find_image
 from deploy.gateway.settings import Settings, read_secrets
 
 ROOT = Path(__file__).parents[2]
@@ -46,11 +47,13 @@ class File:
 class Image:
     """The image that a release runs, and how a host that lacks it gets it.
 
-    `context` is the build context by path inside it, or None where the image is pulled.
+    It is built there from `context`, the build context by path inside it, or loaded there from
+    `saved`; where both are None it is pulled.
     """
 
     reference: str
     context: dict[str, File] | None = None
+    saved: SavedImage | None = None
 
     @property
     def base(self) -> str:
@@ -86,11 +89,14 @@ def make_release(settings: Settings, template: Path = TEMPLATE) -> Release:
     """The release that the settings ask for. Reads files on the controller, touches no host.
 
     Raises:
-        ValueError: the secrets file changed for the worse since it was validated.
+        ValueError: the secrets or the image changed for the worse since they were validated.
         jinja2.UndefinedError: the template asks for something that nobody defines.
     """
     image = Image(settings.image)
-    if settings.build_context is not None:
+    if settings.image_source == "archive":
+        saved = find_image(settings.image, settings.image_archive)
+        image = Image(saved.reference(settings.image), saved=saved)
+    elif settings.build_context is not None:
         image = built_image(settings.image, settings.build_context)
     compose = render_compose(settings, image.reference, template).encode()
     files = {

@@ -21,6 +21,8 @@ from pydantic import (
     ValidationError,
 )
 
+from deploy.gateway.saved_image import find_image
+
 PREFIXES = ("gateway_", "rollout_")
 
 # What the container is told by the package itself; an operator's `gateway_environment` may not
@@ -143,7 +145,8 @@ class Settings(BaseModel):
     secrets_file: Path
     app_key_field: str
 
-    image_source: Literal["registry", "build"] = "registry"
+    image_source: Literal["registry", "archive", "build"] = "registry"
+    image_archive: Path | None = None
     build_context: Path | None = None
     user: Annotated[str, AfterValidator(_user)] = "10001:10001"
     bind_address: Annotated[str, AfterValidator(_address)] = "127.0.0.1"
@@ -207,7 +210,7 @@ def validate_fleet(fleet: Mapping[str, Mapping[str, Any]]) -> dict[str, Settings
 
     `fleet` maps each inventory name to its host data; names without one of our prefixes (such as
     `ssh_hostname`) are pyinfra's and are only read to tell whether two names are one machine.
-    Touches no host; reads the secrets, environment and build files on this machine.
+    Touches no host; reads the secrets, environment, build and image files on this machine.
 
     Raises:
         SettingsError: with all problems of all hosts.
@@ -275,6 +278,13 @@ def _relations(settings: Settings) -> list[tuple[tuple[str, ...], str]]:
                 "is needed for gateway_image_source='build', and only there",
             )
         )
+    if settings.image_source != "archive" and settings.image_archive is not None:
+        problems.append(
+            (
+                ("gateway_image_archive", "gateway_image_source"),
+                "is only for gateway_image_source='archive'",
+            )
+        )
     if settings.image_source == "build" and re.search(r"[@:][^/]*$", settings.image):
         problems.append(
             (
@@ -323,6 +333,12 @@ def _file_problems(settings: Settings) -> list[tuple[str, str]]:
             problems.append(("gateway_env_file", f"cannot be read: {_reason(error)}"))
     if settings.build_context and not (settings.build_context / "Dockerfile").is_file():
         problems.append(("gateway_build_context", "has no Dockerfile"))
+    if settings.image_source == "archive":
+        try:
+            find_image(settings.image, settings.image_archive)
+        except ValueError as error:
+            name = "gateway_image_archive" if settings.image_archive else "gateway_image"
+            problems.append((name, str(error)))
     return problems
 
 

@@ -95,7 +95,7 @@ def test_the_canary_is_switched_alone_and_the_rest_in_batches(fleet: Fleet) -> N
     [
         ("200", "0", "crash loop"),
         ("200", "4", "restarted 1 times"),
-        ("500", "", "unhealthy"),
+        ("500", "", "not healthy within 15 s"),
     ],
     ids=["exits at once", "healthy, then dies", "never healthy"],
 )
@@ -185,7 +185,15 @@ def test_what_fails_before_the_first_switch_touches_no_container(
 
 def test_a_port_that_is_taken_on_one_host_touches_none(fleet: Fleet) -> None:
     before = fleet.containers(), fleet.releases()
-    tunnel = ["ssh", "-F", fleet.lab.ssh_config, "-N", "-R", "127.0.0.1:8099:127.0.0.1:1", "lab-3"]
+    tunnel = [
+        "ssh",
+        "-F",
+        str(fleet.lab.ssh_config),
+        "-N",
+        "-R",
+        "127.0.0.1:8099:127.0.0.1:1",
+        "lab-3",
+    ]
     with subprocess.Popen(tunnel) as holder:
         wait_for(lambda: ":8099" in fleet.on("lab-3", "ss -ltn"), "the port is taken")
         outcome = fleet.up(gateway_port=8099)
@@ -306,7 +314,7 @@ def test_rollback_restart_down_and_up_keep_the_token(fleet: Fleet) -> None:
     assert outcome.status == 0, outcome.output
     assert fleet.containers() == before
     assert fleet.history("lab-1")[-1]["outcome"] == "restarted"
-    outcome = fleet.run("deploy/rollback.py", "--data", f"release={'0' * 12}")
+    outcome = fleet.run("deploy/rollback.py", "--data", f'release="{"0" * 12}"')
     assert outcome.status == 1
     assert "is not on this host" in outcome.output
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import json
 import platform
+import tarfile
+from pathlib import Path
 from typing import Any
 
 from deploy.gateway.reading import Container, HostPath, Reading, ReleaseFile
@@ -36,6 +40,16 @@ def release() -> Release:
         "secrets.json": File(b"{}", 0o400, 10001, 10001),
     }
     return Release(Image("registry.example/kis:1.4"), files)
+
+
+def saved_tar(path: Path, config: str) -> Path:
+    """Writes what `docker save` writes first of all: which image it is, by its configuration."""
+    manifest = json.dumps([{"Config": config, "RepoTags": None, "Layers": []}]).encode()
+    with tarfile.open(path, "w") as tar:
+        info = tarfile.TarInfo("manifest.json")
+        info.size = len(manifest)
+        tar.addfile(info, io.BytesIO(manifest))
+    return path
 
 
 def container(**changes: Any) -> Container:

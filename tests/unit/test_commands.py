@@ -22,6 +22,7 @@ from deploy.gateway.release import (
     simulator_image,
 )
 from deploy.gateway.rollout import Run
+from deploy.gateway.saved_image import SavedImage
 from tests.unit.builders import settings
 
 SECRET = "s3cret-of-nobody"
@@ -77,6 +78,11 @@ COMMANDS = {
         commands.fetch_image(Image("kis:3", {"Dockerfile": File(b"FROM scratch\n", 0o644)})),
         ["build_image.sh"],
         ["kis:3", ""],
+    ),
+    "fetch_image, loaded": (
+        commands.fetch_image(Image("kis:4", saved=SavedImage("sha256:4", None))),
+        ["load_image.sh"],
+        ["kis:4"],
     ),
     "start_simulator": (
         commands.start_simulator(),

@@ -171,8 +171,8 @@ OF_ANOTHER_RELEASE = {
     [
         ({"containers": (), "listening": frozenset()}, "no gateway container is there"),
         ({"containers": (container(), container(id="f00d"))}, "more than one gateway container"),
-        ({"containers": (container(labels=OF_ANOTHER_RELEASE),)}, "not " + release().id),
-        ({"containers": (container(labels={}),)}, "not " + release().id),
+        ({"containers": (container(labels=OF_ANOTHER_RELEASE),)}, "made from /opt/kis-gateway/rel"),
+        ({"containers": (container(labels={}),)}, "made from no file, not /opt/kis-gateway/"),
         ({"current": None}, f"release none runs, not {release().id}"),
         ({"current": "0123456789ab"}, f"release 0123456789ab runs, not {release().id}"),
         ({"images": {"registry.example/kis:1.4": "sha256:2222"}}, "1.4 names now"),

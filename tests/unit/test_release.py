@@ -23,7 +23,8 @@ from deploy.gateway.release import (
     render_compose,
     to_yaml,
 )
-from tests.unit.builders import SECRETS_FILE, settings
+from deploy.gateway.saved_image import SavedImage
+from tests.unit.builders import SECRETS_FILE, saved_tar, settings
 
 # What a reader of YAML, compose or Jinja could take for something else.
 AWKWARD = [
@@ -276,6 +277,24 @@ def test_a_release_holds_its_files_with_modes_and_owners(tmp_path: Path) -> None
         "secrets.json": File(SECRETS_FILE.read_bytes(), 0o400, 7, 8),
         "gateway.env": File(b"A=1\r\n", 0o600),
     }
+
+
+def test_an_image_from_an_archive_is_pinned_by_its_id(tmp_path: Path) -> None:
+    first, second = (
+        make_release(
+            settings(
+                image_source="archive",
+                image_archive=saved_tar(tmp_path / digit, f"{digit * 64}.json"),
+            )
+        )
+        for digit in "ab"
+    )
+    assert first.image == Image(
+        "registry.example/kis:" + "a" * 12, saved=SavedImage(f"sha256:{'a' * 64}", tmp_path / "a")
+    )
+    compose = yaml.safe_load(first.files[COMPOSE_FILE].content)
+    assert compose["services"][SERVICE]["image"] == first.image.reference
+    assert first.id != second.id
 
 
 def test_no_secret_is_in_a_repr(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import time
+from pathlib import Path
 
 import pytest
 
@@ -66,5 +68,9 @@ def test_only_a_process_of_this_machine_is_known_to_be_gone() -> None:
     assert run.knows_gone(run.at, ended.pid)
     assert not run.knows_gone("another-machine", ended.pid)
     with subprocess.Popen(["sh", "-c", "read x", "pyinfra"], stdin=subprocess.PIPE) as alive:
+        command_line = Path(f"/proc/{alive.pid}/cmdline")
+        deadline = time.monotonic() + 5
+        while not command_line.read_bytes():  # the kernel shows none for a moment after the exec
+            assert time.monotonic() < deadline
         assert not run.knows_gone(run.at, alive.pid)
         alive.terminate()

@@ -38,6 +38,7 @@ def test_the_defaults_are_those_of_the_documented_table() -> None:
     defaults = made.model_dump(exclude={"image", "secrets_file", "app_key_field", "simulator"})
     assert defaults == {
         "image_source": "registry",
+        "image_archive": None,
         "build_context": None,
         "user": "10001:10001",
         "bind_address": "127.0.0.1",
@@ -182,6 +183,11 @@ def test_numbers_and_booleans_reach_the_container_as_it_expects_them() -> None:
             "is needed",
         ),
         ({"gateway_build_context": CONTEXT}, "gateway_build_context", "and only there"),
+        (
+            {"gateway_image_archive": "kis.tar"},
+            "gateway_image_archive",
+            "is only for gateway_image_source='archive'",
+        ),
         (
             {"gateway_image_source": "build", "gateway_build_context": CONTEXT},
             "gateway_image",
@@ -433,6 +439,35 @@ def test_a_build_context_needs_a_dockerfile(tmp_path: Path) -> None:
     assert problems_of({"seoul": data}) == [("seoul", "gateway_build_context", "has no Dockerfile")]
     (tmp_path / "Dockerfile").touch()
     assert validate_fleet({"seoul": data})
+
+
+@pytest.mark.parametrize(
+    ("path_in", "why"),
+    [
+        (lambda tmp: tmp / "nowhere", "cannot be read: No such file or directory"),
+        (lambda tmp: tmp, "cannot be read: Is a directory"),
+        (lambda tmp: tmp / "a\0b", "cannot be read: embedded null byte"),
+        (lambda _: CONTEXT / "Dockerfile", "is no image: neither a tar nor one packed"),
+    ],
+    ids=["missing", "a directory", "NUL", "no archive"],
+)
+def test_an_archive_that_is_no_image_says_why(
+    tmp_path: Path, path_in: Callable[[Path], Path], why: str
+) -> None:
+    archive = {"gateway_image_source": "archive", "gateway_image_archive": path_in(tmp_path)}
+    name, what = only_problem_of(**archive)
+    assert name == "gateway_image_archive"
+    assert why in what
+
+
+def test_without_an_archive_this_machine_must_have_the_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))  # on which there is no docker
+    name, what = only_problem_of(gateway_image_source="archive")
+    assert name == "gateway_image"
+    assert "docker is needed on this machine" in what
+    assert what.endswith("or set gateway_image_archive")
 
 
 def test_in_host_mode_the_gateway_answers_on_its_own_port() -> None:

@@ -1,0 +1,272 @@
+"""What an operator is shown of readings and plans, as text. Pure; no secret is in any of it."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import click
+import yaml
+
+from deploy.gateway.plan import Plan, why_recreate
+from deploy.gateway.reading import Container, Event, Reading
+from deploy.gateway.release import COMPOSE_FILE, Release
+from deploy.gateway.settings import Settings
+
+# In place of a reading: the connection failed, or the command did.
+UNREACHABLE = "unreachable"
+UNREADABLE = "unreadable"
+
+NOTHING = "-"
+HIDDEN = "(hidden)"
+CHANGED = "(changed)"
+
+
+def status_table(hosts: Mapping[str, Reading | str]) -> str:
+    """Two tables: what runs on each host, and below it each host's last switches.
+
+    `hosts` are readings, or `UNREACHABLE` or `UNREADABLE`, by the inventory's names.
+    """
+    header = ["HOST", "RELEASE", "IMAGE", "HEALTH", "RESTARTS"]
+    header += ["TOKEN AGE", "TOKEN VALID FOR", "LOCK"]
+    rows = [
+        [name, found] if isinstance(found, str) else [name, *_status_cells(found)]
+        for name, found in hosts.items()
+    ]
+    switches = [
+        [name, *_event_cells(event)]
+        for name, found in hosts.items()
+        if isinstance(found, Reading)
+        for event in found.history
+    ]
+    tables = [_table([header, *rows])]
+    if switches:
+        header = ["HOST", "WHEN", "BY", "ACTION", "FROM", "TO", "OUTCOME", "SECONDS", "ISSUANCES"]
+        tables.append(_table([header, *switches]))
+    return "\n\n".join(tables)
+
+
+def status_json(hosts: Mapping[str, Reading | str]) -> str:
+    """The same as one JSON document: a list with an object for each host.
+
+    Times are epoch seconds by the host's clock, durations seconds; null is what is not there.
+    """
+    return json.dumps([_status_object(name, found) for name, found in hosts.items()], indent=2)
+
+
+def _status_object(name: str, found: Reading | str) -> dict[str, Any]:
+    if isinstance(found, str):
+        return {"host": name, "state": found}
+    container = _container(found)
+    return {
+        "host": name,
+        "state": "read",
+        "clock": found.clock,
+        "release": found.current,
+        "containers": len(found.gateways),
+        "image": container.image_name if container else None,
+        "status": container.status if container else None,
+        "health": container.health if container else None,
+        "restarts": container.restarts if container else None,
+        "token_written": found.token_written,
+        "token_expires": found.token_expires,
+        "lock": found.lock.model_dump() if found.lock else None,
+        "history": [
+            event.model_dump(by_alias=True) | {"began": event.began // 1000}
+            for event in found.history
+        ],
+    }
+
+
+def _container(reading: Reading) -> Container | None:
+    """Of several containers, as an interrupted re-creation leaves them, one that serves."""
+    return max(reading.gateways, key=lambda container: container.serves, default=None)
+
+
+def _status_cells(reading: Reading) -> list[str]:
+    container = _container(reading)
+    if container is None:
+        cells = [NOTHING, "no container", NOTHING]
+    else:
+        health = f"{container.status}/{container.health}" if container.health else container.status
+        if len(reading.gateways) > 1:
+            health += f" (one of {len(reading.gateways)})"
+        cells = [container.image_name, health, str(container.restarts)]
+    lock = reading.lock
+    held = f"{lock.by} from {lock.at} since {_moment(lock.since)}" if lock else NOTHING
+    return [reading.current or NOTHING, *cells, *_token_cells(reading), held]
+
+
+def _token_cells(reading: Reading) -> tuple[str, str]:
+    """How long ago the token file was written, and for how long its token is still valid."""
+    if reading.token_written is None:
+        return NOTHING, "no token"
+    age = duration(reading.clock - reading.token_written)
+    if reading.token_expires is None:
+        return age, "no token in the file"
+    left = reading.token_expires - reading.clock
+    return age, duration(left) if left > 0 else "expired"
+
+
+def _event_cells(event: Event) -> list[str]:
+    return [
+        _moment(event.began // 1000),
+        event.by,
+        event.action,
+        event.from_ or NOTHING,
+        event.to or NOTHING,
+        event.outcome,
+        f"{event.seconds:.1f}",
+        str(event.issuances),
+    ]
+
+
+def duration(seconds: int) -> str:
+    """In words, by its two largest units: `42 s`, `12 min`, `21 h 04 min`, `3 d 04 h`."""
+    minutes, hours, days = seconds // 60, seconds // 3600, seconds // 86400
+    if minutes < 1:
+        return f"{max(seconds, 0)} s"  # two clocks, or two moments of one, may disagree
+    if hours < 1:
+        return f"{minutes} min"
+    if days < 2:
+        return f"{hours} h {minutes % 60:02} min"
+    return f"{days} d {hours % 24:02} h"
+
+
+def _moment(epoch: int) -> str:
+    """In this machine's time zone, where the operator sits."""
+    return f"{datetime.fromtimestamp(epoch):%Y-%m-%d %H:%M:%S}"
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    """Left-aligned columns; a row may be short."""
+    columns = max(len(row) for row in rows)
+    widths = [max(len(row[c]) for row in rows if c < len(row)) for c in range(columns)]
+    return "\n".join(
+        "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=False)).rstrip()
+        for row in rows
+    )
+
+
+def host_plan(
+    name: str,
+    settings: Settings,
+    release: Release,
+    reading: Reading,
+    plan: Plan,
+    in_the_way: Iterable[str],
+) -> str:
+    """What `up` would change on one host, and why; with what stands in the way of it."""
+    lines = [f"- {reason}" for reason in plan.reasons]
+    if plan.switch:
+        lines.append(_fate_of_the_container(settings, release, reading))
+    if plan.stage or plan.switch:
+        lines += _file_changes(release, reading)
+        lines += compose_diff(
+            reading.current_compose, release.files[COMPOSE_FILE].content.decode(), release.id
+        )
+    lines += [click.style(f"! in the way: {problem}", "red") for problem in in_the_way]
+    count = f"{len(plan.reasons)} changes" if plan.is_needed else "nothing to change"
+    return "\n  ".join([click.style(f"{name}: {count}", bold=True), *lines])
+
+
+def not_read(name: str, why: str) -> str:
+    """The plan of a host that did not answer."""
+    return click.style(f"{name}: {why}, so nothing is known of it", "red")
+
+
+def summary(verb: str, plans: Iterable[Plan]) -> str:
+    """The last line: `plan: 3 changes on 2 hosts`."""
+    counts = [len(plan.reasons) for plan in plans if plan.is_needed]
+    return f"{verb}: {sum(counts)} changes on {len(counts)} hosts"
+
+
+def _fate_of_the_container(settings: Settings, release: Release, reading: Reading) -> str:
+    if not reading.gateways:
+        return "A container is created."
+    if why := why_recreate(settings, release, reading):
+        return f"The container is re-created: {why}."
+    return "The container is re-created: its release is right, but it is not as it should be."
+
+
+def _file_changes(release: Release, reading: Reading) -> list[str]:
+    """Of the files beside the compose file nothing is shown but that they differ."""
+    lines = []
+    for name in sorted({*release.files, *reading.current_files} - {COMPOSE_FILE}):
+        if name not in reading.current_files:
+            lines.append(f"{name}: new")
+        elif name not in release.files:
+            lines.append(f"{name}: not in the release any more")
+        elif release.files[name].sha256 != reading.current_files[name]:
+            lines.append(f"{name}: changed")
+    return lines
+
+
+def compose_diff(current: str, wanted: str, release_id: str) -> list[str]:
+    """A unified diff of what two compose files say: without comments, and one value a line.
+
+    Values whose name looks secret are shown as `(hidden)`, or as `(changed)` where they are.
+    """
+    if current == wanted:
+        return []
+    after = yaml.safe_load(wanted)
+    try:
+        before = yaml.safe_load(current) or {}
+    except (yaml.YAMLError, ValueError):  # the message would repeat the line
+        before = None
+    if not isinstance(before, dict):
+        return [f"{COMPOSE_FILE}: what lies on the host is no compose file, so no diff is shown"]
+    old, new = _as_lines(_redact(before, None)), _as_lines(_redact(after, before))
+    diff = difflib.unified_diff(
+        old, new, f"{COMPOSE_FILE} on the host", f"{COMPOSE_FILE} of {release_id}", lineterm=""
+    )
+    colours = {"+": "green", "-": "red"}
+    lines = [click.style(line, colours.get(line[0])) for line in diff]
+    return lines or [f"{COMPOSE_FILE}: differs only in comments or layout"]
+
+
+def _as_lines(value: Any) -> list[str]:
+    if not value:
+        return []
+    text: str = yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=float("inf"))
+    return text.splitlines()
+
+
+def _looks_secret(name: object) -> bool:
+    text = str(name).upper()
+    return bool(re.search("SECRET|PASSWORD|TOKEN|KEY", text)) and not text.endswith(
+        ("_PATH", "_FILE", "_FIELD")
+    )
+
+
+def _redact(value: Any, other: Any) -> Any:
+    """`value` without what looks secret; `other` is what stands in its place in the other file."""
+    if isinstance(value, dict):
+        others = other if isinstance(other, dict) else {}
+        return {
+            name: _stand_in(item, others.get(name))
+            if _looks_secret(name) and not isinstance(item, dict | list)
+            else _redact(item, others.get(name))
+            for name, item in value.items()
+        }
+    if isinstance(value, list):  # an environment may be a list of NAME=value, too
+        others = {_name(item): item for item in other} if isinstance(other, list) else {}
+        return [
+            f"{_name(item)}={_stand_in(item, others.get(_name(item)))}"
+            if isinstance(item, str) and "=" in item and _looks_secret(_name(item))
+            else _redact(item, None)
+            for item in value
+        ]
+    return value
+
+
+def _name(assignment: object) -> str:
+    return str(assignment).partition("=")[0]
+
+
+def _stand_in(value: object, other: object) -> str:
+    return HIDDEN if other in (None, value) else CHANGED

@@ -1,0 +1,12 @@
+"""Shows what a deploy would change on every host, and why. Touches nothing.
+
+Usage: pyinfra -y INVENTORY deploy/plan.py
+"""
+
+from deploy.gateway import operations as gateway
+from deploy.gateway.targets import survey
+
+target = survey()
+
+gateway.show_plan(verb="plan", name="Show what a deploy would change", _run_once=True)
+gateway.expect(target=target, name="Expect that the host could be read")

@@ -1,0 +1,168 @@
+"""An image without a registry: sent to a host that lacks it, once, and pinned by its id."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import subprocess
+import tarfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deploy.gateway.release import ROOT
+from tests.engine.conftest import STUBBORN_GATEWAY, Deployment, Outcome, command, docker, get
+from tests.unit.builders import saved_tar
+
+NAME = f"kis-test-sent-{secrets.token_hex(4)}"  # no host has it yet
+ARCHIVE = {
+    "gateway_image": f"{NAME}:1.4",
+    "gateway_image_source": "archive",
+    "gateway_build_context": None,
+}
+
+
+@pytest.fixture(scope="module")
+def image(
+    new_deployment: Callable[..., Deployment], stubborn_settings: dict[str, Any]
+) -> Iterator[str]:
+    """The id of a gateway's image that another deployment built; its names go with the module."""
+    deployment = new_deployment("built", **stubborn_settings)
+    outcome = deployment.up()
+    assert outcome.status == 0, outcome.output
+    yield deployment.inspect("{{.Image}}")
+    deployment.compose("down")
+    left = docker("images", "--filter", f"reference={NAME}", "--format", "{{.Repository}}:{{.Tag}}")
+    command("docker", "image", "rm", "--force", *left.splitlines())
+
+
+@pytest.fixture(scope="module")
+def tar(image: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("saved") / "image.tar"
+    docker("save", "--output", str(path), image)
+    return path
+
+
+@pytest.fixture(scope="module")
+def deployed(new_deployment: Callable[..., Deployment], tar: Path) -> tuple[Deployment, Outcome]:
+    """A gateway that came out of the tar, and how that went."""
+    deployment = new_deployment("sent", **ARCHIVE, gateway_image_archive=tar)
+    outcome = deployment.up()
+    assert outcome.status == 0, outcome.output
+    return deployment, outcome
+
+
+def reference(image: str) -> str:
+    return f"{NAME}:{image.removeprefix('sha256:')[:12]}"
+
+
+def test_what_runs_is_what_the_tar_holds(deployed: tuple[Deployment, Outcome], image: str) -> None:
+    deployment, _ = deployed
+    assert deployment.inspect("{{.Image}}") == image
+    assert deployment.inspect("{{.Config.Image}}") == reference(image)
+
+
+def test_the_operator_sees_how_far_it_is(deployed: tuple[Deployment, Outcome], image: str) -> None:
+    lines = [line for line in deployed[1].output.splitlines() if reference(image) in line]
+    said = [line.partition(f"[@local] {reference(image)}: ")[2] for line in lines]
+    progress = [what for what in said if what]
+    assert progress[0].startswith("packing ")
+    assert progress[1].startswith("sending ")
+    assert [what.split(" % ")[0] for what in progress[2:-1]] == [str(p) for p in range(10, 100, 10)]
+    assert progress[-1].startswith("sent ")
+    assert "MB/s" in progress[-1]
+
+
+def test_a_second_up_sends_nothing(deployed: tuple[Deployment, Outcome]) -> None:
+    outcome = deployed[0].up()
+    assert outcome.status == 0, outcome.output
+    assert outcome.changes() == 0
+    assert "sending" not in outcome.output
+
+
+def test_what_this_machine_has_by_that_name_is_the_same(
+    deployed: tuple[Deployment, Outcome], image: str
+) -> None:
+    """Without a tar, of the controller's own engine; here that is the host's, too."""
+    deployment, _ = deployed
+    docker("tag", image, f"{NAME}:1.4")
+    assert deployment.up(gateway_image_archive=None).changes() == 0
+
+
+def test_a_name_that_moved_on_is_a_change(
+    deployed: tuple[Deployment, Outcome], image: str, tmp_path: Path
+) -> None:
+    deployment, _ = deployed
+    (tmp_path / "Dockerfile").write_text(f"FROM {reference(image)}\nLABEL newer=yes\n")
+    docker("build", "--quiet", "--tag", f"{NAME}:1.4", str(tmp_path))
+    outcome = deployment.up(gateway_image_archive=None)
+    assert outcome.status == 0, outcome.output
+    newer = docker("image", "inspect", "--format", "{{.Id}}", f"{NAME}:1.4")
+    assert newer != image
+    assert deployment.inspect("{{.Image}}") == newer
+    assert deployment.up().status == 0  # back to the tar, and to what the other tests expect
+    assert deployment.inspect("{{.Image}}") == image
+
+
+def assert_refused(outcome: Outcome, *words: str) -> None:
+    assert outcome.status == 1, outcome.output
+    assert "Traceback" not in outcome.output
+    for word in words:
+        assert word in outcome.output
+
+
+def test_a_tar_that_is_no_image_is_refused_before_anything_is_touched(
+    deployed: tuple[Deployment, Outcome], tmp_path: Path
+) -> None:
+    deployment, _ = deployed
+    before = deployment.host_state()
+    path = tmp_path / "sources.tar"
+    with tarfile.open(path, "w") as tar:
+        tar.add(STUBBORN_GATEWAY, "sources")
+    outcome = deployment.up(gateway_image_archive=path)
+    assert_refused(outcome, "no host was touched", "gateway_image_archive", "has no manifest.json")
+    assert deployment.host_state() == before
+
+
+def test_an_image_that_this_machine_lacks_is_refused_before_anything_is_touched(
+    deployed: tuple[Deployment, Outcome],
+) -> None:
+    deployment, _ = deployed
+    before = deployment.host_state()
+    outcome = deployment.up(gateway_image=f"{NAME}:nowhere", gateway_image_archive=None)
+    assert_refused(outcome, "no host was touched", "No such image", "build or pull it here")
+    assert deployment.host_state() == before
+
+
+def test_an_image_that_cannot_be_loaded_leaves_the_gateway_and_no_lock(
+    deployed: tuple[Deployment, Outcome], tmp_path: Path
+) -> None:
+    deployment, _ = deployed
+    container = deployment.container()
+    config = f"{secrets.token_hex(32)}.json"  # which the archive lacks
+    path = saved_tar(tmp_path / "damaged.tar", config)
+    outcome = deployment.up(gateway_image_archive=path)
+    assert_refused(outcome, config, "could not be loaded", "archive is damaged")
+    assert deployment.container() == container
+    assert get(f"{deployment.url}/health")[0] == 200
+    assert not (deployment.app_dir / "lock").exists()
+
+
+def test_an_engine_that_is_gone_is_told_though_nobody_reads_the_image() -> None:
+    """The very script: a pipe that breaks would hide its words from whoever is still sending."""
+    script = subprocess.Popen(
+        ["sh", ROOT / "templates/load_image.sh", reference("sha256:0123456789abcdef")],
+        env=os.environ | {"DOCKER_HOST": "unix:///nowhere.sock"},
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    with script:
+        assert script.stdin and script.stderr
+        script.stdin.write(b"x" * 2**22)  # fails where the pipe breaks
+        script.stdin.close()
+        said = script.stderr.read()
+    assert script.returncode == 1
+    assert b"nowhere.sock" in said
+    assert b"could not be loaded" in said

@@ -1,0 +1,174 @@
+"""`status`, `plan` and `drift`: what they show is right, holds no secret, and touches nothing."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from subprocess import CompletedProcess
+from typing import Any
+
+import pytest
+
+from tests.engine.conftest import BIN, Deployment, command
+
+Damage = Callable[[Deployment, Path], object]
+
+
+@pytest.fixture(scope="module")
+def deployed(new_deployment: Callable[..., Deployment]) -> Deployment:
+    deployment = new_deployment("status")
+    deployment.data["gateway_environment"] |= {"SOME_API_KEY": "the-value-before"}
+    outcome = deployment.up()
+    assert outcome.status == 0, outcome.output
+    return deployment
+
+
+def run(deployment: Deployment, verb: str, *flags: str, **changes: Any) -> CompletedProcess[str]:
+    """`pyinfra -y INVENTORY deploy/VERB.py`, with what goes where; nothing it says is secret."""
+    inventory = deployment.inventory(**changes)
+    result = command(
+        BIN / "pyinfra", "-y", *flags, inventory, f"deploy/{verb}.py", cwd=deployment.checkout
+    )
+    for secret in (deployment.token(), deployment.account.app_secret, "the-value-"):
+        assert secret not in result.stdout + result.stderr
+    assert "Traceback" not in result.stderr
+    return result
+
+
+def with_a_silent_host(deployment: Deployment) -> Path:
+    """An inventory of the deployment's host and of one that refuses the connection."""
+    silent = deployment.data | {"ssh_hostname": "127.0.0.1", "ssh_port": 1}
+    path = deployment.directory / "two.py"
+    path.write_text(
+        "from pathlib import PosixPath\n"
+        f"two = [('silent', {silent!r}), ('@local', {deployment.data!r})]\n"
+    )
+    return path
+
+
+def test_the_status_of_a_running_deployment(deployed: Deployment) -> None:
+    before = deployed.host_state()
+    result = run(deployed, "status", "-vv")
+    assert result.returncode == 0, result.stderr
+    assert result.stderr.count(">>> ") == 1  # one command, the reading
+    header, row, _, _, switch = (line.split() for line in result.stdout.splitlines())
+    release = (deployed.app_dir / "current").readlink().name
+    image = deployed.inspect("{{.Config.Image}}")
+    assert header[0] == "HOST"
+    assert row[:5] == ["@local", release, image, "running/healthy", "0"]
+    assert "23 h 59 min" in result.stdout
+    assert "switch - " + release + " switched" in " ".join(switch)
+    assert deployed.host_state() == before
+
+
+def test_the_status_for_machines(deployed: Deployment) -> None:
+    result = run(deployed, "status", "--data", "json=1")
+    assert result.returncode == 0, result.stderr
+    [host] = json.loads(result.stdout)
+    assert (host["host"], host["state"], host["health"]) == ("@local", "read", "healthy")
+    assert host["token_expires"] == json.loads(deployed.token_file.read_text())["expires_at"]
+    assert host["token_written"] == int(deployed.token_file.stat().st_mtime)
+    assert [(event["action"], event["to"]) for event in host["history"]] == [
+        ("switch", host["release"])
+    ]
+
+
+def test_a_host_that_does_not_answer_is_shown_and_fails(deployed: Deployment) -> None:
+    inventory = with_a_silent_host(deployed)
+    for verb, line in [
+        ("status", "silent  unreachable"),
+        ("plan", "silent: unreachable, so nothing is known of it"),
+    ]:
+        result = command(
+            BIN / "pyinfra", "-y", inventory, f"deploy/{verb}.py", cwd=deployed.checkout
+        )
+        assert result.returncode == 1
+        assert line in result.stdout.splitlines()
+        assert "\n@local" in result.stdout
+        assert "Traceback" not in result.stderr
+
+
+def test_the_plan_of_an_unchanged_deployment(deployed: Deployment) -> None:
+    result = run(deployed, "plan")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == "@local: nothing to change\nplan: 0 changes on 0 hosts\n"
+
+
+def test_the_plan_of_a_changed_setting(deployed: Deployment) -> None:
+    before = deployed.host_state()
+    environment = deployed.data["gateway_environment"] | {"SOME_API_KEY": "the-value-after"}
+    result = run(
+        deployed, "plan", gateway_environment=environment, gateway_labels={"greeting": "hello"}
+    )
+    assert result.returncode == 0, result.stderr
+    lines = result.stdout.splitlines()
+    assert lines[0] == "@local: 2 changes"
+    assert "  +      SOME_API_KEY: (changed)" in lines
+    assert "  +      greeting: hello" in lines
+    assert "The container is re-created" in result.stdout
+    assert lines[-1] == "plan: 2 changes on 1 hosts"
+    assert deployed.host_state() == before
+
+
+def remove_the_container(deployment: Deployment, _: Path) -> None:
+    deployment.compose("down")
+
+
+def edit_a_file(deployment: Deployment, _: Path) -> None:
+    with (deployment.app_dir / "current" / "docker-compose.yml").open("a") as file:
+        file.write("# by hand\n")
+
+
+def open_the_token_directory(deployment: Deployment, _: Path) -> None:
+    deployment.token_file.parent.chmod(0o755)
+
+
+def point_current_elsewhere(deployment: Deployment, _: Path) -> None:
+    current = deployment.app_dir / "current"
+    shutil.copytree(current, deployment.app_dir / "releases" / "0123456789ab")
+    current.unlink()
+    current.symlink_to("releases/0123456789ab")
+
+
+def replace_the_container(deployment: Deployment, directory: Path) -> None:
+    edited = directory / "edited"
+    shutil.copytree(deployment.app_dir / "current", edited)
+    shutil.chown(edited / "secrets.json", 10001, 10001)
+    compose_file = edited / "docker-compose.yml"
+    compose_file.write_text(compose_file.read_text().replace('"512m"', '"256m"'))
+    deployment.compose("--file", str(compose_file), "up", "--detach", "--force-recreate")
+
+
+@pytest.mark.parametrize(
+    "damages",
+    [
+        [
+            (open_the_token_directory, "its owner or mode is not right"),
+            (edit_a_file, "docker-compose.yml was changed on the host"),
+            (replace_the_container, "edited/docker-compose.yml, not "),
+        ],
+        [
+            (point_current_elsewhere, "release 0123456789ab runs"),
+            (remove_the_container, "no gateway container is there"),
+        ],
+    ],
+)
+def test_drift_is_noticed_and_up_mends_it(
+    deployed: Deployment, tmp_path: Path, damages: list[tuple[Damage, str]]
+) -> None:
+    token = deployed.token()
+    assert run(deployed, "drift").returncode == 0
+    for damage, reason in damages:
+        damage(deployed, tmp_path)
+        drifted = run(deployed, "drift")
+        assert drifted.returncode == 1
+        assert reason in drifted.stdout
+        assert "drift: 0 changes" not in drifted.stdout
+    outcome = deployed.up()
+    assert outcome.status == 0, outcome.output
+    mended = run(deployed, "drift")
+    assert mended.returncode == 0, mended.stdout
+    assert mended.stdout.endswith("drift: 0 changes on 0 hosts\n")
+    assert deployed.token() == token

@@ -1,0 +1,278 @@
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import click
+import pytest
+
+from deploy.gateway import display
+from deploy.gateway.plan import Plan, make_plan
+from deploy.gateway.reading import Event, Lock, Reading
+from deploy.gateway.release import COMPOSE_FILE, Release, make_release
+from deploy.gateway.settings import Settings
+from tests.unit import builders
+from tests.unit.builders import container, reading
+
+CLOCK = 1795470000
+LOCK = Lock(id="abc", by="ops", at="desk", pid=4711, since=CLOCK - 10)
+EVENT = Event.model_validate(
+    {
+        "began": (CLOCK - 3600) * 1000 + 123,
+        "seconds": 7.25,
+        "by": "ops",
+        "action": "switch",
+        "from": "",
+        "to": "5393e3d2b05a",
+        "image": "kis:1.4",
+        "outcome": "switched",
+        "issuances": 1,
+    }
+)
+
+
+@pytest.fixture(autouse=True)
+def in_korea(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "Asia/Seoul")
+    time.tzset()
+
+
+def plain(text: str) -> str:
+    """What a file or a pipe gets of it."""
+    return click.unstyle(text)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (-3, "0 s"),
+        (0, "0 s"),
+        (59, "59 s"),
+        (60, "1 min"),
+        (3599, "59 min"),
+        (3600, "1 h 00 min"),
+        (21 * 3600 + 4 * 60 + 59, "21 h 04 min"),
+        (86400, "24 h 00 min"),
+        (2 * 86400 - 1, "47 h 59 min"),
+        (3 * 86400 + 4 * 3600, "3 d 04 h"),
+    ],
+)
+def test_durations(seconds: int, words: str) -> None:
+    assert display.duration(seconds) == words
+
+
+def test_the_status_table_of_a_fleet() -> None:
+    full = reading(
+        token_written=CLOCK - 720,
+        token_expires=CLOCK + 21 * 3600 + 240,
+        lock=LOCK,
+        history=(EVENT,),
+    )
+    hosts: dict[str, Reading | str] = {
+        "zeta": full,
+        "alpha": display.UNREACHABLE,
+        "beta": display.UNREADABLE,
+    }
+    rid = full.current
+    assert display.status_table(hosts).splitlines() == [
+        "HOST   RELEASE       IMAGE                     HEALTH           RESTARTS  TOKEN AGE  "
+        "TOKEN VALID FOR  LOCK",
+        f"zeta   {rid}  registry.example/kis:1.4  running/healthy  0         12 min     "
+        "21 h 04 min      ops from desk since 2026-11-24 06:39:50",
+        "alpha  unreachable",
+        "beta   unreadable",
+        "",
+        "HOST  WHEN                 BY   ACTION  FROM  TO            OUTCOME   SECONDS  ISSUANCES",
+        "zeta  2026-11-24 05:40:00  ops  switch  -     5393e3d2b05a  switched  7.2      1",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (builders.FRESH, ["no container", "no token"]),
+        ({"token_written": CLOCK - 5}, ["5 s", "no token in the file"]),
+        ({"token_written": CLOCK - 5, "token_expires": CLOCK}, ["expired"]),
+        ({"containers": (container(health=None, restarts=7),)}, ["  running  ", "  7  "]),
+        (
+            {"containers": (container(status="exited", image_name="old:1"), container())},
+            ["registry.example/kis:1.4", "running/healthy (one of 2)"],
+        ),
+    ],
+)
+def test_a_row_of_the_status_table(changes: dict[str, Any], words: list[str]) -> None:
+    _, row = display.status_table({"a": reading(**changes)}).splitlines()
+    for word in words:
+        assert word in row
+
+
+def test_the_status_as_json() -> None:
+    full = reading(token_written=CLOCK - 720, token_expires=CLOCK + 9, lock=LOCK, history=(EVENT,))
+    hosts: dict[str, Reading | str] = {
+        "zeta": full,
+        "alpha": display.UNREACHABLE,
+        "new": reading(**builders.FRESH),
+    }
+    zeta, alpha, new = json.loads(display.status_json(hosts))
+    assert zeta == {
+        "host": "zeta",
+        "state": "read",
+        "clock": CLOCK,
+        "release": full.current,
+        "containers": 1,
+        "image": "registry.example/kis:1.4",
+        "status": "running",
+        "health": "healthy",
+        "restarts": 0,
+        "token_written": CLOCK - 720,
+        "token_expires": CLOCK + 9,
+        "lock": {"id": "abc", "by": "ops", "at": "desk", "pid": 4711, "since": CLOCK - 10},
+        "history": [
+            {
+                "began": CLOCK - 3600,
+                "seconds": 7.25,
+                "by": "ops",
+                "action": "switch",
+                "from": "",
+                "to": "5393e3d2b05a",
+                "image": "kis:1.4",
+                "outcome": "switched",
+                "issuances": 1,
+            }
+        ],
+    }
+    assert alpha == {"host": "alpha", "state": "unreachable"}
+    assert list(new) == list(zeta)
+    assert (new["containers"], new["image"], new["lock"], new["history"]) == (0, None, None, [])
+
+
+def diff(current: str, wanted: str) -> list[str]:
+    lines = display.compose_diff(current, wanted, "5393e3d2b05a")
+    return [plain(line) for line in lines]
+
+
+def test_the_diff_is_of_what_the_files_say() -> None:
+    assert diff("a: 1\n", "a: 1\n") == []
+    assert diff("a: [1]\nb: x\n", 'a: [2]  # why\nb: "x"\n') == [
+        "--- docker-compose.yml on the host",
+        "+++ docker-compose.yml of 5393e3d2b05a",
+        "@@ -1,3 +1,3 @@",
+        " a:",
+        "-- 1",
+        "+- 2",
+        " b: x",
+    ]
+    [only] = diff("a: 1 # one\n", "a: 1\n")
+    assert "differs only in comments or layout" in only
+    assert diff("", "a: 1\n")[-1] == "+a: 1"
+
+
+def environment(text: str) -> str:
+    return f"services:\n  kis-gateway:\n    environment:\n{text}"
+
+
+@pytest.mark.parametrize(
+    "name", ["APP_SECRET", "db_password", "KIS_TOKEN", "API_KEY", "KEYRING", "TOKEN_PATH_NOT"]
+)
+def test_values_with_secret_names_are_never_shown(name: str) -> None:
+    before, after = (
+        f"      {name}: s3cr3t\n",
+        f"      {name}: n3w\n      ADDED_KEY: |\n        n3w\n",
+    )
+    lines = diff(environment(before), environment(after))
+    assert lines[-3:] == [
+        f"-      {name}: (hidden)",
+        f"+      {name}: (changed)",
+        "+      ADDED_KEY: (hidden)",
+    ]
+    # Unchanged, it is context of a change beside it.
+    lines = diff(environment(before), environment(before + "      PLAIN: shown\n"))
+    assert lines[-2:] == [f"       {name}: (hidden)", "+      PLAIN: shown"]
+
+
+@pytest.mark.parametrize("name", ["KIS_TOKEN_FILE_PATH", "SECRETS_FILE", "APP_KEY_FIELD", "PORT"])
+def test_paths_and_fields_of_secrets_are_shown(name: str) -> None:
+    lines = diff(environment(f"      {name}: old\n"), environment(f"      {name}: new\n"))
+    assert lines[-2:] == [f"-      {name}: old", f"+      {name}: new"]
+
+
+def test_a_file_edited_by_hand_shows_no_secret_either() -> None:
+    before = environment("      - API_KEY=s3cr3t\n      - PORT=1\n      - FLAG\n")
+    lines = diff(before, environment("      PORT: '1'\n"))
+    assert {"-    - API_KEY=(hidden)", "-    - PORT=1", "-    - FLAG"} <= set(lines)
+    lines = diff(before, environment("      - API_KEY=n3w\n      - PORT=1\n      - FLAG\n"))
+    assert "+    - API_KEY=(changed)" in lines
+
+
+@pytest.mark.parametrize(
+    "content", ['API_KEY: "s3cr3t\n', "API_KEY=s3cr3t\n", "s3cr3t: 2026-13-45\n"]
+)
+def test_what_is_no_compose_file_is_not_shown(content: str) -> None:
+    assert diff(content, "a: 1\n") == [
+        f"{COMPOSE_FILE}: what lies on the host is no compose file, so no diff is shown"
+    ]
+
+
+def shown(
+    host: Reading, settings: Settings, release: Release, in_the_way: tuple[str, ...] = ()
+) -> list[str]:
+    plan = make_plan(settings, release, host)
+    return plain(display.host_plan("web-1", settings, release, host, plan, in_the_way)).splitlines()
+
+
+def test_a_plan_without_changes() -> None:
+    assert shown(reading(), builders.settings(), builders.release()) == ["web-1: nothing to change"]
+
+
+def test_a_plan_of_a_changed_setting() -> None:
+    before, settings = builders.settings(), builders.settings(environment={"GREETING": "hello"})
+    old, new = make_release(before), make_release(settings)
+    host = reading(
+        current=old.id,
+        current_compose=old.files[COMPOSE_FILE].content.decode(),
+        current_files={
+            COMPOSE_FILE: old.files[COMPOSE_FILE].sha256,
+            "secrets.json": "0" * 64,
+            "gateway.env": "0" * 64,
+        },
+        release_files={},
+    )
+    lines = shown(host, settings, new, in_the_way=("the disk is full",))
+    assert lines[:6] == [
+        "web-1: 2 changes",
+        f"  - release {new.id}: is not on the host",
+        f"  - release {old.id} runs, not {new.id}",
+        f"  The container is re-created: release {old.id} runs, not {new.id}.",
+        "  gateway.env: not in the release any more",
+        "  secrets.json: changed",
+    ]
+    assert "  +      GREETING: hello" in lines
+    assert lines[-1] == "  ! in the way: the disk is full"
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        (builders.FRESH, "A container is created."),
+        (builders.FRESH, "secrets.json: new"),
+        (
+            {"containers": (container(labels={}),)},
+            "re-created: the container was made from no file",
+        ),
+        (
+            {"containers": (container(health="unhealthy"),)},
+            "its release is right, but it is not as it should be",
+        ),
+    ],
+)
+def test_what_becomes_of_the_container(changes: dict[str, Any], line: str) -> None:
+    assert line in "\n".join(shown(reading(**changes), builders.settings(), builders.release()))
+
+
+def test_a_host_that_did_not_answer_and_the_last_line() -> None:
+    assert plain(display.not_read("web-3", display.UNREACHABLE)) == (
+        "web-3: unreachable, so nothing is known of it"
+    )
+    plans = [Plan(), Plan(reasons=["a", "b"]), Plan(reasons=["c"]), Plan(refusals=["d"])]
+    assert display.summary("plan", plans) == "plan: 3 changes on 2 hosts"
