@@ -2,7 +2,7 @@
 
 import sys
 
-from lab.lab import GATEWAY_CONTEXT, Lab, LabError
+from lab.lab import Lab, LabError
 
 _lab = Lab.from_environment()
 try:
@@ -22,8 +22,8 @@ lab = [
             "ssh_strict_host_key_checking": "yes",
             "_sudo": True,
             "gateway_image": "kis-gateway",
-            "gateway_image_source": "build",
-            "gateway_build_context": GATEWAY_CONTEXT,
+            "gateway_image_source": "archive",
+            "gateway_image_archive": _lab.gateway_archive,
             # An account of its own: KIS issues one token per minute and app key.
             "gateway_secrets_file": host.secrets_file,
             "gateway_app_key_field": "kis-r-app-key",

@@ -101,6 +101,12 @@ class Lab:
         return self.directory / "ssh_config"
 
     @property
+    def gateway_archive(self) -> Path:
+        """A `docker save` of the reference gateway as it is in this checkout."""
+        tag = built_image("kis-lab-gateway", GATEWAY_CONTEXT).reference.partition(":")[2]
+        return self.directory / f"gateway-{tag}.tar"
+
+    @property
     def hosts_file(self) -> Path:
         return self.directory / "hosts.json"
 
@@ -177,8 +183,7 @@ def up(lab: Lab, count: int, bare: bool) -> None:
     )
     write_ssh_files(lab, hosts)
     side_by_side(lambda host: wait_until_ready(lab, host, bare), hosts)
-    if not bare:
-        preload(lab, hosts)
+    save_gateway(lab)
     wait_for(lambda: ask_simulator(lab, "GET", "health"), "the simulator answers")
     for host in hosts:
         open_account(lab, host)
@@ -480,32 +485,15 @@ def wait_until_ready(lab: Lab, host: LabHost, bare: bool) -> None:
     wait_for(ssh, f"{host.name} is ready; see: docker exec {lab.container(host.name)} journalctl")
 
 
-def preload(lab: Lab, hosts: list[LabHost]) -> None:
-    """Gives the hosts the images that `up` would have each of them make by itself."""
-    gateway = built_image("kis-gateway", GATEWAY_CONTEXT)
-    ours = build(built_image("kis-lab-gateway", GATEWAY_CONTEXT))
-    images = {BASE_IMAGE: PRODUCT_BASE_IMAGE, ours: gateway.reference}
-
-    def on(host: LabHost) -> list[str]:
-        return [*AS_ROOT, "docker", "exec", "--interactive", lab.container(host.name), "docker"]
-
-    lacking = [h for h in hosts if not succeeds(*on(h), "image", "inspect", *images.values())]
-    if not lacking:
+def save_gateway(lab: Lab) -> None:
+    """The reference gateway's image as a file, which `up` sends to the hosts that lack it."""
+    if lab.gateway_archive.exists():
         return
-    say(f"loading {gateway.reference} into {len(lacking)} hosts")
-    tar = lab.directory / "images.tar"
-    docker("save", "--output", str(tar), *images)
-    run(*AS_ROOT, "chmod", "a+r", str(tar))
-
-    def load(host: LabHost) -> None:
-        with tar.open("rb") as stream:
-            run(*on(host), "load", stdin=stream)
-        for here, there in images.items():
-            run(*on(host), "tag", here, there)
-            run(*on(host), "image", "rm", here)
-
-    side_by_side(load, lacking)
-    tar.unlink()
+    image = build(built_image("kis-lab-gateway", GATEWAY_CONTEXT))
+    partial = lab.directory / "partial.tar"
+    docker("save", "--output", str(partial), image)
+    run(*AS_ROOT, "chmod", "a+r", str(partial))
+    partial.replace(lab.gateway_archive)
 
 
 def open_account(lab: Lab, host: LabHost) -> None:

@@ -145,6 +145,8 @@ class Deployment:
         """Everything of this deployment on the host: a change to any of it shows."""
         state: set[tuple[object, ...]] = {("container", self.container())}
         for path in [*self.app_dir.rglob("*"), self.token_file.parent]:
+            if path.name.endswith(".guard"):
+                continue  # an empty file that is only locked
             at = path.lstat()
             # A directory's time changes with a file that came and went.
             state.add((path, at.st_mode, at.st_uid, None if path.is_dir() else at.st_mtime))

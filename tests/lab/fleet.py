@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from deploy.gateway.release import ROOT, built_image
-from lab.lab import GATEWAY_CONTEXT, Lab, ask_simulator
+from deploy.gateway.release import ROOT
+from deploy.gateway.saved_image import find_image
+from lab.lab import Lab, ask_simulator
 from tests.engine.conftest import BIN, Outcome, command, docker
 
 T = TypeVar("T")
@@ -44,8 +45,8 @@ class Fleet:
 
     @property
     def gateway_image(self) -> str:
-        """The reference gateway's image, which the lab's hosts have."""
-        return built_image("kis-gateway", GATEWAY_CONTEXT).reference
+        """The reference gateway's image, which the hosts were sent."""
+        return find_image("kis-gateway", self.lab.gateway_archive).reference("kis-gateway")
 
     # As an operator
 

@@ -50,7 +50,12 @@ def broken(fleet: Fleet, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     (context / "Dockerfile").write_text(
         f'FROM {fleet.gateway_image}\nCOPY server.py /\nCMD ["python3", "-u", "/server.py"]\n'
     )
-    return {"gateway_image": "broken", "gateway_build_context": str(context)}
+    return {
+        "gateway_image": "broken",
+        "gateway_image_source": "build",
+        "gateway_build_context": str(context),
+        "gateway_image_archive": None,
+    }
 
 
 @pytest.fixture(autouse=True)
@@ -163,7 +168,7 @@ def test_hosts_switched_before_a_failure_are_reverted_or_kept(
             {
                 "gateway_image": "localhost:1/nowhere:1",
                 "gateway_image_source": "registry",
-                "gateway_build_context": None,
+                "gateway_image_archive": None,
             },
             "could not be pulled",
         ),
