@@ -6,7 +6,8 @@ Usage: pyinfra -y INVENTORY deploy/rollback.py [--data 'release="ID"']
 from pyinfra.context import host
 
 from deploy.gateway import operations as gateway
-from deploy.gateway.targets import Refused, batch_count, survey_to_run
+from deploy.gateway.fleet import Refused
+from deploy.gateway.targets import batch_count, survey_to_run
 
 release = host.data.get("release", "")
 if not isinstance(release, str):  # pyinfra reads digits without quotes as a number

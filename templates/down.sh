@@ -4,6 +4,8 @@
 # usage: down.sh APP_DIR PROJECT BY
 set -eu
 app_dir=$1 project=$2 by=$3
+exec 9>"$app_dir/.switch.guard"
+flock 9 # the switch of a controller that died may still be on its way
 began=$(now)
 current=$(basename "$(readlink "$app_dir/current")")
 docker compose --progress quiet --project-name "$project" \

@@ -5,10 +5,14 @@
 # usage: engine.sh PACKAGE...
 say() { echo "$*" >&2; }
 
+# Two gateways of one machine are deployed side by side. What stays running must not inherit this.
+exec 9>/run/kis-engine.guard
+flock 9
+
 if [ $# -gt 0 ]; then
   export DEBIAN_FRONTEND=noninteractive
   log=$(mktemp) && trap 'rm -f "$log"' EXIT
-  if ! { apt-get update -q && apt-get install -q -y --no-install-recommends "$@"; } >"$log" 2>&1; then
+  if ! { apt-get update -q && apt-get install -q -y -o DPkg::Lock::Timeout=120 --no-install-recommends "$@"; } >"$log" 2>&1; then
     tail -n 15 "$log" >&2
     say "The packages could not be installed: $*"
     say "Look at the lines above: usually the host reaches no package mirror. Mend that and run"
@@ -35,14 +39,14 @@ if [ -d /run/systemd/system ]; then
   journalctl -u docker --no-pager --lines 20 >&2
 else
   # No init system runs (a container, WSL): the service script where it works, else dockerd itself.
-  service docker start >/dev/null 2>&1 && wait_for_engine 10 && exit 0
+  service docker start >/dev/null 2>&1 9>&- && wait_for_engine 10 && exit 0
   log_hint=/var/log/dockerd.log
   if ! pgrep -x dockerd >/dev/null; then
     # After a crash its pid files may name processes that are others by now: it would refuse to
     # start, or wait for a containerd that is not there.
     rm -f /run/docker.pid /var/run/docker.pid
     pgrep -x containerd >/dev/null || rm -f /run/docker/containerd/containerd.pid
-    setsid dockerd >>"$log_hint" 2>&1 </dev/null &
+    setsid dockerd >>"$log_hint" 2>&1 </dev/null 9>&- &
   fi
   wait_for_engine 60 && exit 0
   tail -n 20 "$log_hint" >&2

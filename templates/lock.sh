@@ -18,12 +18,13 @@ flock 9
 case $action in
   take)
     if [ -s "$lock" ] && [ "$(value id)" != "$id" ] && [ "$(value id)" != "$6" ] &&
-      [ $(($(date +%s) - $(value since))) -lt "$5" ]; then
-      echo "$(value by) is deploying here, on $(value at), since $(date -d "@$(value since)")" >&2
+      since=$(value since) && [ "${since:-0}" -gt 0 ] && [ $(($(date +%s) - since)) -lt "$5" ]; then
+      echo "$(value by) is deploying here, on $(value at), since $(date -d "@$since")" >&2
       echo "The lock can be taken over $5 s after that, or at once when that run has ended." >&2
       exit 1
     fi
-    echo "$4" >"$lock" ;;
+    # The time is this host's, by which the lock's age will be told.
+    echo "${4%\}}, \"since\": $(date +%s)}" >"$lock" ;;
   release)
     if [ -s "$lock" ] && [ "$(value id)" = "$id" ]; then rm "$lock"; fi ;;
 esac

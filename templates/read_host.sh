@@ -5,6 +5,7 @@
 # Prints one fact a line, `name value`; what is not there is not printed. No secret is printed.
 app_dir=$1 project=$2 service=$3 token_dir=$4 token_file=$5 release=$6
 shift 6
+export LC_ALL=C # the words of stat are compared
 
 echo "uid $(id -u)"
 echo "clock $(date +%s)"
@@ -46,7 +47,7 @@ fi
 for directory in "$app_dir/releases"/*; do
   [ -d "$directory" ] && echo "release ${directory##*/}"
 done
-tail -n 5 "$app_dir/history.jsonl" 2>/dev/null | sed 's/^/history /'
+tail -n 5 "$app_dir/history.jsonl" 2>/dev/null | awk '{ print "history " $0 }'
 for file in "$app_dir/releases/$release"/*; do
   [ -f "$file" ] || continue
   echo "release_file $(stat -c '%a %u:%g' "$file") $(sha256sum "$file" | cut -d ' ' -f 1) ${file##*/}"

@@ -7,6 +7,7 @@ umask 077 # the archive holds secrets: nothing of it is readable for others, at 
 releases=$1/releases release=$2
 
 mkdir -p "$releases"
+rm -rf "$releases"/.staging.* # of a run that was killed, with its secrets; the lock is ours
 staging=$(mktemp -d "$releases/.staging.XXXXXX")
 trap 'rm -rf "$staging"' EXIT
 base64 -d | tar --extract --gzip --directory "$staging" --same-owner --same-permissions

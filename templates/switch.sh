@@ -37,7 +37,7 @@ token_is_valid() {
 # The health gate: container healthy, same container and restart count for MIN_HEALTHY_TIME, token
 # there and valid; all within HEALTHY_DEADLINE. Says what it waits for; sets $reason where it fails.
 gate() {
-  opened=$(now) healthy_since='' before='' said=''
+  opened=$(now) healthy_since='' before='' said='' counted=''
   while :; do
     # shellcheck disable=SC2046  # one word an id
     set -- $(docker inspect --format \
@@ -49,6 +49,9 @@ gate() {
       4) reason="the container is $status, its health is $health, it restarted $restarts times" ;;
       *) reason="there is more than one container of the service $service" ;;
     esac
+    [ $# -le 4 ] || status=several
+    # Restarts of its earlier life do not count.
+    [ "$container" = "$counted" ] || counted=$container restarts_before=$restarts
     case $status-$health in
       running-healthy | running-none)
         if ! token_is_valid; then
@@ -61,7 +64,7 @@ gate() {
       *) healthy_since='' ;;
     esac
     before=$container-$restarts
-    [ "$restarts" -lt 3 ] || { reason="$reason: a crash loop" && return 1; }
+    [ $((restarts - restarts_before)) -lt 3 ] || { reason="$reason: a crash loop" && return 1; }
     if [ -n "$healthy_since" ] && [ $(($(now) - healthy_since)) -ge "$min_healthy_time" ]; then
       return 0
     fi
@@ -104,12 +107,16 @@ finish() { # outcome, exit status
 prune() {
   # shellcheck disable=SC2012  # releases are named by hexadecimal digits
   for old in $(ls -1t "$app_dir/releases" | tail -n +6); do
-    [ "$old" = "$release" ] || [ "$old" = "$current" ] || rm -r "$app_dir/releases/$old"
+    for kept in current previous .before; do
+      [ "$(readlink "$app_dir/$kept")" != "releases/$old" ] || continue 2
+    done
+    rm -r "$app_dir/releases/$old"
   done
 }
 
 restart() {
   say "restart of release $release"
+  reason='docker compose restart failed, see above'
   if compose "$release" restart && gate; then
     finish restarted 0
   else
@@ -135,7 +142,13 @@ switch() {
   [ "$current" != "$release" ] || again=--force-recreate
   if bring_up "$release" $again; then
     if [ "$current" != "$release" ]; then
-      [ -z "$current" ] || point previous "$current"
+      # A revert also restores which release a rollback would go to.
+      if [ "$action" = revert ]; then
+        mv -T "$app_dir/.before" "$app_dir/previous" 2>/dev/null || rm -f "$app_dir/previous"
+      else
+        rm -f "$app_dir/.before" && cp -P "$app_dir/previous" "$app_dir/.before" 2>/dev/null
+        [ -z "$current" ] || point previous "$current"
+      fi
       point current "$release"
     fi
     say "release $release is healthy"

@@ -1,5 +1,5 @@
 """The nouns that the verbs in `deploy/` use.
 
-Without pyinfra: `settings`, `release`, `reading`, `plan`, `rollout`, `commands`, `display`.
-The thin layer that acts: `targets`, `facts` and `operations`.
+Without pyinfra: `settings`, `registry`, `saved_image`, `release`, `reading`, `plan`, `rollout`,
+`commands`, `display`. The thin layer that acts: `fleet`, `facts`, `targets` and `operations`.
 """

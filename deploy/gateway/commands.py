@@ -85,7 +85,8 @@ def fetch_image(image: Image) -> Command:
     if image.saved is not None:
         return _script(["load_image.sh"], [image.reference])
     if image.context is None:
-        return _script(["pull_image.sh"], [image.reference])
+        with_login = ["with-login"] if image.login else []
+        return _script(["pull_image.sh"], [image.reference, *with_login], image.login or None)
     return _script(
         ["build_image.sh"], [image.reference, image.base], archive(image.context.items())
     )

@@ -8,8 +8,8 @@ from pyinfra.api.facts import FactBase
 from pyinfra.context import host
 
 from deploy.gateway import commands
+from deploy.gateway.fleet import wanted
 from deploy.gateway.reading import Reading, parse_reading
-from deploy.gateway.targets import wanted
 
 
 class HostReading(FactBase[Reading | None]):

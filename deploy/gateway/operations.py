@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from contextlib import suppress
 from typing import Any
 
 import click
@@ -33,15 +34,6 @@ from deploy.gateway.targets import (
 Commands = Generator[PyinfraCommand, None, None]
 
 
-class _Live(StringCommand):
-    """A command that shows what it says as it comes, so that a person sees what is waited for."""
-
-    def execute(self, state: Any, host: Any, connector_arguments: Any) -> Any:  # noqa: ARG002
-        connector_arguments.update(self.connector_arguments)
-        status, _ = host.run_shell_command(self, print_output=True, **connector_arguments)
-        return status, CommandOutput([])  # else pyinfra shows it once more where it failed
-
-
 class _Locked(StringCommand):
     """A command under the deploy lock: where it fails, nobody has to wait for the lock to age."""
 
@@ -53,11 +45,21 @@ class _Locked(StringCommand):
         without_input = connector_arguments | {"_stdin": ""}
         status, output = self.attempt(state, host, connector_arguments)
         if not status:
-            host.run_shell_command(self.release, **without_input)
+            with suppress(OSError, EOFError, SSHException):  # where the connection is lost
+                host.run_shell_command(self.release, **without_input)
         return status, output
 
     def attempt(self, state: Any, host: Any, connector_arguments: Any) -> Any:
         return super().execute(state, host, connector_arguments)
+
+
+class _Live(_Locked):
+    """Shows what it says as it comes, so that a person sees what is waited for."""
+
+    def attempt(self, state: Any, host: Any, connector_arguments: Any) -> Any:  # noqa: ARG002
+        connector_arguments.update(self.connector_arguments)
+        status, _ = host.run_shell_command(self, print_output=True, **connector_arguments)
+        return status, CommandOutput([])  # else pyinfra shows it once more where it failed
 
 
 class _Load(_Locked):
@@ -183,7 +185,7 @@ def switch(target: Target, batch: int, action: str = "switch") -> Commands:
         return
     _say(f"batch {batch + 1} of {len(progress.batches)}: {', '.join(progress.batches[batch])}")
     command = commands.switch(target.settings, this_run(), action, target.release_id)
-    yield _Live(command.script)
+    yield _Live(command, target.settings)
     progress.switched.append(target.name)  # reached only where the command succeeded
 
 
@@ -192,10 +194,11 @@ def revert(target: Target) -> Commands:
     """Takes a host that was switched back to what it ran, where a later batch has failed."""
     if not state.is_executing or not dropped_out() or target.name not in rollout().switched:
         return
-    if target.settings.rollout_revert == "fleet" and target.reading:
+    before = target.reading.current if target.reading else None
+    if target.settings.rollout_revert == "fleet" and before != target.release_id:
         _say(f"reverting, because {', '.join(sorted(dropped_out()))} failed")
-        before = target.reading.current or ""
-        yield _Live(commands.switch(target.settings, this_run(), "revert", before).script)
+        command = commands.switch(target.settings, this_run(), "revert", before or "")
+        yield _Live(command, target.settings)
 
 
 @operation()
@@ -214,10 +217,11 @@ def report(target: Target) -> Commands:
         kept = target.name in rollout().switched and target.settings.rollout_revert == "host"
         outcome = "was switched and kept" if kept else "runs what it ran before"
         _say(f"{outcome}; {', '.join(sorted(dropped_out()))} failed (see above)")
+    elif target.name in rollout().unfinished:
+        yield _fail("was not switched, and nothing says why: this is a defect; deploy again")
     else:
         for line in where_it_listens(target.settings, target.release_id):
             _say(line)
-    yield from ()
 
 
 @operation()

@@ -13,6 +13,9 @@ KIB_PER_MIB = 1024
 # An image made from the distribution's packages takes some 400 MB with its build.
 DISK_FOR_AN_IMAGE_MIB = 1024
 DISK_FOR_A_RELEASE_MIB = 64
+NEEDS_ROOT = (
+    "the deploy needs root: set `_sudo` to True in the host's inventory data, or connect as root"
+)
 SIMULATOR_PORTS = (9443, 29443)
 ANYWHERE = "0.0.0.0"  # noqa: S104 - compared, never bound
 
@@ -124,10 +127,7 @@ def refusals(
     """Why this host cannot be deployed to, each with what to do about it."""
     found = []
     if reading.uid != 0:
-        found.append(
-            "the deploy needs root: set `_sudo` to True in the host's inventory data, "
-            "or connect as root"
-        )
+        found.append(NEEDS_ROOT)
     if install_engine and not settings.install_docker:
         found.append(
             "Docker Engine with compose v2 does not run here and gateway_install_docker is off: "

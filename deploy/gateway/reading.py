@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Iterable
+from contextlib import suppress
 from ipaddress import IPv4Address, IPv6Address
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -167,10 +168,13 @@ def parse_reading(lines: Iterable[str]) -> Reading:
                     current_files[file] = sha256
                 case "release":
                     releases.append(value)
+                # Of these two a full disk or a loss of power may have left half a line.
                 case "history":
-                    history.append(Event.model_validate_json(value))
+                    with suppress(ValueError):
+                        history.append(Event.model_validate_json(value))
                 case "lock":
-                    found[name] = Lock.model_validate_json(value)
+                    with suppress(ValueError):
+                        found[name] = Lock.model_validate_json(value)
                 case "container":
                     containers.append(Container.model_validate(json.loads(value)))
                 case "token_dir" | "token_file":

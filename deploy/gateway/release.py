@@ -15,6 +15,7 @@ from typing import Any
 import jinja2
 import yaml
 
+from deploy.gateway.registry import login_config
 from deploy.gateway.saved_image import SavedImage, find_image
 from deploy.gateway.settings import Settings, read_secrets
 
@@ -48,12 +49,14 @@ class Image:
     """The image that a release runs, and how a host that lacks it gets it.
 
     It is built there from `context`, the build context by path inside it, or loaded there from
-    `saved`; where both are None it is pulled.
+    `saved`; where both are None it is pulled, with `login` where that is not empty: a docker
+    config.json for its registry alone.
     """
 
     reference: str
     context: dict[str, File] | None = None
     saved: SavedImage | None = None
+    login: str = field(default="", repr=False)
 
     @property
     def base(self) -> str:
@@ -85,14 +88,16 @@ def content_hash(files: dict[str, File]) -> str:
     return digest.hexdigest()[:12]
 
 
-def make_release(settings: Settings, template: Path = TEMPLATE) -> Release:
+def make_release(settings: Settings, template: Path = TEMPLATE, digest: str = "") -> Release:
     """The release that the settings ask for. Reads files on the controller, touches no host.
+
+    `digest` (`sha256:…`) pins an image that is pulled; empty where the reference has one itself.
 
     Raises:
         ValueError: the secrets or the image changed for the worse since they were validated.
         jinja2.UndefinedError: the template asks for something that nobody defines.
     """
-    image = Image(settings.image)
+    image = pulled_image(settings, digest)
     if settings.image_source == "archive":
         saved = find_image(settings.image, settings.image_archive)
         image = Image(saved.reference(settings.image), saved=saved)
@@ -106,6 +111,13 @@ def make_release(settings: Settings, template: Path = TEMPLATE) -> Release:
     if settings.env_file is not None:
         files["gateway.env"] = File(settings.env_file.read_bytes(), 0o600)
     return Release(image, files)
+
+
+def pulled_image(settings: Settings, digest: str) -> Image:
+    """`name:tag@sha256:…`: the digest says what it is, the tag is for people."""
+    reference = f"{settings.image}@{digest}" if digest else settings.image
+    auth_file = settings.registry_auth_file
+    return Image(reference, login=login_config(settings.image, auth_file) if auth_file else "")
 
 
 def built_image(repository: str, context: Path) -> Image:

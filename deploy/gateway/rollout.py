@@ -9,7 +9,6 @@ import os
 import re
 import secrets
 import socket
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,9 +29,8 @@ class Run:
         return cls(secrets.token_hex(8), _word(user), _word(socket.gethostname()), os.getpid())
 
     def holder(self) -> str:
-        """The JSON line that a host's lock file holds while this run deploys there."""
-        holder = {"id": self.id, "by": self.by, "at": self.at, "pid": self.pid}
-        return json.dumps(holder | {"since": int(time.time())})
+        """The JSON line that a host's lock file holds, but for `since`, which the host adds."""
+        return json.dumps({"id": self.id, "by": self.by, "at": self.at, "pid": self.pid})
 
     def knows_gone(self, at: str, pid: int) -> bool:
         """Whether a run on this same machine has ended; those of other machines nobody knows."""
@@ -66,6 +64,14 @@ def make_batches(hosts: Sequence[str], sizes: Sequence[int | str]) -> list[list[
         batches.append(rest[:size])
         rest = rest[size:]
     return batches
+
+
+def most_batches(hosts: int, sizes: Sequence[int | str]) -> int:
+    """How many batches any choice of these hosts can make.
+
+    Percentages are of the hosts that need a switch, so fewer of them can make more batches.
+    """
+    return max(len(make_batches([""] * count, sizes)) for count in range(1, hosts + 1))
 
 
 @dataclass

@@ -21,6 +21,7 @@ from pydantic import (
     ValidationError,
 )
 
+from deploy.gateway.registry import read_login
 from deploy.gateway.saved_image import find_image
 
 PREFIXES = ("gateway_", "rollout_")
@@ -146,6 +147,7 @@ class Settings(BaseModel):
     app_key_field: str
 
     image_source: Literal["registry", "archive", "build"] = "registry"
+    registry_auth_file: Path | None = None
     image_archive: Path | None = None
     build_context: Path | None = None
     user: Annotated[str, AfterValidator(_user)] = "10001:10001"
@@ -210,7 +212,7 @@ def validate_fleet(fleet: Mapping[str, Mapping[str, Any]]) -> dict[str, Settings
 
     `fleet` maps each inventory name to its host data; names without one of our prefixes (such as
     `ssh_hostname`) are pyinfra's and are only read to tell whether two names are one machine.
-    Touches no host; reads the secrets, environment, build and image files on this machine.
+    Touches no host; reads the secrets, environment, login, build and image files here.
 
     Raises:
         SettingsError: with all problems of all hosts.
@@ -278,6 +280,13 @@ def _relations(settings: Settings) -> list[tuple[tuple[str, ...], str]]:
                 "is needed for gateway_image_source='build', and only there",
             )
         )
+    if settings.image_source != "registry" and settings.registry_auth_file is not None:
+        problems.append(
+            (
+                ("gateway_registry_auth_file", "gateway_image_source"),
+                "is only for gateway_image_source='registry'",
+            )
+        )
     if settings.image_source != "archive" and settings.image_archive is not None:
         problems.append(
             (
@@ -331,6 +340,11 @@ def _file_problems(settings: Settings) -> list[tuple[str, str]]:
             settings.env_file.read_bytes()
         except (OSError, ValueError) as error:
             problems.append(("gateway_env_file", f"cannot be read: {_reason(error)}"))
+    if settings.image_source == "registry" and settings.registry_auth_file is not None:
+        try:
+            read_login(settings.image, settings.registry_auth_file)
+        except ValueError as error:
+            problems.append(("gateway_registry_auth_file", str(error)))
     if settings.build_context and not (settings.build_context / "Dockerfile").is_file():
         problems.append(("gateway_build_context", "has no Dockerfile"))
     if settings.image_source == "archive":

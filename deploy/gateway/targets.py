@@ -1,37 +1,26 @@
-"""What each host of the running pyinfra inventory shall become, and how far the run has come."""
+"""How the hosts of this run were found, what that takes, and how far the run has come."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cache
 
-import click
-from jinja2 import TemplateError
-from pyinfra.api.exceptions import PyinfraError
+from pyinfra import logger
 from pyinfra.context import host, inventory
-from pyinfra_cli.exceptions import CliError
 
-from deploy.gateway.plan import Plan, make_plan
+from deploy.gateway.facts import HostReading
+from deploy.gateway.fleet import fleet, no_digest, wanted
+from deploy.gateway.plan import NEEDS_ROOT, Plan, make_plan
 from deploy.gateway.reading import Reading
+from deploy.gateway.registry import kept_digest
 from deploy.gateway.release import Release, make_release
-from deploy.gateway.rollout import Rollout, Run, make_batches
-from deploy.gateway.settings import Settings, SettingsError, validate_fleet
+from deploy.gateway.rollout import Rollout, Run, make_batches, most_batches
+from deploy.gateway.settings import Settings
 
 CANNOT_READ = (
     "the host could not be read as root; its own words are above. If they are sudo's: let the "
     "SSH user use sudo without a password, or run with --use-sudo-password"
 )
-
-
-class Refused(CliError, PyinfraError):  # type: ignore[misc]
-    """Raised by a deploy file: ends the run with a message and exit status 1, no traceback.
-
-    pyinfra lets a PyinfraError out of a deploy file as it is, and its command line shows a
-    CliError as it is: it has to be both.
-    """
-
-    def show(self, file: object = None) -> None:  # noqa: ARG002 - click's signature
-        click.echo(f"{click.style('--> Refused:', 'red', bold=True)} {self.message}", err=True)
 
 
 @dataclass(frozen=True)
@@ -63,34 +52,26 @@ def this_run() -> Run:
     return Run.of_this_process()
 
 
-@cache
-def fleet() -> dict[str, tuple[Settings, Release]]:
-    """Settings and release of every host of the inventory.
-
-    Raises:
-        Refused: something is wrong with any of them.
-    """
-    try:
-        settings = validate_fleet({each.name: each.data.dict() for each in inventory})
-    except SettingsError as error:
-        raise Refused(str(error)) from None
-    try:
-        return {name: (each, make_release(each)) for name, each in settings.items()}
-    except (OSError, ValueError, KeyError, TemplateError) as error:
-        raise Refused(f"no host was touched: the release cannot be made: {error}") from None
-
-
-def wanted(name: str) -> tuple[Settings, Release]:
-    return fleet()[name]
-
-
 def survey() -> Target:
     """Reads the host in context, once, and plans for the release that its settings ask for."""
-    from deploy.gateway.facts import HostReading
-
     settings, release = wanted(host.name)
     reading = host.get_fact(HostReading, _ignore_errors=True)
-    plan = make_plan(settings, release, reading) if reading else Plan(refusals=[CANNOT_READ])
+    refusals: list[str] = []
+    missing = no_digest(settings)
+    if reading and missing:
+        kept = kept_digest(settings.image, reading.current_compose) if missing.silent else ""
+        if kept:
+            pinned = f"{settings.image}@{kept}"
+            logger.warning(f"{host.print_prefix}{missing.why}; {pinned} runs here and is kept")
+            release = make_release(settings, digest=kept)
+            fleet()[host.name] = settings, release
+            reading = host.get_fact(HostReading, _ignore_errors=True)  # of that release
+        else:
+            refusals = [str(missing)]
+    if reading and not refusals:
+        plan = make_plan(settings, release, reading)
+    else:
+        plan = Plan(refusals=refusals or [CANNOT_READ])
     target = Target(host.name, settings, release, release.id, reading, plan)
     return _targets.setdefault(host.name, target)
 
@@ -103,15 +84,17 @@ def survey_to_run(release_id: str | None) -> Target:
     target = survey()
     reading = target.reading
     refusals = [] if reading else target.plan.refusals
-    if reading and not (reading.current and reading.engine):
-        refusals = ["no release runs here: deploy first (make deploy)"]
-    elif reading and release_id == "":
+    if reading and release_id == "":
         release_id = reading.previous
         if not release_id:
             refusals = ["no release ran before this one, so there is none to go back to"]
-    elif reading and release_id and release_id not in reading.releases:
+    if reading and release_id and release_id not in reading.releases:
         there = ", ".join(reading.releases)
         refusals = [f"release {release_id} is not on this host; these are: {there}"]
+    if reading and not (reading.current and reading.engine):
+        refusals = ["no release runs here: deploy first (make deploy)"]
+    if reading and reading.uid != 0:
+        refusals = [NEEDS_ROOT]
     wanted_id = release_id or (reading.current if reading else None) or ""
     plan = Plan(refusals=refusals, switch=True, reasons=[f"release {wanted_id} is asked for"])
     _targets[host.name] = replace(target, release_id=wanted_id, plan=plan)
@@ -158,9 +141,9 @@ def dropped_out() -> set[str]:
 
 
 def batch_count() -> int:
-    """An upper bound, known before any host is read: how many batches all hosts would make."""
+    """How many batches there can be, whichever hosts turn out to need a switch."""
     names = list(surveyed())
-    return len(make_batches(names, wanted(names[0])[0].rollout_batches))
+    return most_batches(len(names), wanted(names[0])[0].rollout_batches)
 
 
 @cache

@@ -124,6 +124,11 @@ class Fleet:
             assert Path(current).name == Path(running).name, f"{name}: {current} but {running}"
         return {name: Path(current).name for name, (current, _) in found.items()}
 
+    def previous(self) -> dict[str, str]:
+        """The release that a rollback would go to."""
+        script = "sudo readlink /opt/kis-gateway/previous || true"
+        return self._each(lambda h: Path(self.on(h, script)).name)
+
     def compose_hashes(self) -> dict[str, str]:
         """A hash of the compose file that runs; equal on all hosts when all run the same."""
         script = "sudo sha256sum /opt/kis-gateway/current/docker-compose.yml"

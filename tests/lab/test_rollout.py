@@ -143,7 +143,7 @@ def test_a_gateway_that_is_healthy_without_a_token_does_not_pass(fleet: Fleet) -
 def test_hosts_switched_before_a_failure_are_reverted_or_kept(
     fleet: Fleet, broken: dict[str, Any], revert: str
 ) -> None:
-    releases = fleet.releases()
+    releases, previous = fleet.releases(), fleet.previous()
     outcome = fleet.up(
         **changed(),
         rollout_revert=revert,
@@ -156,6 +156,9 @@ def test_hosts_switched_before_a_failure_are_reverted_or_kept(
     after = fleet.releases()
     assert [after[name] for name in ALL[1:]] == [releases[name] for name in ALL[1:]]
     assert (after["lab-1"] == releases["lab-1"]) == (revert == "fleet")
+    if revert == "fleet":
+        assert fleet.previous() == previous  # a rollback must not go to what was bad
+    assert fleet.locks() == dict.fromkeys(ALL, "")
     last = fleet.history("lab-1")[-1]["action"]
     assert last == ("revert" if revert == "fleet" else "switch")
     assert fleet.up().status == 0
@@ -166,7 +169,7 @@ def test_hosts_switched_before_a_failure_are_reverted_or_kept(
     [
         (
             {
-                "gateway_image": "localhost:1/nowhere:1",
+                "gateway_image": f"localhost:1/nowhere:1@sha256:{'0' * 64}",
                 "gateway_image_source": "registry",
                 "gateway_image_archive": None,
             },

@@ -69,6 +69,11 @@ COMMANDS = {
         [AWKWARD_DIRECTORY, "kis_token.json", "10001:10001"],
     ),
     "fetch_image, pulled": (commands.fetch_image(RELEASE.image), ["pull_image.sh"], ["kis:1.4"]),
+    "fetch_image, pulled with a login": (
+        commands.fetch_image(Image("kis:1.4", login=SECRET)),
+        ["pull_image.sh"],
+        ["kis:1.4", "with-login"],
+    ),
     "fetch_image, built": (
         commands.fetch_image(BUILT),
         ["build_image.sh"],
@@ -164,7 +169,10 @@ def test_a_command_is_valid_shell(command: Command) -> None:
 
 @pytest.mark.parametrize(
     ("name", "reads_stdin"),
-    [(name, name.startswith(("stage", "fetch_image, built"))) for name in COMMANDS],
+    [
+        (name, name.startswith(("stage", "fetch_image, built", "fetch_image, pulled with")))
+        for name in COMMANDS
+    ],
 )
 def test_only_archives_travel_on_standard_input(name: str, reads_stdin: bool) -> None:
     assert (COMMANDS[name][0].stdin is not None) is reads_stdin
@@ -234,3 +242,29 @@ def test_the_compose_binary_is_there_and_runs() -> None:
     binary = commands.compose_binary()
     assert binary.is_file()
     assert os.access(binary, os.X_OK)
+
+
+@pytest.mark.parametrize("status", [0, 1])
+def test_a_pull_has_the_login_and_leaves_nothing_of_it(tmp_path: Path, status: int) -> None:
+    kept, programs = tmp_path / "kept", tmp_path / "bin"
+    kept.mkdir()
+    programs.mkdir()
+    docker = programs / "docker"
+    docker.write_text(
+        f'#!/bin/sh\nstat -c %a "$DOCKER_CONFIG" >"{tmp_path}/mode"\n'
+        f'cat "$DOCKER_CONFIG/config.json" >"{tmp_path}/login"\nexit {status}\n'
+    )
+    docker.chmod(0o755)
+    command = commands.fetch_image(Image("kis:1.4", login=SECRET))
+    result = subprocess.run(
+        ["sh", "-c", command.script],
+        input=command.stdin,
+        env={"PATH": f"{programs}:{os.environ['PATH']}", "TMPDIR": str(kept)},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == status
+    assert (tmp_path / "login").read_text() == SECRET
+    assert (tmp_path / "mode").read_text() == "700\n"
+    assert list(kept.iterdir()) == []
+    assert SECRET not in command.script + result.stdout + result.stderr

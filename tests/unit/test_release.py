@@ -279,6 +279,19 @@ def test_a_release_holds_its_files_with_modes_and_owners(tmp_path: Path) -> None
     }
 
 
+def test_an_image_from_a_registry_is_pinned_by_its_digest(tmp_path: Path) -> None:
+    auth_file = tmp_path / "config.json"
+    auth_file.write_text('{"auths": {"registry.example": {"auth": "dTpw"}}}')
+    made = settings(registry_auth_file=auth_file)
+    first, second = (make_release(made, digest=f"sha256:{digit * 64}") for digit in "ab")
+    assert first.image.reference == f"registry.example/kis:1.4@sha256:{'a' * 64}"
+    assert "dTpw" in first.image.login
+    assert "dTpw" not in repr(first)
+    compose = yaml.safe_load(first.files[COMPOSE_FILE].content)
+    assert compose["services"][SERVICE]["image"] == first.image.reference
+    assert first.id != second.id
+
+
 def test_an_image_from_an_archive_is_pinned_by_its_id(tmp_path: Path) -> None:
     first, second = (
         make_release(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy.gateway.rollout import Rollout, Run, make_batches
+from deploy.gateway.rollout import Rollout, Run, make_batches, most_batches
 
 HOSTS = ["h1", "h2", "h3", "h4", "h5", "h6", "h7", "h8"]
 
@@ -34,6 +34,16 @@ def test_batches_keep_the_inventorys_order(
     batches = make_batches(HOSTS[:count], sizes)
     assert [len(batch) for batch in batches] == expected
     assert [name for batch in batches for name in batch] == HOSTS[:count]
+
+
+@pytest.mark.parametrize(
+    ("hosts", "sizes", "expected"),
+    [(4, ["50%"], 3), (8, ["25%"], 7), (8, [1, "25%", "100%"], 3), (1, [1], 1)],
+)
+def test_fewer_hosts_can_make_more_batches(
+    hosts: int, sizes: list[int | str], expected: int
+) -> None:
+    assert most_batches(hosts, sizes) == expected
 
 
 def test_a_batch_waits_for_every_host_of_all_batches_before() -> None:

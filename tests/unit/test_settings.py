@@ -38,6 +38,7 @@ def test_the_defaults_are_those_of_the_documented_table() -> None:
     defaults = made.model_dump(exclude={"image", "secrets_file", "app_key_field", "simulator"})
     assert defaults == {
         "image_source": "registry",
+        "registry_auth_file": None,
         "image_archive": None,
         "build_context": None,
         "user": "10001:10001",
@@ -212,6 +213,16 @@ def test_numbers_and_booleans_reach_the_container_as_it_expects_them() -> None:
         ({"gateway_token_dir": "/opt/kis-gateway"}, "gateway_token_dir", "outside each other"),
         ({"gateway_token_dir": "/opt/kis-gateway/"}, "gateway_token_dir", "outside each other"),
         ({"gateway_token_dir": "/opt/kis-gateway/t"}, "gateway_token_dir", "outside each other"),
+        (
+            {
+                "gateway_image": "kis",
+                "gateway_image_source": "build",
+                "gateway_build_context": CONTEXT,
+                "gateway_registry_auth_file": "config.json",
+            },
+            "gateway_registry_auth_file",
+            "is only for gateway_image_source='registry'",
+        ),
         ({"gateway_token_dir": "/opt"}, "gateway_token_dir", "outside each other"),
         ({"gateway_app_dir": "/docker_data/kis_tokens/a"}, "gateway_token_dir", "each other"),
     ],
@@ -430,6 +441,21 @@ def test_a_file_that_cannot_be_read_says_why(
     tmp_path: Path, name: str, path_in: Callable[[Path], Path], why: str
 ) -> None:
     assert only_problem_of(**{name: path_in(tmp_path)}) == (name, f"cannot be read: {why}")
+
+
+def test_a_registry_auth_file_must_hold_the_login_for_the_image(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    assert only_problem_of(gateway_registry_auth_file=path) == (
+        "gateway_registry_auth_file",
+        "cannot be read: No such file or directory",
+    )
+    path.write_text(json.dumps({"auths": {"registry.example": {"auth": "dTpw"}}}))
+    assert validate_fleet({"seoul": host_data(gateway_registry_auth_file=path)})
+    name, what = only_problem_of(
+        gateway_registry_auth_file=path, gateway_image="another.example/kis"
+    )
+    assert name == "gateway_registry_auth_file"
+    assert "holds no login for another.example" in what
 
 
 def test_a_build_context_needs_a_dockerfile(tmp_path: Path) -> None:

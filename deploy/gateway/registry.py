@@ -1,0 +1,164 @@
+"""What a tag names in its registry now, asked by the controller. Touches no host."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+import subprocess
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError
+from urllib.parse import urlencode
+from urllib.request import (
+    ProxyHandler,
+    Request,
+    build_opener,
+    parse_http_list,
+    parse_keqv_list,
+)
+
+SECONDS_TO_ANSWER = 10
+TOO_MANY_REQUESTS = 429
+DIGEST = "sha256:[0-9a-f]{64}"
+MANIFESTS = ", ".join(
+    [
+        "application/vnd.oci.image.index.v1+json",
+        "application/vnd.docker.distribution.manifest.list.v2+json",
+        "application/vnd.oci.image.manifest.v1+json",
+        "application/vnd.docker.distribution.manifest.v2+json",
+    ]
+)
+
+
+class NoDigestError(ValueError):
+    """Why a tag has no digest, and what to do. `silent`: the registry gave no answer at all."""
+
+    def __init__(self, image: str, why: str, silent: bool) -> None:
+        registry = split(image)[0]
+        self.silent = silent
+        self.why = f"the registry {registry} {'did not answer' if silent else 'refused'}: {why}"
+        login = f"log in here (docker login {registry}, or gateway_registry_auth_file)"
+        if not registry:
+            self.why, login = why, "name its registry (registry.example/kis:1.4)"
+        super().__init__(
+            f"{self.why}; so it is not known what {image} is now: check gateway_image, {login}, "
+            "or give gateway_image with its digest (name:tag@sha256:…)"
+        )
+
+
+def split(image: str) -> tuple[str, str, str]:
+    """Registry, repository and tag of a reference; the registry is empty where it names none."""
+    first, _, rest = image.partition("@")[0].partition("/")
+    named = bool(rest) and (first == "localhost" or bool(re.search("[.:]", first)))
+    registry, path = (first, rest) if named else ("", image.partition("@")[0])
+    repository, _, tag = path.partition(":")
+    return registry, repository, tag or "latest"
+
+
+def kept_digest(image: str, compose_file: str) -> str:
+    """The digest that this compose file pins the image to; empty where it does not."""
+    found = re.search(rf'"{re.escape(image)}@({DIGEST})"', compose_file)
+    return found[1] if found else ""
+
+
+def read_login(image: str, auth_file: Path) -> str:
+    """What a docker config.json holds for the image's registry: `user:password` in base64.
+
+    Raises:
+        ValueError: it holds none, in words that follow the setting's name.
+    """
+    registry = split(image)[0]
+    try:
+        auths = json.loads(auth_file.read_bytes())["auths"]
+        login = (auths.get(split(image)[0]) or auths.get(f"https://{registry}") or {}).get("auth")
+    except OSError as error:
+        raise ValueError(f"cannot be read: {error.strerror}") from None
+    except (ValueError, KeyError, AttributeError, TypeError):
+        raise ValueError('is no docker config.json: a JSON object with "auths"') from None
+    if not isinstance(login, str) or not re.fullmatch("[A-Za-z0-9+/]+=*", login):
+        raise ValueError(f"holds no login for {registry}: docker --config DIR login {registry}")
+    return login
+
+
+def login_config(image: str, auth_file: Path) -> str:
+    """A docker config.json with the login for the image's registry, and with no other's."""
+    return json.dumps({"auths": {split(image)[0]: {"auth": read_login(image, auth_file)}}})
+
+
+def _own_login(image: str) -> str:
+    """What `docker login` keeps on this machine; empty where the registry may want none."""
+    path = Path(os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker") / "config.json"
+    try:
+        config = json.loads(path.read_bytes())
+        helper = config.get("credHelpers", {}).get(split(image)[0]) or config.get("credsStore")
+        if not helper:
+            return read_login(image, path)
+        program = [f"docker-credential-{helper}", "get"]
+        asked = subprocess.run(program, input=split(image)[0].encode(), capture_output=True)
+        got = json.loads(asked.stdout)
+        return base64.b64encode(f"{got['Username']}:{got['Secret']}".encode()).decode()
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        return ""
+
+
+def find_digest(image: str, auth_file: Path | None) -> str:
+    """The digest (`sha256:…`) of the image, or of the index where it is for many architectures.
+
+    Asks the registry itself (OCI Distribution Specification, HEAD of a manifest): the docker CLI
+    shows no digest of an index, but for buildx, which Debian packages apart.
+
+    Raises:
+        NoDigestError: there is none to be had. No login is in its message.
+    """
+    registry, repository, tag = split(image)
+    if not registry:
+        raise NoDigestError(image, f"{image} does not say which registry it is in", False)
+    # As Docker does: plain HTTP from this machine only.
+    scheme = "http" if re.fullmatch(r"(localhost|127\.[\d.]+)(:\d+)?", registry) else "https"
+    url = f"{scheme}://{registry}/v2/{repository}/manifests/{tag}"
+    login = read_login(image, auth_file) if auth_file else _own_login(image)
+    try:
+        try:
+            answer = _ask(url, "HEAD")
+        except HTTPError as error:
+            if error.code != 401:
+                raise
+            wanted = error.headers.get("WWW-Authenticate", "")
+            answer = _ask(url, "HEAD", _authorization(wanted, scheme, repository, login))
+        found = answer.headers.get("Docker-Content-Digest", "")
+    except HTTPError as error:
+        silent = error.code >= 500 or error.code == TOO_MANY_REQUESTS
+        raise NoDigestError(image, f"{error.code} {error.reason}", silent) from None
+    except OSError as error:
+        raise NoDigestError(image, str(getattr(error, "reason", error)), True) from None
+    except (HTTPException, ValueError, KeyError, AttributeError):  # may repeat what is secret
+        raise NoDigestError(image, "what it said is not understood", False) from None
+    if not re.fullmatch(DIGEST, found):
+        raise NoDigestError(image, "it names no sha256 digest", False)
+    return str(found)
+
+
+def _authorization(challenge: str, scheme: str, repository: str, login: str) -> str:
+    """What the registry's 401 asks for: the login, or a token that is had for it."""
+    kind, _, parameters = challenge.partition(" ")
+    if kind.lower() != "bearer":
+        return f"Basic {login}" if login else ""
+    asked = parse_keqv_list(parse_http_list(parameters))
+    if not asked["realm"].startswith(f"{scheme}://"):
+        raise ValueError("a login is not sent on a weaker way than the image's own")
+    scope = f"repository:{repository}:pull"
+    query = urlencode({"service": asked.get("service", ""), "scope": scope})
+    got = json.load(_ask(f"{asked['realm']}?{query}", "GET", f"Basic {login}" if login else ""))
+    return f"Bearer {got.get('token') or got['access_token']}"
+
+
+def _ask(url: str, method: str, authorization: str = "") -> Any:
+    request = Request(url, method=method, headers={"Accept": MANIFESTS})  # noqa: S310 - http(s)
+    if authorization:
+        request.add_unredirected_header("Authorization", authorization)
+    # Plain HTTP is for this machine, to which no proxy leads.
+    proxies = [ProxyHandler({})] if url.startswith("http:") else []
+    return build_opener(*proxies).open(request, timeout=SECONDS_TO_ANSWER)
