@@ -37,7 +37,7 @@ token_is_valid() {
 # The health gate: container healthy, same container and restart count for MIN_HEALTHY_TIME, token
 # there and valid; all within HEALTHY_DEADLINE. Says what it waits for; sets $reason where it fails.
 gate() {
-  opened=$(now) healthy_since='' before='' said='' counted=''
+  opened=$(now) healthy_since='' before='' said='' said_at=0 counted=''
   while :; do
     # shellcheck disable=SC2046  # one word an id
     set -- $(docker inspect --format \
@@ -73,9 +73,9 @@ gate() {
       reason="not healthy within $((healthy_deadline / 1000)) s: $reason"
       return 1
     fi
-    if [ "$reason" != "$said" ]; then
+    if [ "$reason" != "$said" ] || [ $((waited - said_at)) -ge 5000 ]; then
       say "  $((waited / 1000)) s: $reason"
-      said=$reason
+      said=$reason said_at=$waited
     fi
     sleep 0.2
   done
