@@ -192,7 +192,7 @@ def base_data(directory: Path, project: str) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def engine(tmp_path_factory: pytest.TempPathFactory) -> None:
     """A running engine and simulator: brought up by the product itself, on whatever machine."""
     directory = tmp_path_factory.mktemp("first")
     account = new_account(directory, "first")  # the simulator, not there yet, will not know it
@@ -203,8 +203,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     deployment = Deployment(directory, account, data)
     outcome = deployment.up()
     assert outcome.status == 0, outcome.output
-    yield
-    deployment.compose("down")
+    deployment.compose("down")  # health checks of what nobody looks at make the rest slow
 
 
 def new_account(directory: Path, name: str) -> Account:
@@ -216,12 +215,12 @@ def new_account(directory: Path, name: str) -> Account:
     return account
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def new_deployment(
     engine: None,  # noqa: ARG001 - it must run
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Callable[..., Deployment]]:
-    """Makes deployments with an app key of their own; they are taken down at the end."""
+    """Makes deployments with an app key of their own; they are taken down with the module."""
     made: list[Deployment] = []
 
     def make(name: str, **changes: Any) -> Deployment:

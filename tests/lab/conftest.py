@@ -43,9 +43,9 @@ class OwnLab:
         return os.environ | {"KIS_LAB_DIR": str(self.lab.directory)}
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def new_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., OwnLab]]:
-    """Makes labs that are up; all are removed at the end but the images, for the next session."""
+    """Makes labs that are up; all are removed with the module, but for the images."""
     made: list[OwnLab] = []
 
     def make(*arguments: str) -> OwnLab:
@@ -60,13 +60,13 @@ def new_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., 
     assert [outcome.output for outcome in outcomes if outcome.status] == []
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def lab(new_lab: Callable[..., OwnLab]) -> OwnLab:
     """The lab that most tests share."""
     return new_lab("--hosts", str(HOSTS))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def deployed(lab: OwnLab) -> OwnLab:
     """The same, with the reference gateway on its hosts."""
     outcome = lab.pyinfra("deploy/up.py")

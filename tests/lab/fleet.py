@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from deploy.gateway.release import ROOT, default_healthcheck
+from deploy.gateway.release import ROOT
 from deploy.gateway.saved_image import find_image
 from lab.lab import Lab, ask_simulator
 from tests.engine.conftest import BIN, Outcome, command, docker
@@ -26,9 +26,7 @@ _changed = [(name, data | _all | _per_host.get(name, {{}})) for name, data in _l
 lab = [(name, {{k: v for k, v in data.items() if v is not None}}) for name, data in _changed]
 """
 
-# So that a rollout of three batches takes seconds; what is checked stays the same.
 QUICK = {
-    "gateway_healthcheck": default_healthcheck(8080) | {"interval": "1s"},
     "rollout_min_healthy_time": 1,
     "rollout_healthy_deadline": 60,
     "rollout_batches": [1, 1, "100%"],
