@@ -12,7 +12,7 @@ flock 9
 if [ $# -gt 0 ]; then
   export DEBIAN_FRONTEND=noninteractive
   log=$(mktemp) && trap 'rm -f "$log"' EXIT
-  if ! { apt-get update -q && apt-get install -q -y -o DPkg::Lock::Timeout=120 --no-install-recommends "$@"; } >"$log" 2>&1; then
+  if ! { apt-get update -q && apt-get install -q -y -o DPkg::Lock::Timeout=120 --no-install-recommends "$@"; } >"$log" 2>&1 9>&-; then
     tail -n 15 "$log" >&2
     say "The packages could not be installed: $*"
     say "Look at the lines above: usually the host reaches no package mirror. Mend that and run"
