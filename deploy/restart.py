@@ -10,7 +10,9 @@ target = survey_to_run(release_id=None)
 
 gateway.check(target=target, name="Check every host before any is touched")
 gateway.take_lock(target=target, name="Take the deploy lock")
+gateway.stop_loop(target=target, name="Stop a gateway that KIS refuses again and again")
 for batch in range(batch_count()):
     gateway.switch(target=target, batch=batch, action="restart", name=f"Restart batch {batch + 1}")
 gateway.release_lock(target=target, name="Release the deploy lock")
 gateway.report(target=target, name="Report")
+gateway.count(name="Count the issuances")

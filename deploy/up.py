@@ -18,6 +18,8 @@ gateway.fetch_images(target=target, name="Fetch the image")
 gateway.start_simulator(target=target, name="Start the KIS simulator")
 gateway.stage(target=target, name="Stage the release")
 
+gateway.stop_loop(target=target, name="Stop a gateway that KIS refuses again and again")
+
 # Quick and not harmless: batch by batch.
 for batch in range(batch_count()):
     gateway.switch(target=target, batch=batch, name=f"Switch batch {batch + 1}")
@@ -25,3 +27,4 @@ gateway.revert(target=target, name="Revert what was switched, if a batch failed"
 
 gateway.release_lock(target=target, name="Release the deploy lock")
 gateway.report(target=target, name="Report")
+gateway.count(name="Count the issuances")

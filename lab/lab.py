@@ -274,7 +274,8 @@ def ensure_engine() -> None:
         return
     say("installing or starting the Docker engine")
     templates = ROOT / "templates"
-    nothing = ["/nonexistent", "-", "-", "/nonexistent", "-", "-"]  # asked about no deployment
+    # Asked about no deployment.
+    nothing = ["/nonexistent", "-", "-", "/nonexistent/token", "-", "", "-", "-"]
     reading = parse_reading(run("sh", str(templates / "read_host.sh"), *nothing).splitlines())
     run(*AS_ROOT, "sh", str(templates / "engine.sh"), *missing_packages(reading))
 

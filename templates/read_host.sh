@@ -1,74 +1,124 @@
 #!/bin/sh
 # Reads all that a plan needs to know about one host, in one piece, and changes nothing.
 #
-# usage: read_host.sh APP_DIR PROJECT SERVICE TOKEN_DIR TOKEN_FILE RELEASE IMAGE...
+# usage: read_host.sh APP_DIR PROJECT SERVICE TOKEN_FILE KEY ADOPT ADOPT_PATH RELEASE IMAGE...
+# KEY is the fingerprint of the app key; ADOPT names a container that may run a gateway by other
+# means, with its token at ADOPT_PATH inside, or is empty.
 # Prints one fact a line, `name value`; what is not there is not printed. No secret is printed.
-app_dir=$1 project=$2 service=$3 token_dir=$4 token_file=$5 release=$6
-shift 6
+app_dir=$1 project=$2 service=$3 token_file=$4 key=$5 adopt=$6 adopt_path=$7 release=$8
+shift 8
 export LC_ALL=C # the words of stat are compared
+# Each docker command is short-lived: collecting its garbage would cost a third of its time.
+export GOGC=off
+now=$(date +%s)
 
 echo "uid $(id -u)"
-echo "clock $(date +%s)"
+echo "clock $now"
 echo "architecture $(uname -m)"
 # shellcheck disable=SC1091  # the host's own file
 (. /etc/os-release && echo "os $ID ${VERSION_ID:-}") 2>/dev/null
 command -v apt-get >/dev/null && echo "apt yes"
 command -v docker >/dev/null && echo "docker_cli yes"
 command -v dockerd >/dev/null && echo "dockerd yes"
-compose=$(docker compose version --short 2>/dev/null) && echo "compose ${compose#v}"
-engine=$(docker version --format '{{.Server.Version}}' 2>/dev/null) && echo "engine $engine"
+has_compose() {
+  # Where docker itself looks for plugins; asking it takes longer than all else here.
+  for directory in "${DOCKER_CONFIG:-${HOME:-/root}/.docker}" /usr/local/lib/docker \
+    /usr/local/libexec/docker /usr/lib/docker /usr/libexec/docker; do
+    [ ! -x "$directory/cli-plugins/docker-compose" ] || return 0
+  done
+  docker compose version >/dev/null 2>&1
+}
+has_compose && echo "compose yes"
 docker_root=/var/lib/docker
-while [ ! -d "$docker_root" ]; do docker_root=$(dirname "$docker_root"); done
+while [ ! -d "$docker_root" ]; do docker_root=${docker_root%/*} docker_root=${docker_root:-/}; done
 echo "disk_free_kb $(df -Pk "$docker_root" | awk 'NR == 2 { print $4 }')"
 
 # Listening TCP sockets as the kernel shows them: address and port in hexadecimal.
 cat /proc/net/tcp /proc/net/tcp6 2>/dev/null | awk '$4 == "0A" { print "listening " $2 }' | sort -u
 
-if [ -e "$token_dir" ]; then
-  echo "token_dir $(stat -c '%a %u:%g %F' "$token_dir")"
+token_dir=${token_file%/*}
+[ -e "$token_dir" ] && echo "token_dir $(stat -c '%a %u:%g %F' "$token_dir")"
+token_ends=0
+if [ -e "$token_file" ] || [ -L "$token_file" ]; then
+  stat -c 'token_file %a %u:%g %F
+token_written %Y' "$token_file"
+  if ends=$(token_expiry 2>/dev/null <"$token_file"); then
+    token_ends=$ends
+    echo "token_state token"
+    echo "token_expires $ends"
+  else
+    echo "token_state $(token_state "$token_file")"
+  fi
+  whose=$(token_key "$token_file")
+  [ -n "$whose" ] && echo "token_key $whose"
 fi
-if [ -e "$token_dir/$token_file" ]; then
-  echo "token_file $(stat -c '%a %u:%g %F' "$token_dir/$token_file")"
-  echo "token_written $(stat -c %Y "$token_dir/$token_file")"
-  expiry=$(token_expiry "$token_dir/$token_file" 2>/dev/null) && echo "token_expires $expiry"
+if [ -f "$token_file.of-$key" ]; then
+  echo "aside_token_expires $(token_ends "$token_file.of-$key")"
 fi
+# What the reference gateway remembers of the last time that it asked KIS.
+grep -qs "\"$key\"" "$token_file.attempt" &&
+  awk -F '"attempted_at" *: *' 'NF > 1 { print "attempted " int($2) }' "$token_file.attempt"
 
 [ -s "$app_dir/lock" ] && echo "lock $(cat "$app_dir/lock")"
+current=''
 for name in current previous; do
-  [ -L "$app_dir/$name" ] && echo "$name $(basename "$(readlink "$app_dir/$name")")"
+  [ -L "$app_dir/$name" ] || continue
+  target=$(readlink "$app_dir/$name")
+  echo "$name ${target##*/}"
+  [ "$name" = previous ] || current=${target##*/}
 done
 # The compose file in base64, in which it is one line. Of the other files, hashes.
 if [ -r "$app_dir/current/docker-compose.yml" ]; then
   echo "current_compose $(base64 -w 0 "$app_dir/current/docker-compose.yml")"
   for file in "$app_dir/current"/*; do
-    echo "current_file $(sha256sum "$file" | cut -d ' ' -f 1) ${file##*/}"
+    [ "$current" = "$release" ] || echo "current_file $(sha256sum <"$file" | cut -c 1-64) ${file##*/}"
   done
 fi
 for directory in "$app_dir/releases"/*; do
   [ -d "$directory" ] && echo "release ${directory##*/}"
 done
-tail -n 5 "$app_dir/history.jsonl" 2>/dev/null | awk '{ print "history " $0 }'
+[ -e "$app_dir/history.jsonl" ] && tail -n 5 "$app_dir/history.jsonl" | awk '{ print "history " $0 }'
 for file in "$app_dir/releases/$release"/*; do
   [ -f "$file" ] || continue
-  echo "release_file $(stat -c '%a %u:%g' "$file") $(sha256sum "$file" | cut -d ' ' -f 1) ${file##*/}"
+  echo "release_file $(stat -c '%a %u:%g' "$file") $(sha256sum <"$file" | cut -c 1-64) ${file##*/}"
 done
 
-[ -n "$engine" ] || exit 0
-for image in "$@"; do
+# By label, not by name: an interrupted re-creation leaves containers named <id>_name.
+containers=$(docker ps --all --no-trunc --format '{{.ID}} {{.Label "com.docker.compose.project"}}/{{.Label "com.docker.compose.service"}} {{.Names}} {{.Image}}' 2>/dev/null) || exit 0
+echo "engine yes"
+chosen='' talkers='' named='' adopted=''
+while read -r id labels name image; do
+  case $labels,$name in
+    "$project/$service",*) talkers="$talkers $id" ;;
+    *,kis-simulator) ;;
+    *,"$adopt") talkers="$talkers $id" adopted=$id && echo "adopted $id" ;;
+    *) continue ;;
+  esac
+  chosen="$chosen $id"
+  # Docker names an image here only as long as the name still means it.
+  for wanted; do
+    [ "$wanted" = "$image" ] && named="$named $image" && echo "image_of $id $image"
+  done
+done <<END
+$containers
+END
+for image; do
+  case " $named " in *" $image "*) continue ;; esac
   id=$(docker image inspect --format '{{.Id}}' "$image" 2>/dev/null) && echo "image $image $id"
 done
-# By label, not by name: an interrupted re-creation leaves containers named <id>_name.
-containers=$(docker ps --all --quiet --no-trunc \
-  --filter "label=com.docker.compose.project=$project" \
-  --filter "label=com.docker.compose.service=$service")
-simulator=$(docker ps --all --quiet --no-trunc --filter label=kis-simulator)
-# shellcheck disable=SC2086  # one word an id
-for container in $containers $simulator; do
-  docker inspect --format 'container {"id": {{json .Id}}, "image": {{json .Image}},
-    "image_name": {{json .Config.Image}}, "labels": {{json .Config.Labels}},
-    "status": {{json .State.Status}}, "restarts": {{json .RestartCount}},
-    "health": {{with index .State "Health"}}{{json .Status}}{{else}}null{{end}},
-    "ports": {{json .HostConfig.PortBindings}}}' "$container" 2>/dev/null | tr -d '\n'
-  echo
+if [ -n "$chosen" ]; then
+  # shellcheck disable=SC2086  # one word an id
+  docker inspect --format 'container {"id": {{json .Id}}, "image": {{json .Image}}, "image_name": {{json .Config.Image}}, "labels": {{json .Config.Labels}}, "status": {{json .State.Status}}, "restarts": {{json .RestartCount}}, "restart_policy": {{json .HostConfig.RestartPolicy.Name}}, "health": {{with index .State "Health"}}{{json .Status}}{{else}}null{{end}}, "ports": {{json .HostConfig.PortBindings}}}' $chosen 2>/dev/null
+fi
+
+if [ -n "$adopted" ]; then
+  ends=$(file_of_container "$adopted" "$adopt_path" | token_expiry 2>/dev/null) &&
+    echo "adopted_token_expires $ends"
+fi
+# Who has no token may be asking KIS for one all the time.
+[ "$token_ends" -le "$now" ] || exit 0
+for id in $talkers; do
+  refused=$(docker logs --timestamps --since 130s "$id" 2>&1 | grep EGW00133 | tail -n 1)
+  [ -n "$refused" ] && echo "refused $(date -d "${refused%% *}" +%s)"
 done
 exit 0

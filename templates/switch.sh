@@ -2,25 +2,24 @@
 # Makes a staged release the running one: in the end the new release runs, or the old one again.
 # Run by run_detached.sh; leaves 0 or 1 in $status.
 #
-# usage: switch.sh ACTION APP_DIR PROJECT SERVICE RELEASE TOKEN_FILE MIN_HEALTHY_TIME HEALTHY_DEADLINE
-#                  LOCK_ID BY
+# usage: switch.sh ACTION APP_DIR PROJECT SERVICE RELEASE TOKEN_FILE UID:GID TOKEN_AT_START PORT
+#                  MIN_HEALTHY_TIME HEALTHY_DEADLINE LOCK_ID BY BUDGET WAIT ADOPT ADOPT_PATH
 # ACTION is `switch`, `rollback`, `revert` (RELEASE is empty where none ran before) or `restart`.
-# TOKEN_FILE is empty where the gateway has no token at its start. Times in milliseconds.
-action=$1 app_dir=$2 project=$3 service=$4 release=$5
-token_file=$6 min_healthy_time=$7 healthy_deadline=$8 lock_id=$9 by=${10}
+# TOKEN_AT_START is empty where the gateway asks for a token later than at its start. PORT: inside.
+# Times in milliseconds; WAIT, for which KIS is to be left alone, in seconds. BUDGET: issuances.
+# ADOPT names a container of a gateway that was started by other means, its token at ADOPT_PATH.
+# shellcheck disable=SC2034  # gate.sh uses the others
+action=$1 app_dir=$2 project=$3 service=$4 release=$5 token_file=$6 user=$7 token_at_start=$8 port=$9
+shift 9
+min_healthy_time=$1 healthy_deadline=$2 lock_id=$3 by=$4 budget=$5 wait=$6 adopt=$7 adopt_path=$8
 began=$(now)
-token_hash=$(sha256sum "$token_file" 2>/dev/null)
+issuances=0 allowed=$budget asking='' may_ask='' stopped_adopted=''
 
 say() { echo "$*" >&2; }
 compose() { # release, arguments of docker compose
   file=$app_dir/releases/$1/docker-compose.yml
   shift
-  docker compose --progress quiet --file "$file" "$@"
-}
-containers() {
-  docker ps --all --quiet --no-trunc \
-    --filter "label=com.docker.compose.project=$project" \
-    --filter "label=com.docker.compose.service=$service"
+  docker compose --progress quiet --file "$file" "$@" >&2
 }
 last_log_lines() {
   for container in $(containers); do
@@ -29,66 +28,46 @@ last_log_lines() {
     say '---'
   done
 }
-token_is_valid() {
-  [ -z "$token_file" ] && return 0
-  ends=$(token_expiry "$token_file" 2>/dev/null) && [ "$ends" -gt "$(date +%s)" ]
+# Before a gateway starts: the token is its app key's, and nothing runs that would write another's.
+ready_token() { # release
+  key=$(cat "$app_dir/releases/$1/app_key_fingerprint" 2>/dev/null)
+  whose=$(token_key "$token_file")
+  if [ "$(token_state "$token_file")" = damaged ] || [ "${whose:-$key}" != "$key" ]; then
+    containers | xargs -r docker stop >/dev/null
+    count_issuances
+  fi
+  set_damaged_aside "$token_file"
+  [ -z "$key" ] || select_token "$token_file" "$key" "$user"
+  remember_token
+  must_ask || return 0
+  [ -z "$may_ask" ] || allowed=$((issuances + 1))
+  [ "$issuances" -lt "$allowed" ] && return
+  reason="there is no valid token in $token_file, though there was one when this deploy began"
+  return 1
 }
 
-# The health gate: container healthy, same container and restart count for MIN_HEALTHY_TIME, token
-# there and valid; all within HEALTHY_DEADLINE. Says what it waits for; sets $reason where it fails.
-gate() {
-  opened=$(now) healthy_since='' before='' said='' said_at=0 counted=''
-  while :; do
-    # shellcheck disable=SC2046  # one word an id
-    set -- $(docker inspect --format \
-      '{{.Id}} {{.RestartCount}} {{.State.Status}} {{with index .State "Health"}}{{.Status}}{{else}}none{{end}}' \
-      $(containers) 2>/dev/null)
-    container=${1:-none} restarts=${2:-0} status=${3:-missing} health=${4:-none}
-    case $# in
-      0) reason='there is no container' ;;
-      4) reason="the container is $status, its health is $health, it restarted $restarts times" ;;
-      *) reason="there is more than one container of the service $service" ;;
-    esac
-    [ $# -le 4 ] || status=several
-    # Restarts of its earlier life do not count.
-    [ "$container" = "$counted" ] || counted=$container restarts_before=$restarts
-    case $status-$health in
-      running-healthy | running-none)
-        if ! token_is_valid; then
-          reason="the container is healthy, but there is no valid token in $token_file"
-          healthy_since=''
-        elif [ -z "$healthy_since" ] || [ "$container-$restarts" != "$before" ]; then
-          healthy_since=$(now)
-        fi ;;
-      running-unhealthy) return 1 ;;
-      *) healthy_since='' ;;
-    esac
-    before=$container-$restarts
-    [ $((restarts - restarts_before)) -lt 3 ] || { reason="$reason: a crash loop" && return 1; }
-    if [ -n "$healthy_since" ] && [ $(($(now) - healthy_since)) -ge "$min_healthy_time" ]; then
-      return 0
-    fi
-    waited=$(($(now) - opened))
-    if [ $waited -ge "$healthy_deadline" ]; then
-      reason="not healthy within $((healthy_deadline / 1000)) s: $reason"
-      return 1
-    fi
-    if [ "$reason" != "$said" ] || [ $((waited - said_at)) -ge 5000 ]; then
-      say "  $((waited / 1000)) s: $reason"
-      said=$reason said_at=$waited
-    fi
-    sleep 0.2
-  done
+# Starts the containers of a release without Docker's own restarts, each of which would be a
+# request to KIS, where there is no token yet; the policy comes with the token.
+let_ask() { # command that creates or stops the container
+  asking=yes
+  wait_for_kis "$wait"
+  "$@" || return 1
+  policy=$(docker inspect --format '{{.HostConfig.RestartPolicy.Name}}' "$(containers)")
+  docker update --restart no "$(containers)" >/dev/null && docker start "$(containers)" >/dev/null &&
+    gate
+  passed=$?
+  wait=61 asking=''
+  docker update --restart "${policy:-no}" "$(containers)" >/dev/null
+  return $passed
 }
 
 bring_up() { # release, more flags of `compose up`
   bring_up=$1
   shift
-  if ! output=$(compose "$bring_up" up --detach --no-build --pull never --remove-orphans "$@" 2>&1); then
-    reason="docker compose up failed: $output"
-    return 1
-  fi
-  gate
+  ready_token "$bring_up" || return 1
+  reason='docker compose up failed, see above'
+  set -- "$bring_up" up --no-build --pull never --remove-orphans "$@"
+  if must_ask; then let_ask compose "$@" --no-start; else compose "$@" --detach && gate; fi
 }
 
 point() { # name at release
@@ -97,9 +76,9 @@ point() { # name at release
 
 finish() { # outcome, exit status
   image=$(docker inspect --format '{{.Config.Image}}' "$(containers | head -n 1)" 2>/dev/null)
-  issuances=0
-  [ "$(sha256sum "$token_file" 2>/dev/null)" = "$token_hash" ] || issuances=1
+  count_issuances
   record "$app_dir" "$action" "$by" "$began" "$current" "$release" "$image" "$1" $issuances
+  say "issuances: $issuances (budget $budget)"
   status=$2
 }
 
@@ -114,10 +93,35 @@ prune() {
   done
 }
 
+# The token comes out of the container that is replaced before that is stopped.
+adopt() {
+  [ "$action" = switch ] || return 0
+  rm -f "$app_dir/.replaced"
+  adopted=$(adopted_container "$adopt" "$app_dir") || return 0
+  if [ "$(docker inspect --format '{{.HostConfig.AutoRemove}}' "$adopted")" = true ]; then
+    reason="$adopt was started with --rm, so it could not be started again if this fails; stop it yourself"
+    return 1
+  fi
+  key=$(cat "$app_dir/releases/$release/app_key_fingerprint")
+  if file_of_container "$adopted" "$adopt_path" | bring_token "$token_file" "$key" "$user"; then
+    say "the token of the container $adopt is taken over"
+  else
+    say "the container $adopt has no token at $adopt_path that would be of use"
+  fi
+  reason="the container $adopt could not be stopped, see above"
+  stopped_adopted=yes
+  stop_adopted "$adopted" "$app_dir"
+}
+
+start_again() {
+  ready_token "$release" || return 1
+  reason='docker compose restart failed, see above'
+  if must_ask; then let_ask compose "$release" stop; else compose "$release" restart && gate; fi
+}
+
 restart() {
   say "restart of release $release"
-  reason='docker compose restart failed, see above'
-  if compose "$release" restart && gate; then
+  if start_again; then
     finish restarted 0
   else
     last_log_lines
@@ -129,18 +133,20 @@ restart() {
 switch() {
   say "switch: ${current:-none} -> ${release:-none}"
   if [ -z "$release" ]; then
-    if compose "$current" down && rm "$app_dir/current"; then
+    if compose "$current" down && rm "$app_dir/current" &&
+      { ! mv "$app_dir/.replaced" "$app_dir/.adopted" 2>/dev/null || start_adopted "$app_dir"; }; then
       finish reverted 0
     else
       finish failed 1
     fi
     return
   fi
+  [ "$action" != revert ] || may_ask=yes
   # The release that should run already: something about its container is wrong, and compose, which
   # sees no change of a mounted file's content, would let it be.
   again=''
   [ "$current" != "$release" ] || again=--force-recreate
-  if bring_up "$release" $again; then
+  if adopt && bring_up "$release" $again; then
     if [ "$current" != "$release" ]; then
       # A revert also restores which release a rollback would go to.
       if [ "$action" = revert ]; then
@@ -151,6 +157,7 @@ switch() {
       fi
       point current "$release"
     fi
+    [ -z "$stopped_adopted" ] || mv "$app_dir/.adopted" "$app_dir/.replaced" # for a revert
     say "release $release is healthy"
     finish switched 0
     prune
@@ -158,14 +165,26 @@ switch() {
   fi
   last_log_lines
   say "The $action to release $release failed: $reason"
-  if [ "$current" = "$release" ]; then
+  # What is over the budget was spent: it does not count against what runs again.
+  failure=$reason allowed=$issuances may_ask=yes
+  if [ -n "$stopped_adopted" ]; then
+    compose "$release" down >/dev/null 2>&1
+    if start_adopted "$app_dir"; then
+      say "Restored: the container $adopt runs again."
+      say "Mend the cause ($failure) and deploy again."
+      finish restored 1
+    else
+      say "THE GATEWAY DOES NOT SERVE: the container $adopt could not be started again."
+      finish failed 1
+    fi
+  elif [ "$current" = "$release" ]; then
     say "It is the release that ran before, so there is none to go back to; it was left as it is."
     finish failed 1
   elif [ -z "$current" ]; then
     compose "$release" down >/dev/null 2>&1
     say "No release ran before: the container was removed, so that it asks KIS for nothing."
     finish removed 1
-  elif failure=$reason && bring_up "$current"; then
+  elif bring_up "$current"; then
     say "Restored: release $current runs again and is healthy."
     say "Mend the cause ($failure) and deploy again."
     finish restored 1
@@ -187,5 +206,6 @@ elif ! grep -q "\"id\": \"$lock_id\"" "$app_dir/lock" 2>/dev/null; then
   status=1
 else
   current=$(readlink "$app_dir/current") && current=${current##*/}
+  remember_token
   if [ "$action" = restart ]; then restart; else switch; fi
 fi

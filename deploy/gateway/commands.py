@@ -41,13 +41,15 @@ def _read(name: str) -> str:
 def read_host(settings: Settings, release: Release) -> Command:
     images = [release.image] + ([simulator_image()] if settings.simulator else [])
     return _script(
-        ["token_expiry.sh", "read_host.sh"],
+        ["token.sh", "read_host.sh"],
         [
             settings.app_dir,
             settings.project,
             SERVICE,
-            settings.token_dir,
-            settings.token_file,
+            settings.token_path,
+            release.key,
+            settings.adopt_container or "",
+            settings.adopt_token_path,
             release.id,
             *(image.reference for image in images),
         ],
@@ -77,7 +79,7 @@ def compose_binary() -> Path:
 
 
 def prepare_tokens(settings: Settings) -> Command:
-    return _script(["tokens.sh"], [settings.token_dir, settings.token_file, settings.user])
+    return _script(["token.sh", "tokens.sh"], [settings.token_path, settings.user])
 
 
 def fetch_image(image: Image) -> Command:
@@ -100,13 +102,16 @@ def stage(settings: Settings, release: Release) -> Command:
     return _script(["stage.sh"], [settings.app_dir, release.id], archive(release.files.items()))
 
 
-def switch(settings: Settings, run: Run, action: str, release: str) -> Command:
+def switch(
+    settings: Settings, run: Run, action: str, release: str, budget: int = 0, wait: int = 0
+) -> Command:
     """Goes on to its end on the host, whatever becomes of this process or the connection.
 
     `action`: `switch`, `rollback`, `revert` or `restart`. `release` is the id of the release that
-    shall run; empty for a revert to nothing.
+    shall run; empty for a revert to nothing. `budget`: how many issuances it may take. `wait`: for
+    how many seconds KIS must be left alone first.
     """
-    names = ["history.sh", "token_expiry.sh", "switch.sh"]
+    names = ["history.sh", "token.sh", "adopt.sh", "gate.sh", "switch.sh"]
     return _script(
         ["run_detached.sh"],
         [
@@ -117,13 +122,37 @@ def switch(settings: Settings, run: Run, action: str, release: str) -> Command:
             settings.project,
             SERVICE,
             release,
-            settings.token_path if settings.token_at_start else "",
+            settings.token_path,
+            settings.user,
+            "yes" if settings.token_at_start else "",
+            str(settings.container_port),
             _milliseconds(settings.rollout_min_healthy_time),
             _milliseconds(settings.rollout_healthy_deadline),
             run.id,
             run.by,
+            str(budget),
+            str(wait),
+            settings.adopt_container or "",
+            settings.adopt_token_path,
         ],
     )
+
+
+def stop_loop(settings: Settings) -> Command:
+    names = ["adopt.sh", "stop_loop.sh"]
+    adopt = settings.adopt_container or ""
+    return _script(names, [settings.app_dir, settings.project, SERVICE, adopt])
+
+
+def take_token(settings: Settings, key: str) -> Command:
+    """Its output is secret: base64 of a token file."""
+    return _script(["token.sh", "take_token.sh"], [settings.token_path, key])
+
+
+def give_token(settings: Settings, key: str, token: str) -> Command:
+    """`token` as `take_token` printed it."""
+    arguments = [settings.token_path, key, settings.user]
+    return _script(["token.sh", "give_token.sh"], arguments, token)
 
 
 def down(settings: Settings, run: Run) -> Command:

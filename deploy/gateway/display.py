@@ -15,6 +15,7 @@ import yaml
 from deploy.gateway.plan import Plan, why_recreate
 from deploy.gateway.reading import Container, Event, Reading
 from deploy.gateway.release import COMPOSE_FILE, Release
+from deploy.gateway.rollout import Rollout
 from deploy.gateway.settings import Settings
 
 # In place of a reading: the connection failed, or the command did.
@@ -159,9 +160,11 @@ def host_plan(
     reading: Reading,
     plan: Plan,
     in_the_way: Iterable[str],
+    notes: Iterable[str] = (),
 ) -> str:
     """What `up` would change on one host, and why; with what stands in the way of it."""
     lines = [f"- {reason}" for reason in plan.reasons]
+    lines += notes
     if plan.switch:
         lines.append(_fate_of_the_container(settings, release, reading))
     if plan.stage or plan.switch:
@@ -169,6 +172,7 @@ def host_plan(
         lines += compose_diff(
             reading.current_compose, release.files[COMPOSE_FILE].content.decode(), release.id
         )
+    lines += [click.style(f"! {warning}", "yellow") for warning in plan.warnings]
     lines += [click.style(f"! in the way: {problem}", "red") for problem in in_the_way]
     count = f"{len(plan.reasons)} changes" if plan.is_needed else "nothing to change"
     return "\n  ".join([click.style(f"{name}: {count}", bold=True), *lines])
@@ -177,6 +181,23 @@ def host_plan(
 def not_read(name: str, why: str) -> str:
     """The plan of a host that did not answer."""
     return click.style(f"{name}: {why}, so nothing is known of it", "red")
+
+
+def token_notes(name: str, rollout: Rollout) -> list[str]:
+    """Where the token of a host that is about to be switched comes from, if not from itself."""
+    notes = []
+    if name in rollout.looping:
+        notes.append("KIS refuses the gateway that runs here again and again: it is stopped first")
+    if name in rollout.issuances.asks:
+        notes.append("There is no valid token: the gateway asks KIS for one. (1 issuance)")
+    if source := rollout.issuances.given.get(name):
+        notes.append(f"The token comes from {source}.")
+    return notes
+
+
+def budget(asks: Sequence[str]) -> str:
+    """`issuances: 1 (lab-1)`: how many a deploy would take, and on which hosts."""
+    return f"issuances: {len(asks)}" + (f" ({', '.join(asks)})" if asks else "")
 
 
 def summary(verb: str, plans: Iterable[Plan]) -> str:

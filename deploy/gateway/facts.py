@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from pyinfra.api.command import StringCommand
 from pyinfra.api.exceptions import FactProcessError
 from pyinfra.api.facts import FactBase
@@ -28,6 +30,6 @@ class HostReading(FactBase[Reading | None]):
 
     def process(self, output: list[str]) -> Reading:
         try:
-            return parse_reading(output)
+            return parse_reading(output, arrived=time.time())
         except ValueError as error:
             raise FactProcessError(str(error)) from error

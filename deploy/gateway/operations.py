@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import time
 from collections.abc import Generator
 from contextlib import suppress
 from typing import Any
@@ -9,15 +11,17 @@ from typing import Any
 import click
 from paramiko import SSHException
 from pyinfra import logger
+from pyinfra.api.arguments import CONNECTOR_ARGUMENT_KEYS, pop_global_arguments
 from pyinfra.api.command import FunctionCommand, PyinfraCommand, StringCommand
 from pyinfra.api.host import Host
 from pyinfra.api.operation import operation
 from pyinfra.connectors.util import CommandOutput
-from pyinfra.context import host, state
+from pyinfra.context import host, inventory, state
 from pyinfra.operations import files
 
 from deploy.gateway import commands, display
 from deploy.gateway.commands import Command
+from deploy.gateway.fleet import wanted
 from deploy.gateway.release import Image
 from deploy.gateway.saved_image import SavedImage, cut, pack
 from deploy.gateway.settings import Settings
@@ -53,13 +57,58 @@ class _Locked(StringCommand):
         return super().execute(state, host, connector_arguments)
 
 
-class _Live(_Locked):
-    """Shows what it says as it comes, so that a person sees what is waited for."""
+class _Switch(_Locked):
+    """Shows what it says as it comes, so that a person sees what is waited for.
+
+    Of issuances the script says at its end how many it has counted.
+    """
+
+    def __init__(self, target: Target, action: str, release_id: str) -> None:
+        self.name, progress = target.name, rollout()
+        budget = progress.budget(target.name)
+        wait = progress.wait_for_kis(target.name, time.monotonic()) if budget else 0
+        command = commands.switch(target.settings, this_run(), action, release_id, budget, wait)
+        super().__init__(command, target.settings)
 
     def attempt(self, state: Any, host: Any, connector_arguments: Any) -> Any:  # noqa: ARG002
         connector_arguments.update(self.connector_arguments)
-        status, _ = host.run_shell_command(self, print_output=True, **connector_arguments)
+        status, output = host.run_shell_command(self, print_output=True, **connector_arguments)
+        for line in output.output_lines:
+            if found := re.fullmatch(r"issuances: (\d+) \(budget \d+\)", line.strip()):
+                rollout().has_issued(self.name, int(found[1]))
+        if rollout().budget(self.name):
+            rollout().has_asked(self.name, time.monotonic())
         return status, CommandOutput([])  # else pyinfra shows it once more where it failed
+
+
+class _Bring(_Locked):
+    """Brings a token from another host; it is in this process's memory, and nowhere else."""
+
+    def __init__(self, target: Target, source: str) -> None:
+        super().__init__(
+            commands.give_token(target.settings, target.release.key, ""), target.settings
+        )
+        self.key, self.source = target.release.key, source
+
+    def attempt(self, state: Any, host: Any, connector_arguments: Any) -> Any:
+        source = inventory.get_host(self.source)
+        settings, _ = wanted(self.source)
+        arguments, _ = pop_global_arguments(state, source, {})
+        status, output = source.run_shell_command(
+            StringCommand(commands.take_token(settings, self.key).script),
+            print_output=False,
+            print_input=False,
+            **{name: value for name, value in arguments.items() if name in CONNECTOR_ARGUMENT_KEYS},
+        )
+        if not status or not output.stdout:
+            what = f"{self.source} has no token any more that it could give: deploy again"
+            logger.error(f"{host.print_prefix}{click.style(what, 'red')}")
+            return False, CommandOutput([])
+        connector_arguments.update(self.connector_arguments)
+        connector_arguments["_stdin"] = output.stdout
+        return host.run_shell_command(
+            self, print_output=False, print_input=False, **connector_arguments
+        )
 
 
 class _Load(_Locked):
@@ -112,6 +161,10 @@ def check(target: Target) -> Commands:
     if problems := why_untouched(target.name):
         yield _fail(*problems)
     else:
+        for warning in target.plan.warnings:
+            logger.warning(f"{host.print_prefix}{click.style(warning, 'yellow')}")
+        for note in display.token_notes(target.name, rollout()):
+            _say(note)
         for reason in target.plan.reasons:
             _say(reason)
 
@@ -171,6 +224,15 @@ def stage(target: Target) -> Commands:
 
 
 @operation()
+def stop_loop(target: Target) -> Commands:
+    """Stops a gateway that KIS refuses again and again: it would spoil the minute of another."""
+    if state.is_executing and not dropped_out() and target.name in rollout().looping:
+        _say("KIS refuses the gateway that runs here again and again: it is stopped")
+        yield _Locked(commands.stop_loop(target.settings), target.settings)
+        rollout().has_asked(target.name, time.monotonic())
+
+
+@operation()
 def switch(target: Target, batch: int, action: str = "switch") -> Commands:
     """Makes a staged release the running one behind the health gate, where its batch is on.
 
@@ -184,8 +246,9 @@ def switch(target: Target, batch: int, action: str = "switch") -> Commands:
     if dropped_out() or not progress.is_turn_of(target.name, batch):
         return
     _say(f"batch {batch + 1} of {len(progress.batches)}: {', '.join(progress.batches[batch])}")
-    command = commands.switch(target.settings, this_run(), action, target.release_id)
-    yield _Live(command, target.settings)
+    if source := progress.issuances.given.get(target.name):
+        yield _Bring(target, source)
+    yield _Switch(target, action, target.release_id)
     progress.switched.append(target.name)  # reached only where the command succeeded
 
 
@@ -197,8 +260,7 @@ def revert(target: Target) -> Commands:
     before = target.reading.current if target.reading else None
     if target.settings.rollout_revert == "fleet" and before != target.release_id:
         _say(f"reverting, because {', '.join(sorted(dropped_out()))} failed")
-        command = commands.switch(target.settings, this_run(), "revert", before or "")
-        yield _Live(command, target.settings)
+        yield _Switch(target, "revert", before or "")
 
 
 @operation()
@@ -222,6 +284,15 @@ def report(target: Target) -> Commands:
     else:
         for line in where_it_listens(target.settings, target.release_id):
             _say(line)
+
+
+@operation()
+def count() -> Commands:
+    """Ends the run with a line such as `issuances: 0 (budget 0)`: of all hosts, once."""
+    if state.is_executing and not rollout().is_reported:
+        rollout().is_reported = True
+        logger.info(rollout().count)
+    yield from ()
 
 
 @operation()
@@ -274,11 +345,13 @@ def show_plan(verb: str) -> Commands:
                         target.reading,
                         target.plan,
                         why_untouched(name),
+                        display.token_notes(name, rollout()),
                     )
                 )
             else:
                 why = display.UNREADABLE if target else display.UNREACHABLE
                 click.echo(display.not_read(name, why))
+        click.echo(display.budget(rollout().issuances.asks))
         click.echo(display.summary(verb, [t.plan for t in targets.values() if t]))
     yield from ()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 from dataclasses import dataclass, field
 
-from deploy.gateway.reading import Container, Reading
+from deploy.gateway.reading import Container, HostPath, Reading
 from deploy.gateway.release import COMPOSE_FILE, Image, Release, simulator_image
 from deploy.gateway.settings import Settings
 
@@ -13,6 +13,7 @@ KIB_PER_MIB = 1024
 # An image made from the distribution's packages takes some 400 MB with its build.
 DISK_FOR_AN_IMAGE_MIB = 1024
 DISK_FOR_A_RELEASE_MIB = 64
+CLOCK_MAY_DIFFER = 60  # seconds; a reading takes one or two on its way
 NEEDS_ROOT = (
     "the deploy needs root: set `_sudo` to True in the host's inventory data, or connect as root"
 )
@@ -25,7 +26,7 @@ class Plan:
     """What `up` does on one host. Empty fields are steps that are not needed.
 
     `refusals` say why the host cannot be deployed to; with one of them nothing is done anywhere.
-    `reasons` say for each step why it is needed.
+    `reasons` say for each step why it is needed; `warnings` what an operator should know of.
     """
 
     refusals: list[str] = field(default_factory=list)
@@ -38,6 +39,7 @@ class Plan:
     stage: bool = False
     switch: bool = False
     reasons: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
     @property
     def is_needed(self) -> bool:
@@ -49,8 +51,8 @@ def make_plan(settings: Settings, release: Release, reading: Reading) -> Plan:
     """Compares one reading of a host with what its settings ask for."""
     reasons: list[str] = []
     packages = missing_packages(reading)
-    put_compose_plugin = reading.compose is None and not _packages_with_compose(reading)
-    install_engine = bool(packages) or put_compose_plugin or reading.engine is None
+    put_compose_plugin = not reading.compose and not _packages_with_compose(reading)
+    install_engine = bool(packages) or put_compose_plugin or not reading.engine
     if install_engine:
         reasons.append("Docker Engine or compose is missing or not running")
 
@@ -60,10 +62,14 @@ def make_plan(settings: Settings, release: Release, reading: Reading) -> Plan:
         directory is None
         or (directory.mode, directory.owner) != ("700", settings.user)
         # Gateways in the field write 0644; behind a directory of 0700 only the owner matters.
-        or (token is not None and token.owner != settings.user)
+        or (token is not None and not _can_be_used(token, settings.user))
     )
     if prepare_tokens:
         reasons.append(f"{settings.token_dir} is missing or its owner or mode is not right")
+    damaged = reading.token_state == "damaged"
+    if damaged:
+        what = "damaged" if token and token.kind.startswith("regular") else f"a {_kind(token)}"
+        reasons.append(f"{settings.token_path} is {what}: it is set aside")
 
     wanted_images = [release.image] + ([simulator_image()] if settings.simulator else [])
     images = tuple(i for i in wanted_images if i.reference not in reading.images)
@@ -85,23 +91,53 @@ def make_plan(settings: Settings, release: Release, reading: Reading) -> Plan:
         install_engine=install_engine,
         packages=packages,
         put_compose_plugin=put_compose_plugin,
-        prepare_tokens=prepare_tokens,
+        # A switch sets it aside itself, when no gateway runs that could ask KIS at once.
+        prepare_tokens=prepare_tokens or (damaged and not switch and not stage),
         images=images,
         start_simulator=start_simulator,
         stage=bool(stage),
         switch=bool(switch) or bool(stage),
         reasons=reasons,
+        warnings=warnings(settings, reading),
     )
+
+
+def _can_be_used(token: HostPath, user: str) -> bool:
+    """Whether the container's user can read and write its token; a directory is not judged here."""
+    is_file = token.kind.startswith("regular")
+    return not is_file or (token.owner == user and int(token.mode, 8) & 0o600 == 0o600)
+
+
+def _kind(path: HostPath | None) -> str:
+    return path.kind if path else "file"
+
+
+def warnings(settings: Settings, reading: Reading) -> list[str]:
+    """What is right to go on with, but not as it should be."""
+    found = []
+    if reading.token_state == "unknown":
+        found.append(
+            f"{settings.token_path} is in a form that is not known here, so it is left alone and "
+            "nobody can say how long its token is valid"
+        )
+    off = 0 if reading.arrived is None else reading.arrived - reading.clock
+    if abs(off) > CLOCK_MAY_DIFFER:
+        found.append(
+            f"the host's clock is {abs(off):.0f} s {'behind' if off > 0 else 'ahead of'} this "
+            "machine's: a gateway takes a token for valid, or for expired, by its host's clock. "
+            "Let NTP set both (timedatectl set-ntp true)"
+        )
+    return found
 
 
 def missing_packages(reading: Reading) -> tuple[str, ...]:
     """The distribution's packages that the host lacks; none where an engine is there already."""
     packages: tuple[str, ...] = ()
-    if reading.engine is None and not reading.dockerd:
+    if not reading.engine and not reading.dockerd:
         packages += ("docker.io",)
     if not reading.docker_cli and reading.os[0] == "debian":
         packages += ("docker-cli",) if _debian_version(reading) >= 13 else ()
-    if reading.compose is None:
+    if not reading.compose:
         packages += _packages_with_compose(reading)
     return packages
 
@@ -139,7 +175,7 @@ def refusals(
             "compose v2 as docs.docker.com says for it, then deploy again"
         )
     elif (
-        reading.compose is None
+        not reading.compose
         and not _packages_with_compose(reading)
         and reading.architecture != platform.machine()
     ):
@@ -161,11 +197,6 @@ def refusals(
         )
     if reading.token_dir and reading.token_dir.kind != "directory":
         found.append(f"{settings.token_dir} is a {reading.token_dir.kind}, not a directory")
-    if reading.token_file and not reading.token_file.kind.startswith("regular"):
-        found.append(
-            f"{settings.token_path} is a {reading.token_file.kind}, so no gateway can keep its "
-            "token there: move it away"
-        )
     return found
 
 
@@ -174,9 +205,10 @@ def _held_ports(settings: Settings, reading: Reading) -> list[tuple[str, int]]:
     held = []
     in_host_mode = settings.network_mode == "host"
     wanted = ANYWHERE if in_host_mode else settings.bind_address
-    ours = {binding for gateway in reading.gateways for binding in gateway.published()}
+    gateways = reading.gateways + ([reading.adopted] if reading.adopted else [])
+    ours = {binding for gateway in gateways for binding in gateway.published()}
     # In host mode the container's own process listens: that it is up is all there is to tell.
-    hidden = any(gateway.is_up and not gateway.ports for gateway in reading.gateways)
+    hidden = any(gateway.is_up and not gateway.ports for gateway in gateways)
     if not hidden and _strangers(wanted, settings.published_port, ours, reading):
         name = "gateway_container_port" if in_host_mode else "gateway_port"
         held.append((name, settings.published_port))
@@ -223,13 +255,17 @@ def why_switch(settings: Settings, release: Release, reading: Reading) -> str:
     if why := why_recreate(settings, release, reading):
         return why
     gateway = reading.gateways[0]
-    if not gateway.serves:
+    # The gate has heard the gateway itself by then: the engine's own probe may come later.
+    is_fresh = gateway.status == "running" and gateway.health == "starting" and not gateway.restarts
+    if not gateway.serves and not is_fresh:
         return f"the container is {gateway.status}, its health is {gateway.health}"
     return ""
 
 
 def why_recreate(settings: Settings, release: Release, reading: Reading) -> str:
     """Why there is no container that was made from the release; empty where there is."""
+    if reading.adopted:
+        return f"the container {settings.adopt_container} is to be replaced, its token is kept"
     if not reading.gateways:
         return "no gateway container is there"
     if len(reading.gateways) > 1:
@@ -242,6 +278,8 @@ def why_recreate(settings: Settings, release: Release, reading: Reading) -> str:
         return f"the container was made from {gateway.compose_file or 'no file'}, not {wanted}"
     if gateway.image != reading.images.get(release.image.reference):
         return f"the container does not run what {release.image.reference} names now"
+    if gateway.restart_policy == "no" and "restart: unless-stopped" in reading.current_compose:
+        return "the container would not come back after a reboot: a switch of it was cut off"
     return ""
 
 

@@ -40,6 +40,7 @@ class Container(_Read):
     restarts: int
     health: str | None
     ports: dict[str, list[dict[str, str]] | None] | None
+    restart_policy: str = "unless-stopped"
 
     @property
     def compose_file(self) -> str:
@@ -105,14 +106,21 @@ class Reading(_Read):
     apt: bool = False
     docker_cli: bool = False
     dockerd: bool = False
-    compose: str | None = None
-    engine: str | None = None
+    compose: bool = False
+    engine: bool = False
     disk_free_kb: int
     listening: frozenset[tuple[str, int]] = frozenset()
     token_dir: HostPath | None = None
     token_file: HostPath | None = None
     token_written: int | None = None
     token_expires: int | None = None
+    # `token`, `damaged` or `unknown`, as `templates/token.sh` tells them apart; "" without a file.
+    token_state: str = ""
+    token_key: str | None = None
+    aside_token_expires: int | None = None
+    adopted_token_expires: int | None = None
+    attempted: int | None = None
+    refused: int | None = None
     lock: Lock | None = None
     current: str | None = None
     previous: str | None = None
@@ -123,20 +131,33 @@ class Reading(_Read):
     release_files: dict[str, ReleaseFile] = {}
     images: dict[str, str] = {}
     containers: tuple[Container, ...] = ()
+    adopted_id: str | None = None
+    # By the controller's clock, when the reading had arrived; None where nobody says.
+    arrived: float | None = None
 
     @property
     def gateways(self) -> list[Container]:
-        return [container for container in self.containers if not container.is_simulator]
+        return [
+            container
+            for container in self.containers
+            if not container.is_simulator and container.id != self.adopted_id
+        ]
+
+    @property
+    def adopted(self) -> Container | None:
+        """A gateway that was started by other means and still is, if it is to be replaced."""
+        return next((c for c in self.containers if c.id == self.adopted_id and c.is_up), None)
 
     @property
     def simulator(self) -> Container | None:
         return next((container for container in self.containers if container.is_simulator), None)
 
 
-def parse_reading(lines: Iterable[str]) -> Reading:
+def parse_reading(lines: Iterable[str], arrived: float | None = None) -> Reading:
     """`read_host.sh`'s lines, `name value` each, as a `Reading`.
 
-    A line with a name of its own is passed over: some hosts greet whoever logs in.
+    A line with a name of its own is passed over: some hosts greet whoever logs in. `arrived`: this
+    machine's time, epoch seconds.
 
     Raises:
         ValueError: a line of ours is not in its form (the message holds it), or is missing.
@@ -145,6 +166,7 @@ def parse_reading(lines: Iterable[str]) -> Reading:
     listening: set[tuple[str, int]] = set()
     release_files: dict[str, ReleaseFile] = {}
     images: dict[str, str] = {}
+    image_of: dict[str, str] = {}
     containers: list[Container] = []
     current_files: dict[str, str] = {}
     releases: list[str] = []
@@ -161,6 +183,9 @@ def parse_reading(lines: Iterable[str]) -> Reading:
                 case "image":
                     reference, image_id = value.split(" ")
                     images[reference] = image_id
+                case "image_of":
+                    container_id, reference = value.split(" ")
+                    image_of[reference] = container_id
                 case "current_compose":
                     found[name] = base64.b64decode(value).decode()
                 case "current_file":
@@ -175,11 +200,15 @@ def parse_reading(lines: Iterable[str]) -> Reading:
                 case "lock":
                     with suppress(ValueError):
                         found[name] = Lock.model_validate_json(value)
+                case "refused":  # one line for each container
+                    found[name] = max(int(value), int(str(found.get(name, 0))))
                 case "container":
                     containers.append(Container.model_validate(json.loads(value)))
                 case "token_dir" | "token_file":
                     mode, owner, kind = value.split(" ", 2)
                     found[name] = HostPath(mode=mode, owner=owner, kind=kind)
+                case "adopted":
+                    found["adopted_id"] = value
                 case "os":
                     distribution, _, version = value.partition(" ")
                     found[name] = (distribution, version)
@@ -191,10 +220,16 @@ def parse_reading(lines: Iterable[str]) -> Reading:
             # Of the compose file not a word: its environment may hold what nobody should see.
             shown = name if name == "current_compose" else line
             raise ValueError(f"unexpected line from the host: {shown!r}") from error
+    by_id = {container.id: container.image for container in containers}
+    images |= {reference: by_id[each] for reference, each in image_of.items() if each in by_id}
+    # What runs from the wanted release needs no hashes of its own.
+    if found.get("current") and not current_files:
+        current_files = {name: file.sha256 for name, file in release_files.items()}
     try:
         return Reading.model_validate(
             found
             | {
+                "arrived": arrived,
                 "listening": frozenset(listening),
                 "release_files": release_files,
                 "images": images,

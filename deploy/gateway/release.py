@@ -17,7 +17,7 @@ import yaml
 
 from deploy.gateway.registry import login_config
 from deploy.gateway.saved_image import SavedImage, find_image
-from deploy.gateway.settings import Settings, read_secrets
+from deploy.gateway.settings import Settings, key_fingerprint, read_secrets
 
 ROOT = Path(__file__).parents[2]
 TEMPLATE = ROOT / "docker-compose.yml.j2"
@@ -27,6 +27,8 @@ SIMULATOR_CONTEXT = ROOT / "services" / "kis-simulator"
 NOT_IN_A_CONTEXT = {".git", ".mypy_cache", ".pytest_cache", ".ruff_cache", ".venv", "__pycache__"}
 
 COMPOSE_FILE = "docker-compose.yml"
+# Says on the host whose token a release works with: of the app key its fingerprint, never the key.
+KEY_FILE = "app_key_fingerprint"
 SERVICE = "kis-gateway"
 
 
@@ -70,7 +72,7 @@ class Image:
 
 @dataclass(frozen=True)
 class Release:
-    """The rendered compose file, the secrets and the environment file, by name."""
+    """The rendered compose file, the secrets, the environment file and `KEY_FILE`, by name."""
 
     image: Image
     files: dict[str, File]
@@ -79,6 +81,11 @@ class Release:
     def id(self) -> str:
         """12 hex digits of the hash of all files with their modes and owners."""
         return content_hash(self.files)
+
+    @property
+    def key(self) -> str:
+        """The fingerprint of the app key (see `key_fingerprint`)."""
+        return self.files[KEY_FILE].content.decode().strip()
 
 
 def content_hash(files: dict[str, File]) -> str:
@@ -107,6 +114,7 @@ def make_release(settings: Settings, template: Path = TEMPLATE, digest: str = ""
     files = {
         COMPOSE_FILE: File(compose, 0o600),
         "secrets.json": File(read_secrets(settings), 0o400, settings.uid, settings.gid),
+        KEY_FILE: File(f"{key_fingerprint(settings)}\n".encode(), 0o600),
     }
     if settings.env_file is not None:
         files["gateway.env"] = File(settings.env_file.read_bytes(), 0o600)

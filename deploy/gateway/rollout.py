@@ -9,9 +9,11 @@ import os
 import re
 import secrets
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from deploy.gateway.issuance import Gateway, Issuances, distribute, in_order, wait_before
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,60 @@ class Rollout:
 
     batches: list[list[str]]
     switched: list[str] = field(default_factory=list)
+    issuances: Issuances = field(default_factory=Issuances)
+    keys: Mapping[str, str] = field(default_factory=dict)  # fingerprints by host
+    looping: frozenset[str] = frozenset()  # hosts whose gateway KIS refuses again and again
+    counted: dict[str, int] = field(default_factory=dict)  # issuances that were seen, by host
+    is_reported: bool = False
+    _asked: dict[str, float] = field(default_factory=dict)  # moments by key
+
+    @classmethod
+    def plan(
+        cls,
+        batches: Sequence[Sequence[str]],
+        gateways: Mapping[str, Gateway],
+        share: bool,
+        now: float,
+    ) -> Rollout:
+        """For these batches; `gateways` are of all hosts that were read, at `now` (seconds)."""
+        members = [name for batch in batches for name in batch]
+        issuances = distribute(members, gateways, share)
+        keys = {name: gateway.key for name, gateway in gateways.items()}
+        result = cls(
+            in_order(batches, issuances.after),
+            issuances=issuances,
+            keys=keys,
+            looping=frozenset(name for name in members if gateways[name].loops),
+        )
+        for gateway in gateways.values():
+            if gateway.asked is not None:
+                result._note(gateway.key, now - gateway.asked)
+        return result
+
+    def has_asked(self, host: str, now: float) -> None:
+        """To be told when a gateway of this host may just have asked KIS."""
+        self._note(self.keys[host], now)
+
+    def has_issued(self, host: str, count: int) -> None:
+        """To be told of what a switch of this host has counted."""
+        self.counted[host] = self.counted.get(host, 0) + count
+
+    def _note(self, key: str, moment: float) -> None:
+        self._asked[key] = max(moment, self._asked.get(key, moment))
+
+    def wait_for_kis(self, host: str, now: float) -> int:
+        """Seconds for which KIS must be left alone with this host's key."""
+        asked = self._asked.get(self.keys[host])
+        return wait_before(None if asked is None else now - asked)
+
+    def budget(self, host: str) -> int:
+        """How many issuances the host's switch may take."""
+        return 1 if host in self.issuances.asks else 0
+
+    @property
+    def count(self) -> str:
+        """`issuances: 0 (budget 1)`, of the whole run."""
+        return f"issuances: {sum(self.counted.values())} (budget {len(self.issuances.asks)})"
 
     def is_turn_of(self, host: str, batch: int) -> bool:
         """Whether the host is in this batch, and every host of all earlier ones was switched."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import itertools
 import json
 import re
@@ -75,6 +76,12 @@ def _file_name(name: str) -> str:
 def _project(name: str) -> str:
     if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name):
         raise ValueError("must be a compose project name: lower case letters, digits, `_`, `-`")
+    return name
+
+
+def _container(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
+        raise ValueError("must be a container's name, for example `kis-gateway`")
     return name
 
 
@@ -168,12 +175,15 @@ class Settings(BaseModel):
     app_dir: AbsolutePath = "/opt/kis-gateway"
     project: Annotated[str, AfterValidator(_project)] = "kis"
     install_docker: bool = True
+    adopt_container: Annotated[str, AfterValidator(_container)] | None = None
+    adopt_token_path: AbsolutePath = "/tmp/kis_token_gateway.json"  # noqa: S108 - in a container
     token_at_start: bool = True
     cached_token_log: str = "유효한 캐시 토큰 사용"
     simulator: bool = False
 
     rollout_batches: BatchSizes = [1, "25%", "100%"]
     rollout_revert: Literal["fleet", "host"] = "fleet"
+    rollout_share_token: bool = True
     rollout_lock_ttl: Annotated[int, Field(gt=0)] = 900
     rollout_min_healthy_time: Annotated[Number, Field(ge=0)] = 5
     rollout_healthy_deadline: Annotated[Number, Field(gt=0)] = 120
@@ -388,6 +398,18 @@ def read_secrets(settings: Settings) -> bytes:
     return content
 
 
+def key_fingerprint(settings: Settings) -> str:
+    """The first 12 hex digits of the app key's SHA-256: tells keys apart, and reveals none.
+
+    The reference gateway marks its token file with the same.
+
+    Raises:
+        ValueError, KeyError: as `read_secrets`.
+    """
+    app_key: str = json.loads(read_secrets(settings))[settings.app_key_field]
+    return hashlib.sha256(app_key.encode()).hexdigest()[:12]
+
+
 def _collisions(
     fleet: Mapping[str, Mapping[str, Any]], valid: Mapping[str, Settings]
 ) -> list[Problem]:
@@ -398,8 +420,8 @@ def _collisions(
             continue
         taken = [
             alias(field)
-            for field in ("project", "app_dir", "token_dir")
-            if getattr(first, field) == getattr(second, field)
+            for field in ("project", "app_dir", "token_dir", "adopt_container")
+            if getattr(first, field) and getattr(first, field) == getattr(second, field)
         ]
         if first.published_port == second.published_port and _overlap(first, second):
             host_mode = second.network_mode == "host"
@@ -416,7 +438,7 @@ def _differing_rollouts(valid: Mapping[str, Settings]) -> list[Problem]:
     return [
         (other, field, f"differs from {name}'s; it must be the same for the whole inventory")
         for other, settings in valid.items()
-        for field in ("rollout_batches", "rollout_revert")
+        for field in ("rollout_batches", "rollout_revert", "rollout_share_token")
         if getattr(settings, field) != getattr(first, field)
     ]
 

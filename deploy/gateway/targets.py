@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
+from threading import Lock
 
 from pyinfra import logger
-from pyinfra.context import host, inventory
+from pyinfra.api.exceptions import ConnectError
+from pyinfra.context import ctx_host, host, inventory
 
+from deploy.gateway import rollout as batches_of
 from deploy.gateway.facts import HostReading
 from deploy.gateway.fleet import fleet, no_digest, wanted
+from deploy.gateway.issuance import FOREVER, WORTH_KEEPING, Gateway, gateway_of, most_batches
 from deploy.gateway.plan import NEEDS_ROOT, Plan, make_plan
 from deploy.gateway.reading import Reading
 from deploy.gateway.registry import kept_digest
 from deploy.gateway.release import Release, make_release
-from deploy.gateway.rollout import Rollout, Run, make_batches, most_batches
+from deploy.gateway.rollout import Rollout, Run, make_batches
 from deploy.gateway.settings import Settings
 
 CANNOT_READ = (
@@ -96,7 +103,12 @@ def survey_to_run(release_id: str | None) -> Target:
     if reading and reading.uid != 0:
         refusals = [NEEDS_ROOT]
     wanted_id = release_id or (reading.current if reading else None) or ""
-    plan = Plan(refusals=refusals, switch=True, reasons=[f"release {wanted_id} is asked for"])
+    plan = Plan(
+        refusals=refusals,
+        switch=True,
+        reasons=[f"release {wanted_id} is asked for"],
+        warnings=target.plan.warnings,
+    )
     _targets[host.name] = replace(target, release_id=wanted_id, plan=plan)
     return _targets[host.name]
 
@@ -141,14 +153,57 @@ def dropped_out() -> set[str]:
 
 
 def batch_count() -> int:
-    """How many batches there can be, whichever hosts turn out to need a switch."""
+    """How many batches there can be, whichever hosts turn out to need a switch or a token."""
     names = list(surveyed())
-    return most_batches(len(names), wanted(names[0])[0].rollout_batches)
+    settings = wanted(names[0])[0]
+    batches = batches_of.most_batches(len(names), settings.rollout_batches)
+    return most_batches(batches, len(names), settings.rollout_share_token)
+
+
+# Hosts run side by side, and the first that asks may have to read others.
+_one_at_a_time = Lock()
+
+
+def rollout() -> Rollout:
+    """The batches of the hosts that have something to switch; to be asked when all are read."""
+    with _one_at_a_time:
+        return _rollout()
 
 
 @cache
-def rollout() -> Rollout:
-    """The batches of the hosts that have something to switch; to be asked when all are read."""
+def _rollout() -> Rollout:
     members = [name for name, target in surveyed().items() if target and target.plan.switch]
-    sizes = next(iter(_targets.values())).settings.rollout_batches
-    return Rollout(make_batches(members, sizes))
+    settings = next(iter(_targets.values())).settings
+    gateways = {
+        name: gateway_of(target.reading, target.release.key)
+        if target.reading and target.settings.token_at_start
+        # It asks later than at its start, if at all: nothing is to be done about it here.
+        else Gateway(target.release.key, in_file=FOREVER)
+        for name, target in _targets.items()
+    }
+    share = settings.rollout_share_token
+    if share:
+        gateways |= _beyond_the_limit(members, gateways)
+    return Rollout.plan(
+        make_batches(members, settings.rollout_batches), gateways, share, time.monotonic()
+    )
+
+
+def _beyond_the_limit(
+    members: Sequence[str], gateways: Mapping[str, Gateway]
+) -> dict[str, Gateway]:
+    """Hosts that `--limit` leaves out and that may have a token which one of the run lacks.
+
+    They are read and give, and nothing is changed there.
+    """
+    lacking = {gateways[name].key for name in members if not gateways[name].has_token}
+    lacking -= {gateway.key for gateway in gateways.values() if gateway.in_file > WORTH_KEEPING}
+    found = {}
+    for each in inventory:
+        settings, release = wanted(each.name)
+        if each.name in surveyed() or release.key not in lacking or not settings.token_at_start:
+            continue
+        with suppress(ConnectError), ctx_host.use(each):
+            if reading := each.get_fact(HostReading, _ignore_errors=True):
+                found[each.name] = gateway_of(reading, release.key)
+    return found

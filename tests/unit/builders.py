@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from deploy.gateway.reading import Container, HostPath, Reading, ReleaseFile
-from deploy.gateway.release import COMPOSE_FILE, ROOT, File, Image, Release
+from deploy.gateway.release import COMPOSE_FILE, KEY_FILE, ROOT, File, Image, Release
 from deploy.gateway.settings import Settings, alias
 
 SECRETS_FILE = ROOT / "services/kis-simulator/kis_simulator/demo_credentials.json"
@@ -38,6 +38,7 @@ def release() -> Release:
     files = {
         COMPOSE_FILE: File(b"services: {}", 0o600),
         "secrets.json": File(b"{}", 0o400, 10001, 10001),
+        KEY_FILE: File(b"0a1b2c3d4e5f\n", 0o600),
     }
     return Release(Image("registry.example/kis:1.4"), files)
 
@@ -86,8 +87,8 @@ def reading(**changes: Any) -> Reading:
         "apt": True,
         "docker_cli": True,
         "dockerd": True,
-        "compose": "2.26.1",
-        "engine": "26.1.5",
+        "compose": True,
+        "engine": True,
         "disk_free_kb": 20 * 1024 * MIB_IN_KB,
         "listening": frozenset({("127.0.0.1", 8080), ("10.0.0.1", 22)}),
         "token_dir": HostPath(mode="700", owner="10001:10001", kind="directory"),
@@ -104,8 +105,8 @@ def reading(**changes: Any) -> Reading:
 FRESH: dict[str, Any] = {
     "docker_cli": False,
     "dockerd": False,
-    "compose": None,
-    "engine": None,
+    "compose": False,
+    "engine": False,
     "listening": frozenset(),
     "token_dir": None,
     "token_file": None,

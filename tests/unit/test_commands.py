@@ -14,6 +14,7 @@ from deploy.gateway.commands import Command
 from deploy.gateway.plan import Plan
 from deploy.gateway.release import (
     COMPOSE_FILE,
+    KEY_FILE,
     ROOT,
     File,
     Image,
@@ -33,6 +34,7 @@ RELEASE = Release(
     {
         COMPOSE_FILE: File(f"environment: {SECRET}".encode(), 0o600),
         "secrets.json": File(SECRET.encode(), 0o400, 10001, 10001),
+        KEY_FILE: File(b"0a1b2c3d4e5f\n", 0o600),
     },
 )
 BUILT = Image("kis:2", {"Dockerfile": File(b"ARG BASE_IMAGE=debian:trixie-slim\n", 0o644)})
@@ -40,19 +42,21 @@ BUILT = Image("kis:2", {"Dockerfile": File(b"ARG BASE_IMAGE=debian:trixie-slim\n
 RUN = Run("abc", "ops", "desk", 4711)
 SWITCH = "".join(
     (ROOT / "templates" / name).read_text()
-    for name in ("history.sh", "token_expiry.sh", "switch.sh")
+    for name in ("history.sh", "token.sh", "adopt.sh", "gate.sh", "switch.sh")
 )
 
 COMMANDS = {
     "read_host": (
         commands.read_host(SETTINGS, RELEASE),
-        ["token_expiry.sh", "read_host.sh"],
+        ["token.sh", "read_host.sh"],
         [
             "/opt/my gateway",
             "kis",
             "kis-gateway",
-            AWKWARD_DIRECTORY,
-            "kis_token.json",
+            f"{AWKWARD_DIRECTORY}/kis_token.json",
+            "0a1b2c3d4e5f",
+            "",
+            SETTINGS.adopt_token_path,
             RELEASE.id,
             "kis:1.4",
         ],
@@ -65,8 +69,8 @@ COMMANDS = {
     "install_engine, no packages": (commands.install_engine(Plan()), ["engine.sh"], []),
     "prepare_tokens": (
         commands.prepare_tokens(SETTINGS),
-        ["tokens.sh"],
-        [AWKWARD_DIRECTORY, "kis_token.json", "10001:10001"],
+        ["token.sh", "tokens.sh"],
+        [f"{AWKWARD_DIRECTORY}/kis_token.json", "10001:10001"],
     ),
     "fetch_image, pulled": (commands.fetch_image(RELEASE.image), ["pull_image.sh"], ["kis:1.4"]),
     "fetch_image, pulled with a login": (
@@ -110,7 +114,7 @@ COMMANDS = {
         ["release", "/opt/my gateway", "abc"],
     ),
     "switch": (
-        commands.switch(SETTINGS, RUN, "rollback", RELEASE.id),
+        commands.switch(SETTINGS, RUN, "rollback", RELEASE.id, budget=1, wait=42),
         ["run_detached.sh"],
         [
             "/opt/my gateway",
@@ -121,11 +125,33 @@ COMMANDS = {
             "kis-gateway",
             RELEASE.id,
             f"{AWKWARD_DIRECTORY}/kis_token.json",
+            "10001:10001",
+            "yes",
+            "8080",
             "5000",
             "120000",
             "abc",
             "ops",
+            "1",
+            "42",
+            "",
+            SETTINGS.adopt_token_path,
         ],
+    ),
+    "stop_loop": (
+        commands.stop_loop(settings(app_dir="/opt/my gateway", adopt_container="old")),
+        ["adopt.sh", "stop_loop.sh"],
+        ["/opt/my gateway", "kis", "kis-gateway", "old"],
+    ),
+    "take_token": (
+        commands.take_token(SETTINGS, RELEASE.key),
+        ["token.sh", "take_token.sh"],
+        [f"{AWKWARD_DIRECTORY}/kis_token.json", "0a1b2c3d4e5f"],
+    ),
+    "give_token": (
+        commands.give_token(SETTINGS, RELEASE.key, SECRET),
+        ["token.sh", "give_token.sh"],
+        [f"{AWKWARD_DIRECTORY}/kis_token.json", "0a1b2c3d4e5f", "10001:10001"],
     ),
     "down": (
         commands.down(SETTINGS, RUN),
@@ -170,11 +196,11 @@ def test_a_command_is_valid_shell(command: Command) -> None:
 @pytest.mark.parametrize(
     ("name", "reads_stdin"),
     [
-        (name, name.startswith(("stage", "fetch_image, built", "fetch_image, pulled with")))
+        (name, name.startswith(("stage", "give", "fetch_image, built", "fetch_image, pulled with")))
         for name in COMMANDS
     ],
 )
-def test_only_archives_travel_on_standard_input(name: str, reads_stdin: bool) -> None:
+def test_only_archives_and_secrets_travel_on_standard_input(name: str, reads_stdin: bool) -> None:
     assert (COMMANDS[name][0].stdin is not None) is reads_stdin
 
 
@@ -209,7 +235,8 @@ def test_no_secret_is_in_a_script_or_a_repr(tmp_path: Path) -> None:
     made = settings(secrets_file=secrets, env_file=env_file, environment={"A": SECRET})
     release = make_release(made)
     staged = commands.stage(made, release)
-    assert all(SECRET.encode() in file.content for file in unpacked(staged).values())
+    secret_files = {n: f for n, f in unpacked(staged).items() if n != KEY_FILE}
+    assert all(SECRET.encode() in file.content for file in secret_files.values())
     assert staged.stdin is not None
     for command in (
         staged,
@@ -218,6 +245,7 @@ def test_no_secret_is_in_a_script_or_a_repr(tmp_path: Path) -> None:
         commands.fetch_image(release.image),
         commands.switch(made, RUN, "switch", release.id),
         commands.down(made, RUN),
+        commands.give_token(made, release.key, SECRET),
     ):
         assert SECRET not in command.script
         assert SECRET not in repr(command)
@@ -230,12 +258,12 @@ def test_no_secret_is_in_a_script_or_a_repr(tmp_path: Path) -> None:
 def test_the_shell_counts_in_milliseconds(seconds: float, milliseconds: str) -> None:
     made = settings(rollout_min_healthy_time=seconds)
     switch = commands.switch(made, RUN, "switch", RELEASE.id).script
-    assert f" {milliseconds} 120000 abc ops\n" in switch
+    assert f" {milliseconds} 120000 abc ops " in switch
 
 
 def test_a_gateway_without_a_token_at_its_start_is_not_asked_for_one() -> None:
     switch = commands.switch(settings(token_at_start=False), RUN, "switch", RELEASE.id).script
-    assert f" {RELEASE.id} '' 5000 120000 " in switch
+    assert " 10001:10001 '' 8080 5000 120000 " in switch
 
 
 def test_the_compose_binary_is_there_and_runs() -> None:

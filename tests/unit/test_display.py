@@ -10,7 +10,7 @@ import pytest
 from deploy.gateway import display
 from deploy.gateway.plan import Plan, make_plan
 from deploy.gateway.reading import Event, Lock, Reading
-from deploy.gateway.release import COMPOSE_FILE, Release, make_release
+from deploy.gateway.release import COMPOSE_FILE, KEY_FILE, Release, make_release
 from deploy.gateway.settings import Settings
 from tests.unit import builders
 from tests.unit.builders import container, reading
@@ -233,6 +233,7 @@ def test_a_plan_of_a_changed_setting() -> None:
         current_compose=old.files[COMPOSE_FILE].content.decode(),
         current_files={
             COMPOSE_FILE: old.files[COMPOSE_FILE].sha256,
+            KEY_FILE: old.files[KEY_FILE].sha256,
             "secrets.json": "0" * 64,
             "gateway.env": "0" * 64,
         },

@@ -84,7 +84,7 @@ def test_a_fresh_machine_gets_everything(
 def test_an_engine_without_compose_gets_compose_only(
     os: tuple[str, str], packages: tuple[str, ...], put_compose_plugin: bool
 ) -> None:
-    made = plan(os=os, compose=None)
+    made = plan(os=os, compose=False)
     assert made == Plan(
         install_engine=True,
         packages=packages,
@@ -94,7 +94,7 @@ def test_an_engine_without_compose_gets_compose_only(
 
 
 def test_an_engine_that_is_stopped_is_started_and_not_installed() -> None:
-    made = plan(engine=None, images={}, containers=(), listening=frozenset())
+    made = plan(engine=False, images={}, containers=(), listening=frozenset())
     assert made.install_engine
     assert (made.packages, made.put_compose_plugin) == ((), False)
     assert made.refusals == []
@@ -120,6 +120,7 @@ TOKENS = "/docker_data/kis_tokens is missing or its owner or mode is not right"
         ({"token_dir": path(owner="0:0")}, TOKENS),
         ({"token_dir": path(owner="10001:0")}, TOKENS),
         ({"token_file": path("600", "0:0", "regular file")}, TOKENS),
+        ({"token_file": path("400", kind="regular file")}, TOKENS),
     ],
 )
 def test_tokens_are_prepared_alone(changes: dict[str, Any], reason: str) -> None:
@@ -177,7 +178,7 @@ OF_ANOTHER_RELEASE = {
         ({"current": "0123456789ab"}, f"release 0123456789ab runs, not {release().id}"),
         ({"images": {"registry.example/kis:1.4": "sha256:2222"}}, "1.4 names now"),
         ({"containers": (container(health="unhealthy"),)}, "its health is unhealthy"),
-        ({"containers": (container(health="starting"),)}, "its health is starting"),
+        ({"containers": (container(health="starting", restarts=1),)}, "its health is starting"),
         (
             {"containers": (container(status="exited"),), "listening": frozenset()},
             "the container is exited",
@@ -247,8 +248,8 @@ def test_a_user_without_root_is_told_how_to_become_root() -> None:
     "missing",
     [
         FRESH,
-        {"compose": None},
-        {"engine": None, "images": {}, "containers": (), "listening": frozenset()},
+        {"compose": False},
+        {"engine": False, "images": {}, "containers": (), "listening": frozenset()},
     ],
     ids=["everything", "compose", "a running engine"],
 )
@@ -268,7 +269,7 @@ def test_a_distribution_without_apt_is_told_what_to_install() -> None:
 
 @pytest.mark.parametrize(
     "missing",
-    [{}, {"compose": None}, {"engine": None, "images": {}, "containers": ()}],
+    [{}, {"compose": False}, {"engine": False, "images": {}, "containers": ()}],
     ids=["nothing", "compose", "a running engine"],
 )
 def test_no_apt_is_needed_where_docker_is_there(missing: dict[str, Any]) -> None:
@@ -277,13 +278,13 @@ def test_no_apt_is_needed_where_docker_is_there(missing: dict[str, Any]) -> None
 
 
 def test_a_compose_binary_of_another_architecture_is_refused() -> None:
-    made = plan(**OTHER_ARCHITECTURE, os=("debian", "12"), compose=None)
+    made = plan(**OTHER_ARCHITECTURE, os=("debian", "12"), compose=False)
     assert "not for sparc64" in refusal(made)
 
 
 @pytest.mark.parametrize(
     "changes",
-    [{"compose": None, "os": ("debian", "13")}, {"os": ("debian", "12")}],
+    [{"compose": False, "os": ("debian", "13")}, {"os": ("debian", "12")}],
     ids=["it is packaged", "it is there"],
 )
 def test_another_architecture_is_fine_where_no_binary_is_put(changes: dict[str, Any]) -> None:
@@ -292,7 +293,7 @@ def test_another_architecture_is_fine_where_no_binary_is_put(changes: dict[str, 
 
 @pytest.mark.parametrize(
     ("changes", "needed_mib"),
-    [({}, 64), ({"images": {}}, 1024), ({"compose": None}, 1024)],
+    [({}, 64), ({"images": {}}, 1024), ({"compose": False}, 1024)],
     ids=["a release", "an image", "packages"],
 )
 def test_a_full_disk_is_refused(changes: dict[str, Any], needed_mib: int) -> None:
@@ -442,11 +443,61 @@ def test_a_token_directory_that_is_none_is_refused(kind: str) -> None:
     assert what == f"/docker_data/kis_tokens is a {kind}, not a directory"
 
 
-@pytest.mark.parametrize("kind", ["directory", "symbolic link", "fifo"])
-def test_a_token_file_that_is_none_is_refused(kind: str) -> None:
-    what = refusal(plan(token_file=path(kind=kind)))
-    assert what.startswith(f"/docker_data/kis_tokens/kis_token.json is a {kind}, ")
-    assert what.endswith("move it away")
+TOKEN = "/docker_data/kis_tokens/kis_token.json"
+
+
+@pytest.mark.parametrize(
+    ("kind", "what"),
+    [
+        ("regular file", "damaged"),
+        ("regular empty file", "damaged"),
+        ("directory", "a directory"),
+        ("symbolic link", "a symbolic link"),
+    ],
+)
+def test_a_damaged_token_is_set_aside_while_the_gateway_goes_on(kind: str, what: str) -> None:
+    made = plan(token_file=path("600", kind=kind), token_state="damaged")
+    assert made == Plan(prepare_tokens=True, reasons=[f"{TOKEN} is {what}: it is set aside"])
+
+
+def test_with_a_switch_a_damaged_token_is_set_aside_when_no_gateway_runs() -> None:
+    down: dict[str, Any] = {"containers": (), "listening": frozenset()}
+    made = plan(token_file=path("600", kind="regular file"), token_state="damaged", **down)
+    assert (made.switch, made.prepare_tokens) == (True, False)
+    assert f"{TOKEN} is damaged: it is set aside" in made.reasons
+
+
+def test_a_token_in_an_unknown_form_is_left_alone_and_said() -> None:
+    [warning] = plan(token_state="unknown").warnings
+    assert warning.startswith(f"{TOKEN} is in a form that is not known")
+    assert not plan(token_state="unknown").is_needed
+
+
+@pytest.mark.parametrize(
+    ("off", "word"), [(0, ""), (59, ""), (-59, ""), (75, "75 s behind"), (-75, "75 s ahead of")]
+)
+def test_a_clock_that_is_off_is_warned_of(off: int, word: str) -> None:
+    warnings = plan(arrived=1795470000.0 + off).warnings
+    assert len(warnings) == bool(word)
+    assert all(word in warning for warning in warnings)
+
+
+def test_a_container_that_runs_by_other_means_is_replaced_and_its_port_is_no_strangers() -> None:
+    old = container(id="old", labels={})
+    made = make_plan(
+        settings(adopt_container="old-gateway"),
+        release(),
+        reading(containers=(old,), adopted_id="old"),
+    )
+    assert (made.refusals, made.switch) == ([], True)
+    assert made.reasons == ["the container old-gateway is to be replaced, its token is kept"]
+
+
+def test_a_switch_that_was_cut_off_while_it_asked_is_seen() -> None:
+    compose = "services:\n  kis-gateway:\n    restart: unless-stopped\n"
+    made = plan(containers=(container(restart_policy="no"),), current_compose=compose)
+    assert made.switch
+    assert "after a reboot" in made.reasons[0]
 
 
 def test_all_refusals_of_a_host_are_said_at_once() -> None:

@@ -13,8 +13,8 @@ os debian 12
 apt yes
 docker_cli yes
 dockerd yes
-compose 5.6.1
-engine 20.10.24+dfsg1
+compose yes
+engine yes
 disk_free_kb 82126460
 listening 00000000:0016
 listening 0100007F:1F90
@@ -23,6 +23,8 @@ listening 00000000000000000000000001000000:1F90
 token_dir 700 10001:10001 directory
 token_file 600 10001:10001 regular file
 token_written 1795469000
+token_state token
+token_key 0a1b2c3d4e5f
 token_expires 1795555400
 lock {"id": "abc", "by": "ops", "at": "desk", "pid": 4711, "since": 1795469990}
 current 5393e3d2b05a
@@ -47,7 +49,7 @@ def test_a_deployed_host_is_read_in_full() -> None:
     read = parse_reading(TRANSCRIPT)
     assert (read.uid, read.architecture, read.os) == (0, "x86_64", ("debian", "12"))
     assert (read.apt, read.docker_cli, read.dockerd) == (True, True, True)
-    assert (read.compose, read.engine) == ("5.6.1", "20.10.24+dfsg1")
+    assert (read.compose, read.engine) == (True, True)
     assert read.disk_free_kb == 82126460
     assert read.token_dir == HostPath(mode="700", owner="10001:10001", kind="directory")
     assert read.token_file == HostPath(mode="600", owner="10001:10001", kind="regular file")

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
+import json
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +15,7 @@ import yaml
 
 from deploy.gateway.release import (
     COMPOSE_FILE,
+    KEY_FILE,
     SERVICE,
     File,
     Image,
@@ -272,10 +275,14 @@ def test_a_release_holds_its_files_with_modes_and_owners(tmp_path: Path) -> None
     env_file.write_bytes(b"A=1\r\n")
     made = make_release(settings(user="7:8", env_file=env_file))
     assert made.image == Image("registry.example/kis:1.4")
+    app_key = json.loads(SECRETS_FILE.read_text())["kis-r-app-key"]
+    key = hashlib.sha256(app_key.encode()).hexdigest()[:12]
+    assert made.key == key
     assert made.files == {
         COMPOSE_FILE: File(made.files[COMPOSE_FILE].content, 0o600),
         "secrets.json": File(SECRETS_FILE.read_bytes(), 0o400, 7, 8),
         "gateway.env": File(b"A=1\r\n", 0o600),
+        KEY_FILE: File(f"{key}\n".encode(), 0o600),
     }
 
 

@@ -59,11 +59,14 @@ def test_the_defaults_are_those_of_the_documented_table() -> None:
         "app_dir": "/opt/kis-gateway",
         "project": "kis",
         "install_docker": True,
+        "adopt_container": None,
+        "adopt_token_path": "/tmp/kis_token_gateway.json",  # noqa: S108 - in a container
         "token_at_start": True,
         "cached_token_log": "유효한 캐시 토큰 사용",
         "rollout_batches": [1, "25%", "100%"],
         "rollout_revert": "fleet",
         "rollout_lock_ttl": 900,
+        "rollout_share_token": True,
         "rollout_min_healthy_time": 5,
         "rollout_healthy_deadline": 120,
     }
@@ -305,6 +308,7 @@ def test_no_wrong_value_is_repeated(name: str) -> None:
 
 # The marker is a right value of these.
 TAKE_IT = {
+    "gateway_adopt_container",
     "gateway_cached_token_log",
     "gateway_image",
     "gateway_project",

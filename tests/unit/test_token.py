@@ -1,8 +1,9 @@
-"""`templates/token_expiry.sh`, run by each POSIX shell of this machine."""
+"""`templates/token.sh`, run by each POSIX shell of this machine."""
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 from deploy.gateway.release import ROOT
 
-SCRIPT = ROOT / "templates" / "token_expiry.sh"
+SCRIPT = ROOT / "templates" / "token.sh"
 # The same program under two names is tested once.
 SHELLS = {
     Path(found).resolve(): [found, *rest]
@@ -88,7 +89,7 @@ NO_TOKEN = {
 def expiry(shell: list[str], path: Path) -> tuple[bool, str]:
     """Whether the script found a token in the file, and what it printed."""
     done = subprocess.run(
-        [*shell, "-c", f'. "{SCRIPT}"; token_expiry "$1"', "sh", str(path)],
+        [*shell, "-c", f'. "{SCRIPT}"; token_expiry <"$1"', "sh", str(path)],
         env={"PATH": "/usr/bin:/bin", "TZ": NEW_YORK},
         capture_output=True,
         text=True,
@@ -122,3 +123,122 @@ def test_a_file_without_a_token_is_none(shell: list[str], content: str, tmp_path
 def test_a_missing_file_and_a_directory_are_no_token(shell: list[str], tmp_path: Path) -> None:
     assert expiry(shell, tmp_path / "missing.json") == (False, "")
     assert expiry(shell, tmp_path) == (False, "")
+
+
+def shell_says(shell: list[str], call: str, *arguments: str, stdin: bytes = b"") -> str:
+    """What a function of the script prints; it must succeed."""
+    done = subprocess.run(
+        [*shell, "-c", f'. "{SCRIPT}"; {call}', "sh", *arguments],
+        input=stdin,
+        capture_output=True,
+        check=True,
+    )
+    return done.stdout.decode().strip()
+
+
+JSON_OBJECTS = [
+    "{}",
+    ' { "a" : [ 1, -2.5e+3, {"b": null}, [], "x" ] , "c" : true }\n',
+    r'{"quotes": "\"}{", "backslash": "\\", "한국": "어"}',
+]
+NO_JSON_OBJECTS = [
+    *("", " ", "1", "[]", '"{}"', "{", "}", "{}{}", "{} x", '{"a":}', '{"a" 1}', '{"a":1,}'),
+    *('{"a":1 2}', '{1:"a"}', '{"a":[1}', r'{"a":"\"}', '{"a":nul}', '{"a":"b"', "{}\0"),
+]
+
+
+@pytest.mark.parametrize("text", [*JSON_OBJECTS, *NO_JSON_OBJECTS])
+def test_one_whole_json_object_is_told_from_all_else(shell: list[str], text: str) -> None:
+    said = shell_says(shell, "is_json_object && echo yes || echo no", stdin=text.encode())
+    assert said == ("yes" if text in JSON_OBJECTS else "no")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "state"),
+    [
+        ("t.json", token(expires_at=ENDS), "token"),
+        ("t.json", token(expires_at=1), "token"),
+        ("t.json", '{"token": "of another form"}', "unknown"),
+        ("t.json", "", "damaged"),
+        ("t.json", "\0\0\0", "damaged"),
+        ("t.json", "eyJ0.e30.x", "damaged"),
+        ("t.json", token(expires_at=ENDS)[:-4], "damaged"),
+        ("token", "eyJ0.e30.x", "unknown"),
+        ("token", token(expires_at=ENDS)[:-4], "damaged"),
+        ("token", "\n", "damaged"),
+    ],
+)
+def test_damage_is_told_from_a_form_that_is_not_known(
+    shell: list[str], name: str, content: str, state: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_text(content)
+    assert shell_says(shell, 'token_state "$1"', str(tmp_path / name)) == state
+
+
+def test_what_is_no_file_is_damage_and_nothing_is_missing(shell: list[str], tmp_path: Path) -> None:
+    (tmp_path / "directory").mkdir()
+    (tmp_path / "link").symlink_to("nowhere")
+    for name, state in {"directory": "damaged", "link": "damaged", "none": "missing"}.items():
+        assert shell_says(shell, 'token_state "$1"', str(tmp_path / name)) == state
+
+
+KEY, OTHER = "0a1b2c3d4e5f", "f5e4d3c2b1a0"
+OWNER = f"{os.getuid()}:{os.getgid()}"
+
+
+def files_in(directory: Path) -> dict[str, str]:
+    return {path.name: path.read_text().strip() for path in directory.iterdir()}
+
+
+def select(shell: list[str], path: Path, key: str) -> dict[str, str]:
+    shell_says(shell, 'select_token "$1" "$2" "$3"', str(path), key, OWNER)
+    return files_in(path.parent)
+
+
+def test_another_keys_token_is_set_aside_and_comes_back(shell: list[str], tmp_path: Path) -> None:
+    path = tmp_path / "t.json"
+    mine, theirs = token(expires_at=ENDS), token(expires_at=ENDS + 1)
+    path.write_text(mine)
+    assert select(shell, path, KEY) == {"t.json": mine, "t.json.key": KEY}
+    assert select(shell, path, OTHER) == {f"t.json.of-{KEY}": mine, "t.json.key": OTHER}
+    path.write_text(theirs)
+    assert select(shell, path, KEY) == {
+        "t.json": mine,
+        f"t.json.of-{OTHER}": theirs,
+        "t.json.key": KEY,
+    }
+    assert (tmp_path / "t.json.key").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_file_that_says_itself_whose_token_it_is_is_believed(
+    shell: list[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "t.json"
+    path.write_text(token(expires_at=ENDS, app_key_fingerprint=OTHER))
+    assert f"t.json.of-{OTHER}" in select(shell, path, KEY)
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("there", [None, ENDS - 1, ENDS, ENDS + 1])
+def test_a_token_that_is_brought_is_taken_up_where_it_ends_later(
+    shell: list[str], there: int | None, tmp_path: Path
+) -> None:
+    path = tmp_path / "t.json"
+    if there:
+        path.write_text(token(expires_at=there))
+    call = 'bring_token "$1" "$2" "$3" && echo taken || echo kept'
+    brought = token(expires_at=ENDS)
+    said = shell_says(shell, call, str(path), KEY, OWNER, stdin=brought.encode())
+    is_better = there is None or there < ENDS
+    assert said == ("taken" if is_better else "kept")
+    files = select(shell, path, KEY)
+    assert files == {"t.json": brought if is_better else token(expires_at=there), "t.json.key": KEY}
+
+
+def test_a_damaged_file_is_set_aside_whole(shell: list[str], tmp_path: Path) -> None:
+    path = tmp_path / "t.json"
+    path.write_text("{")
+    shell_says(shell, 'set_damaged_aside "$1"', str(path))
+    [(name, content)] = files_in(tmp_path).items()
+    assert name.startswith("t.json.damaged-")
+    assert content == "{"

@@ -1,0 +1,131 @@
+"""Issuances as a budget: who has a token, who gives it to whom, who asks KIS, and when. Pure.
+
+KIS issues one token a minute per app key, and refuses all that ask sooner (FACTS of KIS's token
+API: `EGW00133`); within six hours it answers with the same token, later with a new one, which ends
+the old one for all. So hosts with one app key need one issuance together, if they share it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from deploy.gateway.reading import Reading
+
+# Gateways stop using a token up to 10 minutes before its end, and begin to replace it 15 before.
+WORTH_KEEPING = 20 * 60
+FOREVER = 10**9
+# KIS's minute, and a second for the way there.
+INTERVAL = 61
+
+
+@dataclass(frozen=True)
+class Gateway:
+    """What decides about one host's token. Seconds are counted from the moment of its reading.
+
+    `key` is the fingerprint of its app key. `in_file` is for how long a token of that key that lies
+    in the token directory is valid still, `adopted` the same of one that lies in the container to
+    be adopted; 0 or less where there is none. `asked` is how long ago KIS was asked with that key,
+    as far as this host shows. `loops` where a container of it is being refused.
+    """
+
+    key: str
+    in_file: int = 0
+    adopted: int = 0
+    asked: int | None = None
+    loops: bool = False
+
+    @property
+    def has_token(self) -> bool:
+        """Whether its next gateway will find a token that lasts."""
+        return max(self.in_file, self.adopted) > WORTH_KEEPING
+
+
+def gateway_of(reading: Reading, key: str) -> Gateway:
+    """What a reading shows of the token of `key` on its host."""
+    own = reading.token_key in {None, key}
+    ends = [
+        (reading.token_expires or 0) if own else 0,
+        reading.aside_token_expires or 0,
+    ]
+    asked = [reading.attempted, reading.refused]
+    if own and reading.token_state == "token":
+        asked.append(reading.token_written)
+    ago = [reading.clock - moment for moment in asked if moment is not None]
+    in_file = max(ends) - reading.clock
+    adopted = (reading.adopted_token_expires or 0) - reading.clock if reading.adopted else 0
+    return Gateway(
+        key,
+        in_file,
+        adopted,
+        min((seconds for seconds in ago if seconds >= 0), default=None),
+        loops=reading.refused is not None and max(in_file, adopted) <= 0,
+    )
+
+
+@dataclass
+class Issuances:
+    """Who gets a token from where, for the hosts that are about to be switched.
+
+    `asks` are the hosts whose gateway has to ask KIS; `given` maps a host to the one whose token it
+    gets; `after` maps a host to the one that must be switched before it. All by inventory names.
+    """
+
+    asks: list[str] = field(default_factory=list)
+    given: dict[str, str] = field(default_factory=dict)
+    after: dict[str, str] = field(default_factory=dict)
+
+
+def distribute(
+    members: Sequence[str], gateways: Mapping[str, Gateway], share: bool = True
+) -> Issuances:
+    """Decides for `members`, the hosts to be switched in their order, among all that were read.
+
+    With `share`, a token that any host has goes to those of its key that have none, and where no
+    host has one, one asks first, alone. Without, each that has none asks, one after the other.
+    """
+    result = Issuances()
+    for key in dict.fromkeys(gateways[name].key for name in members):
+        of_key = [name for name in members if gateways[name].key == key]
+        without = [name for name in of_key if not gateways[name].has_token]
+        if not without:
+            continue
+        if not share:
+            result.asks += without
+            result.after |= dict(zip(without[1:], without, strict=False))
+            continue
+        lasting = {n: g.in_file for n, g in gateways.items() if g.key == key}
+        source = max(lasting, key=lambda name: lasting[name])
+        if lasting[source] <= WORTH_KEEPING:
+            # Where a token lies in a container only, it is there for all once that is adopted.
+            source = next((n for n in of_key if gateways[n].has_token), without[0])
+            result.after |= {name: source for name in without if name != source}
+        if source in without:
+            result.asks.append(source)
+        result.given |= {name: source for name in without if name != source}
+    return result
+
+
+def in_order(batches: Sequence[Sequence[str]], after: Mapping[str, str]) -> list[list[str]]:
+    """The same batches, divided where a host must wait for one that would come with it or later."""
+    result: list[list[str]] = []
+    waiting: list[str] = []
+    done: set[str] = set()
+    for batch in batches:
+        waiting += batch
+        while now := [name for name in waiting if after.get(name, name) in {name, *done}]:
+            result.append(now)
+            done.update(now)
+            waiting = [name for name in waiting if name not in done]
+    return result
+
+
+def most_batches(batches: int, hosts: int, share: bool) -> int:
+    """How many batches `in_order` can make of so many."""
+    return min(2 * batches, hosts) if share else hosts
+
+
+def wait_before(ago: float | None) -> int:
+    """Whole seconds until KIS may be asked, where it was asked `ago` seconds before."""
+    return 0 if ago is None else max(0, math.ceil(INTERVAL - ago))

@@ -1,0 +1,134 @@
+#!/bin/sh
+# The health gate, and what it counts. Functions of switch.sh, on its variables.
+# shellcheck disable=SC2154
+
+containers() {
+  docker ps --all --quiet --no-trunc \
+    --filter "label=com.docker.compose.project=$project" \
+    --filter "label=com.docker.compose.service=$service"
+}
+token_is_valid() {
+  ends=$(token_expiry 2>/dev/null <"$token_file") && [ "$ends" -gt "$(date +%s)" ]
+}
+must_ask() { [ -n "$token_at_start" ] && ! token_is_valid; }
+
+# Evidence of an issuance is another token in the file than the one that we left there.
+remember_token() { token_seen=$(sha256sum "$token_file" 2>/dev/null); }
+count_issuances() {
+  written=$(stat -c '%i %.Y' "$token_file" 2>/dev/null)
+  [ "$written" != "$token_written" ] || return 0
+  hash=$(sha256sum "$token_file" 2>/dev/null)
+  # One that is being written is not whole yet: it is looked at again.
+  if [ "$hash" != "$token_seen" ] && [ -n "$hash" ]; then
+    [ "$(token_state "$token_file")" = token ] || return 0
+    issuances=$((issuances + 1))
+  fi
+  token_seen=$hash token_written=$written
+}
+
+was_refused() { # container, since (epoch ms)
+  docker logs --since "$(($2 / 1000))" "$1" 2>&1 | grep -q EGW00133
+}
+wait_for_kis() { # seconds
+  left=$1
+  while [ "$left" -gt 0 ]; do
+    say "  KIS issues one token a minute per app key: waiting $left s"
+    step=$((left < 5 ? left : 5))
+    sleep $step
+    left=$((left - step))
+  done
+}
+
+# Whether the gateway answers what its health check asks: known sooner than by the engine's probe.
+# At most five questions a start, for each is a line in some gateways' logs.
+answers() { # container, its process, its start
+  [ "$3" != "$answered" ] || return 0
+  [ "$3" = "$asked_start" ] || asked_start=$3 questions=0
+  [ "$questions" -lt 5 ] && awk -v port=":$(printf %04X "$port")" \
+    '$4 == "0A" && index($2, port) { found = 1 } END { exit !found }' \
+    "/proc/$2/net/tcp" "/proc/$2/net/tcp6" 2>/dev/null || return 1
+  questions=$((questions + 1))
+  container_id=$1 start=$3
+  set -f
+  # shellcheck disable=SC2046  # one word a line
+  IFS='
+' && set -- $(docker inspect --format '{{with .Config.Healthcheck}}{{range .Test}}{{println .}}{{end}}{{end}}' "$1")
+  unset IFS
+  set +f
+  case $1 in
+    CMD) shift && timeout 5 docker exec "$container_id" "$@" ;;
+    CMD-SHELL) timeout 5 docker exec "$container_id" /bin/sh -c "$2" ;;
+    *) false ;;
+  esac >/dev/null 2>&1 && answered=$start
+}
+
+# Container healthy, same container and restart count for MIN_HEALTHY_TIME, token there and valid, no
+# issuance over what is allowed; all within HEALTHY_DEADLINE, or three minutes more where KIS itself
+# is what it waits for. Says what it waits for; sets $reason where it fails.
+gate() {
+  opened=$(now) deadline=$healthy_deadline healthy_since='' before='' said='' said_at=0 counted=''
+  answered='' asked_start='' refused=''
+  while :; do
+    # shellcheck disable=SC2046  # one word an id
+    set -- $(docker inspect --format \
+      '{{.Id}} {{.RestartCount}} {{.State.Status}} {{with index .State "Health"}}{{.Status}}{{else}}none{{end}} {{.State.Pid}} {{.State.StartedAt}} {{.State.ExitCode}}' \
+      $(containers) 2>/dev/null)
+    container=${1:-none} restarts=${2:-0} status=${3:-missing} health=${4:-none}
+    case $# in
+      0) reason='there is no container' ;;
+      7) reason="the container is $status, its health is $health, it restarted $restarts times" ;;
+      *) reason="there is more than one container of the service $service" ;;
+    esac
+    [ $# -le 7 ] || status=several
+    # Restarts of its earlier life do not count.
+    [ "$container" = "$counted" ] || counted=$container restarts_before=$restarts
+    [ "$status-$health" != running-starting ] || ! answers "$container" "$5" "$6" || health=answering
+    count_issuances
+    if [ "$issuances" -gt "$allowed" ]; then
+      reason="the gateway asked KIS for a token that it did not need: does it read $token_file?"
+      return 1
+    fi
+    case $status-$health in
+      running-healthy | running-answering | running-none)
+        if [ -n "$token_at_start" ] && ! token_is_valid; then
+          reason="the container is healthy, but there is no valid token in $token_file"
+          healthy_since=''
+        elif [ -z "$healthy_since" ] || [ "$container-$restarts" != "$before" ]; then
+          healthy_since=$(now)
+        fi ;;
+      running-unhealthy) return 1 ;;
+      exited-*)
+        healthy_since=''
+        # It runs without Docker's restarts while it has to ask: each would be a request.
+        if [ -n "$asking" ]; then
+          reason="the container exited with status $7"
+          was_refused "$container" "$opened" && [ $(($(now) - opened)) -lt $((healthy_deadline + 120000)) ] || return 1
+          say "  KIS refused the gateway a token, and it exited: it is started once more"
+          deadline=$((healthy_deadline + 180000)) refused=yes
+          wait_for_kis 61
+          docker start "$container" >/dev/null || return 1
+        fi ;;
+      *) healthy_since='' ;;
+    esac
+    before=$container-$restarts
+    [ $((restarts - restarts_before)) -lt 3 ] || { reason="$reason: a crash loop" && return 1; }
+    if [ -n "$healthy_since" ] && [ $(($(now) - healthy_since)) -ge "$min_healthy_time" ]; then
+      return 0
+    fi
+    waited=$(($(now) - opened))
+    if [ $waited -ge "$deadline" ] && [ -z "$refused" ] && [ -n "$asking" ] &&
+      was_refused "$container" "$opened"; then
+      say '  KIS refused the gateway a token; it gets three minutes more'
+      deadline=$((healthy_deadline + 180000)) refused=yes
+    fi
+    if [ $waited -ge "$deadline" ]; then
+      reason="not healthy within $((deadline / 1000)) s: $reason"
+      return 1
+    fi
+    if [ "$reason" != "$said" ] || [ $((waited - said_at)) -ge 5000 ]; then
+      say "  $((waited / 1000)) s: $reason"
+      said=$reason said_at=$waited
+    fi
+    sleep 0.1
+  done
+}

@@ -1,0 +1,185 @@
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+
+from deploy.gateway.issuance import (
+    WORTH_KEEPING,
+    Gateway,
+    distribute,
+    gateway_of,
+    in_order,
+    most_batches,
+    wait_before,
+)
+from deploy.gateway.rollout import Rollout, make_batches
+from deploy.gateway.rollout import most_batches as most_of
+from tests.unit.builders import container, reading
+
+KEY, OTHER = "0a1b2c3d4e5f", "f5e4d3c2b1a0"
+CLOCK = reading().clock
+DAY = 24 * 3600
+HAS = Gateway(KEY, in_file=DAY)
+NONE = Gateway(KEY)
+
+
+def seen(**changes: Any) -> Gateway:
+    return gateway_of(reading(**changes), KEY)
+
+
+TOKEN = {"token_state": "token", "token_expires": CLOCK + DAY, "token_written": CLOCK - 100}
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, NONE),
+        (TOKEN, Gateway(KEY, DAY, asked=100)),
+        (TOKEN | {"token_key": KEY}, Gateway(KEY, DAY, asked=100)),
+        (TOKEN | {"token_key": OTHER}, NONE),
+        (
+            TOKEN | {"token_key": OTHER, "aside_token_expires": CLOCK + 7},
+            Gateway(KEY, in_file=7),
+        ),
+        ({"attempted": CLOCK - 5}, Gateway(KEY, asked=5)),
+        ({"refused": CLOCK - 5}, Gateway(KEY, asked=5, loops=True)),
+        ({"refused": CLOCK + 5}, Gateway(KEY, loops=True)),  # its clock was set back
+        (TOKEN | {"refused": CLOCK - 5}, Gateway(KEY, DAY, asked=5)),
+    ],
+)
+def test_what_a_reading_shows(changes: dict[str, Any], expected: Gateway) -> None:
+    found = seen(**changes)
+    assert (found.key, max(found.in_file, 0), found.adopted, found.asked, found.loops) == (
+        expected.key,
+        expected.in_file,
+        expected.adopted,
+        expected.asked,
+        expected.loops,
+    )
+
+
+def test_a_token_in_a_container_counts_only_while_that_is_up() -> None:
+    old = {"adopted_id": "old", "adopted_token_expires": CLOCK + DAY}
+    assert seen(containers=(container(id="old"),), **old).adopted == DAY
+    assert seen(containers=(container(id="old", status="exited"),), **old).adopted == 0
+
+
+@pytest.mark.parametrize(
+    ("left", "has"), [(WORTH_KEEPING, False), (WORTH_KEEPING + 1, True), (-1, False)]
+)
+def test_a_token_that_is_about_to_be_replaced_is_none(left: int, has: bool) -> None:
+    assert Gateway(KEY, in_file=left).has_token is has
+
+
+def test_one_asks_and_the_others_wait_for_its_token() -> None:
+    result = distribute(["a", "b", "c"], {"a": NONE, "b": NONE, "c": NONE})
+    assert result.asks == ["a"]
+    assert result.given == {"b": "a", "c": "a"}
+    assert result.after == {"b": "a", "c": "a"}
+
+
+def test_a_token_that_is_there_is_given_at_once_also_by_a_host_that_is_not_switched() -> None:
+    result = distribute(["a", "b"], {"a": NONE, "b": NONE, "c": HAS, "d": Gateway(OTHER, DAY)})
+    assert (result.asks, result.after) == ([], {})
+    assert result.given == {"a": "c", "b": "c"}
+
+
+def test_of_several_tokens_the_one_that_ends_last_is_given() -> None:
+    gateways = {"a": NONE, "b": Gateway(KEY, DAY - 9), "c": HAS}
+    assert distribute(["a"], gateways).given == {"a": "c"}
+
+
+def test_a_token_in_a_container_is_there_for_others_once_it_is_adopted() -> None:
+    result = distribute(["a", "b"], {"a": NONE, "b": Gateway(KEY, adopted=DAY)})
+    assert (result.asks, result.given, result.after) == ([], {"a": "b"}, {"a": "b"})
+
+
+def test_each_key_is_asked_for_once() -> None:
+    other = Gateway(OTHER)
+    result = distribute(["a", "b", "c", "d"], {"a": NONE, "b": other, "c": NONE, "d": other})
+    assert result.asks == ["a", "b"]
+    assert result.given == {"c": "a", "d": "b"}
+
+
+def test_without_sharing_each_asks_after_the_other() -> None:
+    result = distribute(["a", "b", "c"], {"a": NONE, "b": NONE, "c": HAS}, share=False)
+    assert (result.asks, result.given, result.after) == (["a", "b"], {}, {"b": "a"})
+
+
+@pytest.mark.parametrize(
+    ("batches", "after", "expected"),
+    [
+        ([["a", "b"]], {}, [["a", "b"]]),
+        ([["a", "b", "c"]], {"b": "a"}, [["a", "c"], ["b"]]),
+        ([["a"], ["b", "c"]], {"b": "a", "c": "a"}, [["a"], ["b", "c"]]),
+        ([["a"], ["b"]], {"a": "b"}, [["b"], ["a"]]),
+        ([["a", "b", "c"]], {"b": "a", "c": "b"}, [["a"], ["b"], ["c"]]),
+    ],
+)
+def test_batches_are_divided_where_one_waits_for_another(
+    batches: list[list[str]], after: dict[str, str], expected: list[list[str]]
+) -> None:
+    assert in_order(batches, after) == expected
+
+
+def test_any_fleet_is_switched_whole_in_order_and_within_the_budget() -> None:
+    chance = random.Random(4)  # noqa: S311 - the same fleets each time
+    kinds = [NONE, HAS, Gateway(KEY, adopted=DAY), Gateway(OTHER), Gateway(OTHER, DAY)]
+    for _ in range(4000):
+        names = [f"h{number}" for number in range(chance.randint(1, 9))]
+        gateways = {name: chance.choice(kinds) for name in names}
+        members = [name for name in names if chance.random() < 0.8]
+        sizes: list[int | str] = chance.choice([[1, "25%", "100%"], ["100%"], [2], [1]])
+        share = chance.random() < 0.7
+        batches = make_batches(members, sizes)
+        rollout = Rollout.plan(batches, gateways, share, now=0)
+        asks = rollout.issuances.asks
+        assert sorted(name for batch in rollout.batches for name in batch) == sorted(members)
+        assert all(rollout.batches)
+        assert len(rollout.batches) <= most_batches(most_of(len(names), sizes), len(names), share)
+        turn = {name: i for i, batch in enumerate(rollout.batches) for name in batch}
+        for key in (KEY, OTHER):
+            of_key = [name for name in asks if gateways[name].key == key]
+            without = [n for n in members if gateways[n].key == key and not gateways[n].has_token]
+            has_one = any(g.key == key and g.has_token for g in gateways.values())
+            if not share:
+                assert of_key == without
+                assert len({turn[name] for name in of_key}) == len(of_key)
+            elif not any(g.key == key and g.in_file for g in gateways.values()):
+                assert len(of_key) <= 1
+            if (
+                share
+                and has_one
+                and not any(gateways[n].adopted and n not in members for n in gateways)
+            ):
+                assert of_key == []
+        for name, source in rollout.issuances.given.items():
+            assert name not in asks
+            assert gateways[source].in_file or turn[source] < turn[name]
+
+
+@pytest.mark.parametrize(
+    ("ago", "seconds"), [(None, 0), (0, 61), (0.5, 61), (30, 31), (61, 0), (1e6, 0)]
+)
+def test_kis_is_left_alone_for_its_minute(ago: float | None, seconds: int) -> None:
+    assert wait_before(ago) == seconds
+
+
+def test_a_rollout_remembers_when_a_key_was_asked_for_last() -> None:
+    gateways = {"a": Gateway(KEY, asked=20), "b": Gateway(KEY, asked=50), "c": Gateway(OTHER)}
+    rollout = Rollout.plan([["a", "b", "c"]], gateways, share=False, now=1000)
+    assert [rollout.wait_for_kis(name, 1000) for name in "abc"] == [41, 41, 0]
+    rollout.has_asked("a", 1010)
+    assert [rollout.wait_for_kis(name, 1020) for name in "abc"] == [51, 51, 0]
+
+
+def test_the_count_is_of_all_hosts_and_all_their_switches() -> None:
+    rollout = Rollout.plan([["a", "b"]], {"a": NONE, "b": NONE}, share=True, now=0)
+    assert rollout.count == "issuances: 0 (budget 1)"
+    rollout.has_issued("a", 1)
+    rollout.has_issued("b", 0)
+    rollout.has_issued("a", 1)
+    assert rollout.count == "issuances: 2 (budget 1)"
+    assert [rollout.budget(name) for name in "ab"] == [1, 0]
