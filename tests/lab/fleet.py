@@ -26,6 +26,13 @@ _changed = [(name, data | _all | _per_host.get(name, {{}})) for name, data in _l
 lab = [(name, {{k: v for k, v in data.items() if v is not None}}) for name, data in _changed]
 """
 
+SOME_HOSTS = """\
+from inventory.lab import lab as _lab
+_data = {data!r}
+_changed = [(name, data | _data[name]) for name, data in _lab if name in _data]
+lab = [(name, {{k: v for k, v in data.items() if v is not None}}) for name, data in _changed]
+"""
+
 QUICK = {
     "rollout_min_healthy_time": 1,
     "rollout_healthy_deadline": 60,
@@ -58,6 +65,12 @@ class Fleet:
     def run(self, deploy: str, *flags: str) -> Outcome:
         """Another verb, over the hosts as they were last deployed."""
         return self._pyinfra(self.directory / "inventory.py", deploy, *flags)
+
+    def run_with(self, data: dict[str, dict[str, Any]], deploy: str, *flags: str) -> Outcome:
+        """A verb over some hosts, each with changes of its own to the lab's inventory."""
+        path = self.directory / "some_hosts.py"
+        path.write_text(SOME_HOSTS.format(data=data))
+        return self._pyinfra(path, deploy, *flags)
 
     def start_up(self, **changes: Any) -> subprocess.Popen[str]:
         """`up` in the background, its output to be read as it comes."""

@@ -1,0 +1,540 @@
+"""The budget of issuances: each event of an operator's year, and what it costs at KIS.
+
+Every row runs with the reference gateway and with the stubborn one, whose habits are those of
+gateways in the wild. The counters are the simulator's.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import secrets
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deploy.gateway.release import ROOT
+from lab.lab import ask_simulator
+from tests.engine.conftest import Outcome, command, docker, wait_for
+from tests.lab.conftest import OwnLab
+from tests.lab.fleet import Fleet
+
+ALL = ["lab-1", "lab-2", "lab-3", "lab-4"]
+FIFTH = "lab-5"
+QUICK = {"rollout_min_healthy_time": 0, "rollout_healthy_deadline": 60, "rollout_batches": ["100%"]}
+NO_MORE_OFTEN = {
+    "test": ["CMD", "python3", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:8080/health')"],
+    "interval": "10s",
+}  # fmt: skip
+
+
+@dataclass
+class Account:
+    """An app key at the simulator, for real or for paper trading, with its secrets file."""
+
+    fleet: Fleet
+    host: str
+    app_key: str
+    secrets_file: Path
+
+    def settings(self, gateway: str) -> dict[str, Any]:
+        prefix = "kis-r" if self.host == "real" else "kis-v"
+        url = self.fleet.lab.simulator_url
+        environment = {"KIS_BASE_URL": url if self.host == "real" else url.replace("9443", "29443")}
+        if gateway == "stubborn":
+            environment["APP_KEY_FIELD"] = f"{prefix}-app-key"
+        else:
+            environment["KIS_ENVIRONMENT"] = self.host
+        return {
+            "gateway_secrets_file": str(self.secrets_file),
+            "gateway_app_key_field": f"{prefix}-app-key",
+            "gateway_environment": environment,
+        }
+
+    def counted(self) -> tuple[int, int]:
+        """Issuances and rejections so far."""
+        counters = ask_simulator(self.fleet.lab, "GET", "counters")[self.host][self.app_key]
+        return counters["issuances"], counters["rejections"]
+
+
+@dataclass
+class Event:
+    """Hosts of a project of their own, with nothing on them yet, that run one kind of gateway."""
+
+    fleet: Fleet
+    gateway: str
+    image: dict[str, Any]
+    accounts: dict[str, Account]
+    project: str = field(default_factory=lambda: f"e{secrets.token_hex(3)}")
+
+    def _settings(self, name: str, changes: dict[str, Any]) -> dict[str, Any]:
+        own = self.accounts[name].settings(self.gateway)
+        changes = dict(changes)
+        own["gateway_environment"] = own["gateway_environment"] | changes.pop("environment", {})
+        return (
+            QUICK
+            | {
+                "gateway_project": self.project,
+                "gateway_app_dir": f"/opt/{self.project}",
+                "gateway_token_dir": f"/docker_data/{self.project}",
+                "gateway_healthcheck": NO_MORE_OFTEN,
+            }
+            | self.image
+            | own
+            | changes
+        )
+
+    def up(
+        self,
+        *flags: str,
+        hosts: list[str] | None = None,
+        per_host: dict[str, dict[str, Any]] | None = None,
+        verb: str = "up",
+        **changes: Any,
+    ) -> Outcome:
+        """`deploy/VERB.py` over `hosts`, all of the event's unless told."""
+        names = hosts or list(self.accounts)
+        data = {
+            name: self._settings(name, changes | (per_host or {}).get(name, {})) for name in names
+        }
+        return self.fleet.run_with(data, f"deploy/{verb}.py", *flags)
+
+    def must(self, *flags: str, **options: Any) -> str:
+        """The same, which must succeed; what it said."""
+        outcome = self.up(*flags, **options)
+        assert outcome.status == 0, outcome.output
+        return outcome.output
+
+    @property
+    def token_file(self) -> str:
+        return f"/docker_data/{self.project}/kis_token.json"
+
+    def on(self, script: str, *names: str) -> list[str]:
+        """What a script says on hosts, as root; on all of the event's unless told."""
+        with ThreadPoolExecutor() as pool:
+            return list(
+                pool.map(
+                    lambda name: self.fleet.on(name, f"sudo sh -c {quoted(script)}"),
+                    names or list(self.accounts),
+                )
+            )
+
+    def container(self, template: str = "{{.Id}}") -> str:
+        label = f"label=com.docker.compose.project={self.project}"
+        return f"docker ps -aq --no-trunc -f {label} | xargs -r docker inspect -f '{template}'"
+
+    def restarts(self, *names: str) -> list[str]:
+        return self.on(self.container("{{.RestartCount}}"), *names)
+
+    def counted(self) -> list[tuple[int, int]]:
+        """Issuances and rejections of each key, in the order of the hosts."""
+        keys = {account.app_key: account for account in self.accounts.values()}
+        return [account.counted() for account in keys.values()]
+
+
+def quoted(script: str) -> str:
+    return "'" + script.replace("'", "'\\''") + "'"
+
+
+@pytest.fixture(scope="module")
+def fleet(new_lab: Callable[..., OwnLab], tmp_path_factory: pytest.TempPathFactory) -> Fleet:
+    """Five hosts that have the reference gateway's image, and run nothing."""
+    lab = new_lab("--hosts", "5")
+    fleet = Fleet(lab.lab, tmp_path_factory.mktemp("fleet"))
+    outcome = fleet.up(rollout_batches=["100%"], rollout_min_healthy_time=0)
+    assert outcome.status == 0, outcome.output
+    assert fleet.run("deploy/down.py").status == 0
+    return fleet
+
+
+@pytest.fixture(scope="module")
+def new_account(fleet: Fleet, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Account]:
+    directory = tmp_path_factory.mktemp("accounts")
+
+    def make(host: str = "real") -> Account:
+        key, secret = f"TEST-{secrets.token_hex(8)}".ljust(36, "0"), secrets.token_hex(90)
+        credentials = {"app_key": key, "app_secret": secret, "host": host}
+        ask_simulator(fleet.lab, "PUT", "credentials", credentials)
+        path = directory / f"{key}.json"
+        prefix = "kis-r" if host == "real" else "kis-v"
+        path.write_text(json.dumps({f"{prefix}-app-key": key, f"{prefix}-app-secret": secret}))
+        return Account(fleet, host, key, path)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def images(fleet: Fleet, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """The settings of each kind of gateway's image."""
+
+    def built(name: str, *lines: str, **files: Path) -> dict[str, Any]:
+        context = tmp_path_factory.mktemp(name)
+        for file, source in files.items():
+            shutil.copy(source, context / file)
+        (context / "Dockerfile").write_text("\n".join([f"FROM {fleet.gateway_image}", *lines, ""]))
+        return {
+            "gateway_image": name,
+            "gateway_image_source": "build",
+            "gateway_build_context": str(context),
+            "gateway_image_archive": None,
+        }
+
+    stubborn = ROOT / "tests" / "stubborn_gateway" / "gateway.py"
+    run = 'CMD ["python3", "/app/gateway"]'
+    forgetful = tmp_path_factory.mktemp("forgetful") / "gateway.py"
+    forgetful.write_text(stubborn.read_text().replace("if TOKEN_FILE.exists()", "if False"))
+    return {
+        "reference": {},
+        "stubborn": built("stubborn", "COPY gateway /app/gateway", run, gateway=stubborn),
+        "forgetful": built("forgetful", "COPY gateway /app/gateway", run, gateway=forgetful),
+        "faked": built(
+            "faked",
+            "COPY faketime /faketime.so",
+            "ENV LD_PRELOAD=/faketime.so FAKETIME_NO_CACHE=1 FAKETIME_DONT_FAKE_MONOTONIC=1",
+            "ENV FAKETIME_TIMESTAMP_FILE=/app/tokens/offset",
+            faketime=libfaketime(tmp_path_factory.mktemp("faketime")),
+        ),
+    }
+
+
+def libfaketime(directory: Path) -> Path:
+    """Debian's library that moves a program's clock."""
+    for arguments in (["apt-get", "update", "-q"], ["apt-get", "download", "libfaketime"]):
+        result = command(*arguments, cwd=directory)
+    assert result.returncode == 0, result.stderr
+    [package] = directory.glob("*.deb")
+    subprocess.run(["dpkg", "-x", package, directory], check=True)
+    [library] = directory.rglob("libfaketimeMT.so.1")
+    return library
+
+
+@pytest.fixture(params=["reference", "stubborn"])
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def new_event(fleet: Fleet, images: dict[str, dict[str, Any]]) -> Iterator[Callable[..., Event]]:
+    made: list[Event] = []
+
+    def make(kind: str, accounts: dict[str, Account], image: str = "") -> Event:
+        made.append(Event(fleet, kind, images[image or kind], accounts))
+        return made[-1]
+
+    yield make
+    for event in made:
+        label = f"label=com.docker.compose.project={event.project}"
+        event.on(f"docker ps -aq -f {label} | xargs -r docker rm -f >/dev/null")
+        event.on("docker rm -f old-gateway >/dev/null 2>&1 || true")
+        event.on(f"docker network rm {event.project}_default >/dev/null 2>&1 || true")
+
+
+NewEvent = Callable[..., Event]
+NewAccount = Callable[..., Account]
+
+
+def changed() -> dict[str, Any]:
+    """A setting that was never there before: it makes a release of its own."""
+    return {"gateway_labels": {"changed": secrets.token_hex(4)}}
+
+
+@pytest.fixture
+def four(new_event: NewEvent, new_account: NewAccount, kind: str) -> Event:
+    """Four hosts with one key, and a gateway on each."""
+    event = new_event(kind, dict.fromkeys(ALL, new_account()))
+    event.must()
+    assert event.counted() == [(1, 0)]
+    return event
+
+
+# The table
+
+
+def test_a_first_deploy(new_event: NewEvent, new_account: NewAccount, kind: str) -> None:
+    event = new_event(kind, dict.fromkeys(ALL, new_account()))
+    output = event.must(verb="plan")
+    assert "issuances: 1 (lab-1)" in output
+    assert "The token comes from lab-1." in output
+    assert "issuances: 1 (budget 1)" in event.must()
+    assert event.counted() == [(1, 0)]
+    assert len(set(event.on(f"sha256sum <{event.token_file}"))) == 1
+    assert "issuances: 0 (budget 0)" in event.must()
+
+
+def test_a_first_deploy_with_two_keys(
+    new_event: NewEvent, new_account: NewAccount, kind: str
+) -> None:
+    one, two = new_account(), new_account()
+    event = new_event(kind, dict(zip(ALL, [one, two, one, two], strict=True)))
+    assert "issuances: 2 (budget 2)" in event.must()
+    assert event.counted() == [(1, 0), (1, 0)]
+
+
+def start_by_hand(event: Event, *more: str) -> None:
+    """The gateway as somebody ran it before: its token is in the container."""
+    event.on("mkdir -p /root/old", ALL[0])
+    account = event.accounts[ALL[0]]
+    content = account.secrets_file.read_text()
+    event.on(f"cat >/root/old/secrets.json <<'END'\n{content}\nEND", ALL[0])
+    images = event.on("docker images --format '{{.Repository}}:{{.Tag}}'", ALL[0])[0].split()
+    name = "kis-gateway:" if event.gateway == "reference" else "stubborn:"
+    [image] = [image for image in images if image.startswith(name)]
+    environment = account.settings(event.gateway)["gateway_environment"] | {
+        "SECRETS_FILE": "/secrets.json",
+        "KIS_TOKEN_FILE_PATH": "/tmp/kis_token_gateway.json",  # noqa: S108
+        "PORT": "8080",
+    }
+    flags = " ".join([*(f"--env {name}={value}" for name, value in environment.items()), *more])
+    event.on(
+        "docker run -d --name old-gateway --restart unless-stopped -p 127.0.0.1:8080:8080 "
+        f"-v /root/old/secrets.json:/secrets.json:ro {flags} {image}",
+        ALL[0],
+    )
+
+
+ADOPT: dict[str, Any] = {"gateway_adopt_container": "old-gateway"}
+
+
+@pytest.fixture
+def adopting(new_event: NewEvent, new_account: NewAccount, kind: str) -> Event:
+    """One host on which a gateway runs whose token is in its container."""
+    first = new_event(kind, {ALL[0]: new_account()})
+    first.must()  # the host has the image
+    event = new_event(kind, {ALL[0]: new_account()})
+    first.must(verb="down")
+    start_by_hand(event)
+    wait_for(lambda: event.counted() == [(1, 0)], "the container has its token")
+    return event
+
+
+def test_adopting_a_running_unpersisted_gateway(adopting: Event) -> None:
+    output = adopting.must(**ADOPT)
+    assert "the token of the container old-gateway is taken over" in output
+    assert "issuances: 0 (budget 0)" in output
+    assert adopting.counted() == [(1, 0)]
+    owner = adopting.on(f"stat -c '%u:%g %a' {adopting.token_file}", ALL[0])
+    assert owner == ["10001:10001 600"]
+    state = "docker inspect -f '{{.State.Status}} {{.HostConfig.RestartPolicy.Name}}' old-gateway"
+    assert adopting.on(state, ALL[0]) == ["exited no"]
+    # Its work is done: the next deploys are as any.
+    assert "issuances: 0 (budget 0)" in adopting.must(**ADOPT)
+    assert "issuances: 0 (budget 0)" in adopting.must(**ADOPT, **changed())
+    assert adopting.counted() == [(1, 0)]
+
+
+def test_a_new_host_joins(four: Event) -> None:
+    four.accounts[FIFTH] = four.accounts[ALL[0]]
+    output = four.must()
+    assert "The token comes from lab-" in output
+    assert "issuances: 0 (budget 0)" in output
+    assert four.counted() == [(1, 0)]
+    assert len(set(four.on(f"sha256sum <{four.token_file}"))) == 1
+
+
+def test_a_year_of_deploys(four: Event) -> None:
+    for _ in range(20):
+        assert "issuances: 0 (budget 0)" in four.must(**changed())
+    for _ in range(10):
+        assert "issuances: 0 (budget 0)" in four.must(verb="restart")
+    for _ in range(3):
+        assert "issuances: 0 (budget 0)" in four.must(verb="rollback")
+    for name in ALL:
+        docker("restart", four.fleet.lab.container(name))
+    running = four.container("{{.State.Status}}")
+    wait_for(lambda: set(on_or_empty(four, running)) == {"running"}, "all run again", 120)
+    wait_for(lambda: "issuances: 0 (budget 0)" in four.up().output, "`up` passes again", 60)
+    assert four.counted() == [(1, 0)]
+
+
+def on_or_empty(event: Event, script: str) -> list[str]:
+    """Of hosts that boot: nothing from one that does not answer yet."""
+    try:
+        return event.on(script)
+    except AssertionError:
+        return []
+
+
+def test_real_to_paper_to_real(new_event: NewEvent, new_account: NewAccount, kind: str) -> None:
+    real, paper = new_account(), new_account("paper")
+    event = new_event(kind, {ALL[0]: real})
+    event.must()
+    first = event.on(f"sha256sum <{event.token_file}")
+    event.accounts = {ALL[0]: paper}
+    assert "issuances: 1 (budget 1)" in event.must()
+    assert event.on(f"sha256sum <{event.token_file}") != first
+    event.accounts = {ALL[0]: real}
+    assert "issuances: 0 (budget 0)" in event.must()
+    assert event.on(f"sha256sum <{event.token_file}") == first
+    assert (real.counted(), paper.counted()) == ((1, 0), (1, 0))
+    # A rollback goes back to the key of that release, too.
+    assert "issuances: 0 (budget 0)" in event.must(verb="rollback")
+    assert (real.counted(), paper.counted()) == ((1, 0), (1, 0))
+
+
+DAMAGE = {
+    "truncated": "head -c 40 {file} >/tmp/x; cat /tmp/x >{file}",
+    "empty": ": >{file}",
+    "a directory": "mv {file} {file}.kept; mkdir {file}",
+    "not JSON": "echo garbage >{file}",
+}
+
+
+# The gateway that trusts any file is the harder case.
+@pytest.mark.parametrize(
+    ("kind", "damage"), [("reference", "truncated"), *(("stubborn", name) for name in DAMAGE)]
+)
+def test_a_corrupt_token_file(
+    new_event: NewEvent, new_account: NewAccount, kind: str, damage: str
+) -> None:
+    event = new_event(kind, {ALL[0]: new_account()})
+    event.must()
+    ask_simulator(event.fleet.lab, "PUT", "clock", {"advance": 61})
+    attempt = f"{event.token_file}.attempt"  # KIS was asked some minutes ago, not just now
+    event.on(f"sed -i 's/: [0-9.]*,/: 1795000000,/' {attempt} 2>/dev/null || true")
+    event.on(DAMAGE[damage].format(file=event.token_file))
+    if kind == "stubborn":  # it crashes at the file, and Docker starts it again and again
+        event.on(event.container().replace("inspect -f '{{.Id}}'", "restart"))
+        wait_for(lambda: int(event.restarts()[0]) >= 1, "it is in a crash loop")
+    output = event.must(**changed())
+    assert "is set aside" in output
+    assert "issuances: 1 (budget 1)" in output
+    assert event.counted() == [(2, 0)]
+    assert event.restarts() == ["0"]
+    assert "issuances: 0 (budget 0)" in event.must()
+    assert event.on(f"ls {event.token_file.rpartition('/')[0]} | grep -c damaged") == ["1"]
+
+
+def test_a_broken_release_and_its_revert(four: Event) -> None:
+    never = {"test": ["CMD", "false"], "interval": "1s", "retries": 1}
+    before = four.on("readlink /opt/" + four.project + "/current")
+    outcome = four.up(
+        rollout_batches=[1, "50%"],
+        per_host={"lab-3": {"gateway_healthcheck": never}},
+        **changed(),
+    )
+    assert outcome.status == 1
+    assert "issuances: 0 (budget 0)" in outcome.output
+    assert four.counted() == [(1, 0)]
+    assert four.on("readlink /opt/" + four.project + "/current") == before
+    assert four.restarts() == ["0"] * 4
+
+
+def test_the_issuing_host_is_refused_for_two_minutes(
+    new_event: NewEvent, new_account: NewAccount, kind: str
+) -> None:
+    account = new_account()
+    event = new_event(kind, dict.fromkeys(ALL, account))
+    fault = {"path": "/oauth2/tokenP", "kind": "error", "code": "EGW00133", "for_seconds": 120}
+    ask_simulator(event.fleet.lab, "POST", "faults", fault | {"app_key": account.app_key})
+    try:
+        output = event.must()
+    finally:
+        ask_simulator(event.fleet.lab, "DELETE", "faults")
+    assert "issuances: 1 (budget 1)" in output
+    [(issuances, rejections)] = event.counted()
+    assert issuances == 1
+    assert 1 <= rejections <= 3  # one a minute
+    assert event.restarts() == ["0"] * 4
+    policy = event.on(event.container("{{.HostConfig.RestartPolicy.Name}}"))
+    assert policy == ["unless-stopped"] * 4
+
+
+# Beside the table
+
+
+def test_hosts_that_share_nothing_ask_one_after_the_other(
+    new_event: NewEvent, new_account: NewAccount
+) -> None:
+    event = new_event("stubborn", dict.fromkeys(ALL[:2], new_account()))
+    output = event.must(rollout_share_token=False)
+    assert "KIS issues one token a minute per app key: waiting" in output
+    assert "issuances: 2 (budget 2)" in output
+    assert event.counted() == [(2, 0)]
+
+
+def test_a_container_that_loops_is_stopped_before_anybody_asks(
+    new_event: NewEvent, new_account: NewAccount
+) -> None:
+    account = new_account()
+    event = new_event("stubborn", {ALL[0]: account})
+    event.must()  # KIS has just issued, and what comes now is refused
+    event.must(verb="down")
+    event.on(f"mv {event.token_file} {event.token_file}.lost")
+    start_by_hand(event)
+    wait_for(lambda: account.counted()[1] >= 3, "KIS refuses it again and again")
+    outcome = event.up(**ADOPT)
+    assert outcome.status == 0, outcome.output
+    assert "KIS refuses the gateway that runs here again and again: it is stopped" in outcome.output
+    assert "waiting" in outcome.output
+    assert "issuances: 1 (budget 1)" in outcome.output
+    assert account.counted()[0] == 2
+    assert event.restarts() == ["0"]
+
+
+@pytest.mark.parametrize("kind", ["stubborn"])
+def test_an_adoption_that_fails_starts_the_old_container_again(adopting: Event) -> None:
+    never = {"test": ["CMD", "false"], "interval": "1s", "retries": 1}
+    outcome = adopting.up(**ADOPT, gateway_healthcheck=never)
+    assert outcome.status == 1
+    assert "Restored: the container old-gateway runs again" in outcome.output
+    state = "docker inspect -f '{{.State.Status}} {{.HostConfig.RestartPolicy.Name}}' old-gateway"
+    assert adopting.on(state, ALL[0]) == ["running unless-stopped"]
+    assert adopting.counted() == [(1, 0)]
+    assert "issuances: 0 (budget 0)" in adopting.must(**ADOPT)
+
+
+def test_a_gateway_that_asks_without_need_fails_the_gate(
+    new_event: NewEvent, new_account: NewAccount, images: dict[str, dict[str, Any]]
+) -> None:
+    event = new_event("stubborn", {ALL[0]: new_account()})
+    event.must()
+    ask_simulator(event.fleet.lab, "PUT", "clock", {"advance": 61})
+    outcome = event.up(**images["forgetful"])
+    assert outcome.status == 1
+    assert "asked KIS for a token that it did not need" in outcome.output
+    assert "issuances: 1 (budget 0)" in outcome.output
+    assert "Restored: release" in outcome.output
+    assert event.counted() == [(2, 0)]
+
+
+def test_a_token_on_its_way_is_in_no_line_of_what_pyinfra_says(
+    new_event: NewEvent, new_account: NewAccount
+) -> None:
+    event = new_event("stubborn", dict.fromkeys(ALL[:2], new_account()))
+    output = event.must("-vvv", "--debug")
+    assert "The token comes from lab-1." in output
+    [one, two] = event.on(f"cat {event.token_file}")
+    assert one == two
+    token = json.loads(one)["access_token"]
+    encoded = base64.b64encode(one.encode()).decode()
+    for secret in (token, encoded, encoded[:40], token[-40:]):
+        assert secret not in output
+
+
+def test_a_host_outside_of_the_limit_gives_its_token(
+    new_event: NewEvent, new_account: NewAccount
+) -> None:
+    event = new_event("stubborn", dict.fromkeys(ALL[:2], new_account()))
+    event.must("--limit", "lab-1")
+    before = event.on(event.container(), "lab-1")
+    output = event.must("--limit", "lab-2", **changed())
+    assert "The token comes from lab-1." in output
+    assert event.counted() == [(1, 0)]
+    assert event.on(event.container(), "lab-1") == before
+
+
+def test_a_form_that_is_not_known_is_left_alone_and_said(
+    new_event: NewEvent, new_account: NewAccount
+) -> None:
+    event = new_event("stubborn", {ALL[0]: new_account()})
+    event.must()
+    event.on(f"""echo '{{"token": "x"}}' >{event.token_file}""")
+    assert "is in a form that is not known here" in event.must(verb="plan")
+    event.must()  # nothing to change
+    assert event.on(f"cat {event.token_file}") == ['{"token": "x"}']
