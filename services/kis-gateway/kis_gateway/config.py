@@ -46,11 +46,13 @@ class Settings:
     app_secret: str = field(repr=False)
     base_url: str
     requests_per_second: int
+    token_peers: tuple[str, ...] = ()
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> Settings:
         """Read ``KIS_TOKEN_FILE_PATH`` and ``SECRETS_FILE`` (both required), ``KIS_ENVIRONMENT``
-        (``real``, the default, or ``paper``), ``KIS_BASE_URL`` and ``KIS_REQUESTS_PER_SECOND``.
+        (``real``, the default, or ``paper``), ``KIS_BASE_URL``, ``KIS_REQUESTS_PER_SECOND`` and
+        ``KIS_TOKEN_PEERS`` (base URLs of the gateways with the same app key, between commas).
 
         The secrets file is a flat JSON object that may hold other services' secrets too; the fields
         used are ``kis-r-app-key`` and ``kis-r-app-secret``, for paper ``kis-v-…``.
@@ -73,9 +75,14 @@ class Settings:
             app_secret_field=app_secret_field,
             app_key=_credential(secrets, app_key_field, secrets_file),
             app_secret=_credential(secrets, app_secret_field, secrets_file),
-            base_url=_base_url(environ.get("KIS_BASE_URL") or kis.base_url),
+            base_url=_base_url("KIS_BASE_URL", environ.get("KIS_BASE_URL") or kis.base_url),
             requests_per_second=_positive_int(
                 environ, "KIS_REQUESTS_PER_SECOND", kis.requests_per_second
+            ),
+            token_peers=tuple(
+                _base_url("KIS_TOKEN_PEERS", url.strip())
+                for url in (environ.get("KIS_TOKEN_PEERS") or "").split(",")
+                if url.strip()
             ),
         )
 
@@ -130,10 +137,10 @@ def _credential(secrets: Mapping[str, object], name: str, path: Path) -> str:
     return stripped
 
 
-def _base_url(url: str) -> str:
+def _base_url(name: str, url: str) -> str:
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.netloc or parts.path not in ("", "/"):
-        raise ConfigurationError(f"KIS_BASE_URL must look like https://host:port, not {url!r}")
+        raise ConfigurationError(f"{name} must look like https://host:port, not {url!r}")
     return url.rstrip("/")
 
 
