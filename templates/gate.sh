@@ -27,7 +27,7 @@ count_issuances() {
 }
 
 was_refused() { # container, since (epoch ms)
-  docker logs --since "$(($2 / 1000))" "$1" 2>&1 | grep -q EGW00133
+  docker logs --since "$(($2 / 1000))" "$1" 2>&1 | refusals >/dev/null
 }
 wait_for_kis() { # seconds
   left=$1

@@ -118,7 +118,7 @@ fi
 # Who has no token may be asking KIS for one all the time.
 [ "$token_ends" -le "$now" ] || exit 0
 for id in $talkers; do
-  refused=$(docker logs --timestamps --since 130s "$id" 2>&1 | grep EGW00133 | tail -n 1)
+  refused=$(docker logs --timestamps --since 130s "$id" 2>&1 | refusals | tail -n 1)
   [ -n "$refused" ] && echo "refused $(date -d "${refused%% *}" +%s)"
 done
 exit 0

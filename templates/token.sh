@@ -112,6 +112,12 @@ bring_token() { # token file, fingerprint of the app key, uid:gid
   fi
 }
 
+# The lines of a gateway's log in which KIS refuses it a token, in its own words or in those of the
+# HTTP libraries: it says 403 to all that it refuses, of which wrong credentials do not pass.
+refusals() {
+  grep -Ei 'EGW00133|403[^0-9].{0,16}forbidden' | grep -v 'EGW0010[35]'
+}
+
 # What lies at PATH in a container, running or not, also on a tmpfs where it runs.
 file_of_container() { # container, path
   docker cp "$1:$2" - 2>/dev/null | tar --extract --to-stdout 2>/dev/null ||

@@ -11,6 +11,8 @@ import json
 import secrets
 import shutil
 import subprocess
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -27,6 +29,7 @@ from tests.lab.fleet import Fleet
 
 ALL = ["lab-1", "lab-2", "lab-3", "lab-4"]
 FIFTH = "lab-5"
+PRICE = "/uapi/domestic-stock/v1/quotations/inquire-price?FID_INPUT_ISCD=005930"
 QUICK = {"rollout_min_healthy_time": 0, "rollout_healthy_deadline": 60, "rollout_batches": ["100%"]}
 NO_MORE_OFTEN = {
     "test": ["CMD", "python3", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:8080/health')"],
@@ -197,7 +200,7 @@ def images(fleet: Fleet, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
             "faked",
             "COPY faketime /faketime.so",
             "ENV LD_PRELOAD=/faketime.so FAKETIME_NO_CACHE=1 FAKETIME_DONT_FAKE_MONOTONIC=1",
-            "ENV FAKETIME_TIMESTAMP_FILE=/app/tokens/offset",
+            "ENV NO_FAKE_STAT=1 FAKETIME_TIMESTAMP_FILE=/app/tokens/offset",
             faketime=libfaketime(tmp_path_factory.mktemp("faketime")),
         ),
     }
@@ -423,6 +426,49 @@ def test_a_broken_release_and_its_revert(four: Event) -> None:
     assert four.counted() == [(1, 0)]
     assert four.on("readlink /opt/" + four.project + "/current") == before
     assert four.restarts() == ["0"] * 4
+
+
+def get_price(url: str) -> int:
+    try:
+        with urllib.request.urlopen(f"{url}{PRICE}", timeout=20) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+def test_a_day_passes_under_load(
+    fleet: Fleet, new_event: NewEvent, new_account: NewAccount
+) -> None:
+    event = new_event("reference", dict.fromkeys(ALL, new_account()), "faked")
+    urls = [f"http://{address(fleet, name)}:8080" for name in ALL]
+    event.must(environment={"KIS_TOKEN_PEERS": ",".join(urls)}, gateway_bind_address="0.0.0.0")  # noqa: S104
+    passed = 0
+    statuses: list[int] = []
+    with ThreadPoolExecutor() as pool:
+        while passed < 24.5 * 3600:
+            passed += 600
+            event.on(f"echo +{passed} >{event.token_file.rpartition('/')[0]}/offset")
+            ask_simulator(fleet.lab, "PUT", "clock", {"advance": 600})
+            statuses += pool.map(get_price, urls)
+    assert statuses == [200] * len(statuses)
+    assert event.counted() == [(2, 0)]  # that of the first deploy, and one
+    assert event.restarts() == ["0"] * 4
+
+
+def test_a_day_with_a_deploy_in_every_window(
+    fleet: Fleet, new_event: NewEvent, new_account: NewAccount
+) -> None:
+    event = new_event("stubborn", dict.fromkeys(ALL, new_account()))
+    event.must()
+    for _ in range(3):
+        ask_simulator(fleet.lab, "PUT", "clock", {"advance": 6 * 3600})
+        assert "issuances: 0 (budget 0)" in event.must(**changed())
+    assert event.counted() == [(1, 0)]
+
+
+def address(fleet: Fleet, name: str) -> str:
+    template = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}"
+    return docker("inspect", "--format", template, fleet.lab.container(name))
 
 
 def test_the_issuing_host_is_refused_for_two_minutes(
