@@ -3,11 +3,11 @@ INVENTORY ?= inventory/local.py
 HOSTS ?= 4
 PYINFRA := .venv/bin/pyinfra
 PYTEST := .venv/bin/pytest
-SOURCES := deploy inventory lab services tests
+SOURCES := benchmarks deploy inventory lab services tests
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 .DEFAULT_GOAL := help
 
-.PHONY: help deploy verify status plan drift restart rollback down lab lab-down test lint lock
+.PHONY: help deploy verify status plan drift restart rollback down lab lab-down test lint lock bench
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -50,6 +50,15 @@ lab-down: .venv/ready  ## remove every trace of the lab
 
 test: .venv/ready  ## all tests, on a real Docker engine
 	$(PYTEST)
+
+.venv-bench/ready: requirements.lock benchmarks/requirements.txt
+	@python3 -m venv .venv-bench
+	@.venv-bench/bin/pip install --quiet --quiet --disable-pip-version-check -r requirements.lock
+	@.venv-bench/bin/pip install --quiet --quiet --disable-pip-version-check -r benchmarks/requirements.txt
+	@touch $@
+
+bench: .venv-bench/ready  ## this package against others, on lab hosts; ARGS='--hosts 1 8'
+	.venv-bench/bin/python -m benchmarks.bench $(ARGS)
 
 lint: .venv/ready  ## ruff, mypy, shellcheck
 	.venv/bin/ruff check $(SOURCES)

@@ -26,6 +26,11 @@ class Command:
     script: str
     stdin: str | None = field(default=None, repr=False)
 
+    def then(self, other: Command) -> Command:
+        """Both as one, the other where this one succeeds; at most one of them reads."""
+        script = f"(\n{self.script}\n) && (\n{other.script}\n)"
+        return Command(script, self.stdin or other.stdin)
+
 
 def _script(names: list[str], arguments: list[str], stdin: str | None = None) -> Command:
     """The scripts one after the other, as one: it needs no file on the host."""

@@ -1,4 +1,4 @@
-"""The operations: they execute what a plan decided, and yield nothing where there is nothing."""
+"""The operations: each executes one step of a plan. The verbs choose those that a host needs."""
 
 from __future__ import annotations
 
@@ -172,10 +172,22 @@ def check(target: Target) -> Commands:
 @operation()
 def take_lock(target: Target) -> Commands:
     """One deploy at a time: fails, and says who is at it, where another run holds the lock."""
-    if target.plan.is_needed:
-        yield StringCommand(
-            commands.take_lock(target.settings, this_run(), gone=target.gone).script
-        )
+    yield StringCommand(_lock(target).script)
+
+
+@operation()
+def lock_and_stage(target: Target) -> Commands:
+    """The same with the two steps that are quick, in one command."""
+    command = _lock(target)
+    if target.plan.prepare_tokens:
+        command = command.then(commands.prepare_tokens(target.settings))
+    if target.plan.stage:
+        command = command.then(commands.stage(target.settings, target.release))
+    yield _Locked(command, target.settings)
+
+
+def _lock(target: Target) -> Command:
+    return commands.take_lock(target.settings, this_run(), gone=target.gone)
 
 
 @operation()
@@ -188,15 +200,13 @@ def install_engine(target: Target) -> Commands:
             mode="755",
             create_remote_dir=True,
         )
-    if target.plan.install_engine:
-        yield _Locked(commands.install_engine(target.plan), target.settings)
+    yield _Locked(commands.install_engine(target.plan), target.settings)
 
 
 @operation()
 def prepare_tokens(target: Target) -> Commands:
     """The token directory with its owner and mode. Nothing in it is removed or emptied."""
-    if target.plan.prepare_tokens:
-        yield _Locked(commands.prepare_tokens(target.settings), target.settings)
+    yield _Locked(commands.prepare_tokens(target.settings), target.settings)
 
 
 @operation()
@@ -212,15 +222,13 @@ def fetch_images(target: Target) -> Commands:
 @operation()
 def start_simulator(target: Target) -> Commands:
     """The KIS simulator, for an inventory that tries the gateway without an account."""
-    if target.plan.start_simulator:
-        yield _Locked(commands.start_simulator(), target.settings)
+    yield _Locked(commands.start_simulator(), target.settings)
 
 
 @operation()
 def stage(target: Target) -> Commands:
     """Puts the release on the host, checked by the host's own compose."""
-    if target.plan.stage:
-        yield _Locked(commands.stage(target.settings, target.release), target.settings)
+    yield _Locked(commands.stage(target.settings, target.release), target.settings)
 
 
 @operation()
@@ -239,8 +247,7 @@ def switch(target: Target, batch: int, action: str = "switch") -> Commands:
     It begins only when no host has failed, and when every host of the batches before is switched.
     """
     if not state.is_executing:
-        if target.plan.switch:
-            yield StringCommand("true")  # counts as a change in a dry run, where nothing runs
+        yield StringCommand("true")  # counts as a change in a dry run, where nothing runs
         return
     progress = rollout()
     if dropped_out() or not progress.is_turn_of(target.name, batch):
@@ -266,8 +273,7 @@ def revert(target: Target) -> Commands:
 @operation()
 def release_lock(target: Target) -> Commands:
     """Gives the deploy lock back."""
-    if target.plan.is_needed:
-        yield StringCommand(commands.release_lock(target.settings, this_run()).script)
+    yield StringCommand(commands.release_lock(target.settings, this_run()).script)
 
 
 @operation()

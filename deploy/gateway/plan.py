@@ -46,6 +46,11 @@ class Plan:
         """Whether anything on the host would change."""
         return bool(self.reasons)
 
+    @property
+    def is_slow(self) -> bool:
+        """Whether something is to be installed, fetched or built."""
+        return self.install_engine or bool(self.images) or self.start_simulator
+
 
 def make_plan(settings: Settings, release: Release, reading: Reading) -> Plan:
     """Compares one reading of a host with what its settings ask for."""

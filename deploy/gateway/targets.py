@@ -152,6 +152,7 @@ def dropped_out() -> set[str]:
     return {each.name for each in inventory.state.failed_hosts}
 
 
+@cache
 def batch_count() -> int:
     """How many batches there can be, whichever hosts turn out to need a switch or a token."""
     names = list(surveyed())

@@ -222,7 +222,7 @@ def test_a_host_that_does_not_answer_stops_the_rollout_before_any_switch(fleet: 
 
 MOMENTS = [
     "Take the deploy lock",
-    "Stage the release",
+    "Stop a gateway that KIS",
     "batch 1 of 3",
     "[lab-1] switch:",
     "[lab-2] switch:",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from deploy.gateway.settings import key_fingerprint
 from tests.verify.gateway import Gateway
 
 
@@ -32,3 +33,9 @@ def test_the_port_is_open_where_the_settings_say_and_nowhere_else(gateway: Gatew
     assert gateway.host.socket(f"tcp://{address}:{settings.published_port}").is_listening
     if address == "127.0.0.1":
         assert not gateway.host.socket(f"tcp://0.0.0.0:{settings.published_port}").is_listening
+
+
+def test_the_token_directory_knows_whose_token_it_holds(gateway: Gateway) -> None:
+    file = gateway.host.file(f"{gateway.settings.token_path}.key")
+    assert file.content_string.strip() == key_fingerprint(gateway.settings)
+    assert f"{file.mode:o}" == "600"

@@ -12,9 +12,9 @@ from tests.verify.gateway import Gateway
 
 
 def test_the_token_file_is_there_and_valid(gateway: Gateway) -> None:
-    script = (ROOT / "templates/token_expiry.sh").read_text("utf-8")
+    script = (ROOT / "templates/token.sh").read_text("utf-8")
     result = gateway.host.run(
-        "sh -c %s sh %s", f'{script}\ntoken_expiry "$1"', gateway.settings.token_path
+        "sh -c %s sh %s", f'{script}\ntoken_expiry <"$1"', gateway.settings.token_path
     )
     assert result.rc == 0, f"there is no token in {gateway.settings.token_path}"
     assert int(result.stdout) > float(gateway.now()), "the token in the file has expired"

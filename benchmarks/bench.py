@@ -1,0 +1,230 @@
+"""`make bench`: this package against what people would otherwise use, on the same hosts.
+
+In each round every contender does every case in turn, so that all of them meet the same moods of
+the machine; ratios are made round by round. What was measured is written after each round.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from benchmarks import scale
+from benchmarks.contenders import CONTENDERS, DIRECTORY, Job
+from benchmarks.fleet import Fleet, Target, fresh
+from benchmarks.report import Measurement, Results
+from deploy.gateway.release import ROOT
+from lab import lab as labs
+from lab.lab import Lab
+
+CASES = ("first", "noop", "changed", "image")
+
+
+def say(text: str) -> None:
+    print(f"bench: {text}", flush=True)
+
+
+@dataclass
+class Round:
+    """One contender's turn over all cases, from hosts with nothing of anybody on them."""
+
+    fleet: Fleet
+    targets: list[Target]
+    contender: str
+    number: int
+    rtt: int
+    results: Results
+    work: Path = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.work = fresh(self.fleet.work / self.contender)
+
+    def play(self, cases: list[str]) -> None:
+        self.fleet.reset()
+        label = f"{self.number}"
+        image = self.fleet.image
+        # What is not measured is done all the same: a no-op needs something that runs.
+        self.run("first", label, image, is_measured="first" in cases)
+        if "noop" in cases:
+            self.run("noop", label, image)
+        if "changed" in cases:
+            self.run("changed", f"{label}-changed", image)
+        if "image" in cases:
+            new, archive = another_image(self.fleet, f"{self.contender}-{self.number}")
+            self.run("image", f"{label}-changed", new, archive=archive)
+            archive.unlink()
+
+    def run(
+        self,
+        case: str,
+        label: str,
+        image: str,
+        archive: Path | None = None,
+        is_measured: bool = True,
+    ) -> None:
+        job = Job(self.fleet, self.targets, label, image, archive)
+        command = CONTENDERS[self.contender](job, self.work)
+        before = containers(self.fleet)
+        sessions = 0.0
+        if is_measured and self.number == 0:  # the count is the same each time
+            counted: list[Measurement] = []
+            sessions = self.fleet.sessions(lambda: counted.append(self.measure(case, command)))
+            measured = counted[0]
+        else:
+            measured = self.measure(case, command)
+        self.fleet.wait_until_healthy()
+        is_kept = containers(self.fleet) == before
+        if is_kept is not (case == "noop"):
+            raise RuntimeError(f"{self.contender}, {case}: it did not do its job")
+        if is_measured:
+            measured.sessions = sessions
+            self.results.add(measured)
+            say(f"{measured}")
+
+    def measure(self, case: str, command: list[str]) -> Measurement:
+        before, began = os.times(), time.monotonic()
+        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+        seconds, after = time.monotonic() - began, os.times()
+        if done.returncode:
+            raise RuntimeError(f"{self.contender}, {case}:\n{(done.stdout + done.stderr)[-4000:]}")
+        cpu = sum(after[2:4]) - sum(before[2:4])
+        return Measurement(
+            self.contender, case, self.fleet.count, self.rtt, self.number, seconds, cpu
+        )
+
+
+def containers(fleet: Fleet) -> list[str]:
+    return fleet.each("docker ps -q --no-trunc")
+
+
+def another_image(fleet: Fleet, name: str) -> tuple[str, Path]:
+    """The gateway's image with a label of its own: a reference by its id, and its archive."""
+    build = [
+        "build",
+        "--quiet",
+        "--label",
+        f"bench={name}-{time.time_ns()}",
+        "--tag",
+        "kis-lab-bench",
+        "-",
+    ]
+    image_id = labs.docker(*build, content=f"FROM {fleet.image}\n".encode())
+    reference = f"kis-lab-bench:{image_id.removeprefix('sha256:')[:12]}"
+    labs.docker("tag", image_id, reference)
+    archive = fleet.work / "image.tar"
+    labs.docker("save", "--output", str(archive), reference)
+    labs.docker("image", "rm", reference)
+    return reference, archive
+
+
+@contextmanager
+def asking(address: str, port: int, gaps: list[float]) -> Iterator[None]:
+    """Asks /health every 20 ms; puts the longest time without an answer into `gaps`, in seconds."""
+    end = threading.Event()
+
+    def ask() -> None:
+        answered, longest = time.monotonic(), 0.0
+        request = b"GET /health HTTP/1.0\r\n\r\n"
+        while not end.is_set():
+            began = time.monotonic()
+            try:
+                with socket.create_connection((address, port), timeout=2) as connection:
+                    connection.sendall(request)
+                    is_up = b" 200 " in connection.recv(64)
+            except OSError:
+                is_up = False
+            if is_up:
+                longest, answered = max(longest, time.monotonic() - answered), time.monotonic()
+            end.wait(max(0.0, 0.02 - (time.monotonic() - began)))
+        gaps.append(longest)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    try:
+        yield
+    finally:
+        end.set()
+        thread.join()
+
+
+def measure_outage(fleet: Fleet, rounds: int, results: Results) -> None:
+    """How long one host's clients are without an answer: our switch, and a plain re-creation."""
+    with fleet.targets(0) as targets:
+        host = fleet.hosts[0]
+        work = fresh(fleet.work / "outage")
+        fleet.reset()
+        address = fleet.address(host)
+        for number in range(-1, rounds):
+            command = CONTENDERS["ours"](Job(fleet, targets, f"outage-{number}", fleet.image), work)
+            recreate = f"cd {DIRECTORY}/current && docker compose up -d --force-recreate"
+            container = fleet.lab.container(host.name)
+            by_hand = [*labs.AS_ROOT, "docker", "exec", container, "sh", "-c", recreate]
+            for name, words in {"ours": command, "recreation": by_hand}.items():
+                gaps: list[float] = []
+                with asking(address, 8080, gaps):
+                    subprocess.run(words, check=True, capture_output=True, cwd=ROOT)
+                    time.sleep(0.1)
+                    fleet.wait_until_healthy()
+                if number >= 0:  # the first of all has nothing to take the place of
+                    results.add(Measurement(name, "outage", 1, 0, number, gaps[0], 0.0))
+                    say(f"outage, {name}: {gaps[0]:.2f} s")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="bench", description=__doc__)
+    parser.add_argument("--hosts", type=int, nargs="*", default=[1, 4, 8, 16])
+    parser.add_argument("--rtt", type=int, nargs="*", default=[0, 50], help="milliseconds")
+    parser.add_argument("--cases", nargs="*", choices=CASES, default=list(CASES))
+    parser.add_argument("--contenders", nargs="*", choices=CONTENDERS, default=list(CONTENDERS))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--targets", type=int, nargs="*", default=[100, 300], help="cheap ones")
+    parser.add_argument("--no-outage", action="store_true")
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
+    options = parser.parse_args()
+    lab = Lab(Path(os.environ.get("KIS_LAB_DIR") or ROOT / ".lab" / "bench").resolve())
+    work = lab.directory / "work"
+    work.mkdir(parents=True, exist_ok=True)
+    results = Results.load(options.out)
+    try:
+        for count in options.hosts:
+            measure_hosts(Fleet(lab, count, work), options, results)
+        if options.hosts and not options.no_outage:
+            measure_outage(Fleet(lab, 1, work), options.rounds, results)
+    finally:
+        labs.down(lab, keep_images=True)
+    if options.targets:
+        with scale.host(work):
+            for number in range(min(options.rounds, 3)):
+                for targets in options.targets:
+                    run = scale.no_op(work, targets)
+                    results.add(Measurement("ours", "scale", targets, 0, number, run.wall, run.cpu))
+                    say(f"{run}")
+    results.write_report()
+    print((options.out / "results.md").read_text())
+
+
+def measure_hosts(fleet: Fleet, options: argparse.Namespace, results: Results) -> None:
+    say(f"{fleet.count} hosts")
+    fleet.prepare()
+    with fleet.targets(0) as targets:  # the first deploy of all fetches the token
+        Round(fleet, targets, "ours", -1, 0, results).run(
+            "first", "warm", fleet.image, is_measured=False
+        )
+    for rtt in options.rtt:
+        for number in range(options.rounds):
+            for contender in options.contenders:
+                with fleet.targets(rtt) as targets:
+                    Round(fleet, targets, contender, number, rtt, results).play(options.cases)
+            results.save()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,154 @@
+"""The hosts of a benchmark: a lab, prepared alike for all contenders, behind a delaying proxy."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.proxy import delayed
+from deploy.gateway.release import built_image
+from lab import lab as labs
+from lab.lab import Lab, LabHost
+
+
+@dataclass(frozen=True)
+class Target:
+    """A host as a contender reaches it: at `port` on 127.0.0.1, which may lie behind a proxy."""
+
+    host: LabHost
+    port: int
+
+    @property
+    def name(self) -> str:
+        return self.host.name
+
+
+@dataclass
+class Fleet:
+    """`count` hosts with Docker, the gateway's image, a token, and Python for those who need it."""
+
+    lab: Lab
+    count: int
+    work: Path
+
+    @property
+    def hosts(self) -> list[LabHost]:
+        return self.lab.hosts()[: self.count]
+
+    @property
+    def image(self) -> str:
+        """The gateway's image, as every host has it."""
+        return built_image("kis-lab-gateway", labs.GATEWAY_CONTEXT).reference
+
+    def prepare(self) -> None:
+        """Brings the lab up; all that no contender is measured by."""
+        labs.up(self.lab, self.count, bare=False)
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(self._prepare, self.hosts))
+
+    def _prepare(self, host: LabHost) -> None:
+        self.root(
+            host,
+            "command -v python3 >/dev/null || { apt-get update -q && "
+            "apt-get install -q -y --no-install-recommends python3; } >/dev/null 2>&1; "
+            "echo 'LogLevel VERBOSE' >/etc/ssh/sshd_config.d/bench.conf; systemctl reload ssh; "
+            "install -d -m 0700 -o 10001 -g 10001 /docker_data/bench",
+        )
+        if not self.root(host, f"docker image ls -q {self.image}"):
+            with self.lab.gateway_archive.open("rb") as archive:
+                self.ssh(host, "sudo docker load --quiet", stdin=archive)
+
+    def ssh(self, host: LabHost, script: str, stdin: object = None) -> str:
+        done = subprocess.run(
+            ["ssh", "-F", self.lab.ssh_config, host.name, script],
+            stdin=stdin or subprocess.DEVNULL,  # type: ignore[call-overload]
+            capture_output=True,
+            text=True,
+        )
+        if done.returncode:
+            raise RuntimeError(f"{host.name}: {script}: {done.stderr[-2000:]}")
+        return str(done.stdout).strip()
+
+    def root(self, host: LabHost, script: str) -> str:
+        """What a script says on a host, past its sshd."""
+        return labs.docker("exec", self.lab.container(host.name), "sh", "-c", script)
+
+    def each(self, script: str) -> list[str]:
+        with ThreadPoolExecutor(8) as pool:
+            return list(pool.map(lambda host: self.root(host, script), self.hosts))
+
+    def reset(self) -> None:
+        """Nothing of any contender runs or lies there; the token stays, as always."""
+        self.each(
+            "docker ps -aq | xargs -r docker rm -f >/dev/null; "
+            "docker network prune -f >/dev/null; rm -rf /opt/bench"
+        )
+
+    def wait_until_healthy(self) -> None:
+        """Until the engine itself says so of every gateway, so that no probe is still to come."""
+        script = "docker ps --filter health=healthy -q | wc -l"
+        wait_for(lambda: set(self.each(script)) == {"1"}, "every gateway is healthy")
+
+    def sessions(self, run: Callable[[], object]) -> float:
+        """SSH commands and uploads per host while `run` runs, by the hosts' own sshd."""
+        script = "journalctl -u ssh --no-pager | grep -c 'Starting session' || true"
+        before = sum(map(int, self.each(script)))
+        run()
+        return (sum(map(int, self.each(script))) - before) / self.count
+
+    @contextmanager
+    def targets(self, rtt: int) -> Iterator[list[Target]]:
+        """The hosts with `rtt` milliseconds of round trip added; with 0, as they are."""
+        if not rtt:
+            yield [Target(host, host.ssh_port) for host in self.hosts]
+            return
+        with delayed([host.ssh_port for host in self.hosts], rtt / 2000) as ports:
+            yield [Target(h, port) for h, port in zip(self.hosts, ports, strict=True)]
+
+    def address(self, host: LabHost) -> str:
+        template = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}"
+        return labs.docker("inspect", "--format", template, self.lab.container(host.name))
+
+    def share_one_key(self) -> Path:
+        """One account for all hosts: its secrets file."""
+        return Path(self.hosts[0].secrets_file)
+
+    def ssh_config(self, targets: Sequence[Target]) -> Path:
+        """For contenders that use OpenSSH: host keys are known, connections are kept."""
+        path = self.work / "ssh_config"
+        known = self.work / "known_hosts"
+        keys = {host.ssh_port: "" for host in self.hosts}
+        for line in self.lab.known_hosts.read_text().splitlines():
+            name, key = line.split(" ", 1)
+            port = int(name.rpartition(":")[2])
+            if port in keys:
+                keys[port] = key
+        known.write_text(
+            "".join(f"[127.0.0.1]:{t.port} {keys[t.host.ssh_port]}\n" for t in targets)
+        )
+        path.write_text(
+            "".join(f"Host {t.name}\n  Port {t.port}\n" for t in targets)
+            + f"Host *\n  HostName 127.0.0.1\n  User ops\n  IdentityFile {self.lab.key}\n"
+            f"  IdentitiesOnly yes\n  UserKnownHostsFile {known}\n  BatchMode yes\n"
+        )
+        return path
+
+
+def wait_for(condition: Callable[[], bool], what: str, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"not within {seconds:g} s: {what}")
+        time.sleep(0.2)
+
+
+def fresh(directory: Path) -> Path:
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(parents=True)
+    return directory

@@ -1,0 +1,172 @@
+"""What was measured, as raw numbers, as tables and as a plot."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from itertools import product
+from pathlib import Path
+from statistics import median
+
+NAMES = {
+    "ours": "this package",
+    "floor": "floor: parallel ssh",
+    "pyinfra": "plain pyinfra",
+    "ansible": "Ansible, tuned",
+    "recreation": "plain compose re-creation",
+}
+CASE_NAMES = {
+    "noop": "no-op",
+    "changed": "changed setting",
+    "image": "new image, sent",
+    "first": "first, prepared",
+}
+
+
+@dataclass
+class Measurement:
+    """One run: wall seconds and CPU seconds of the controller; `sessions` are SSH commands and
+    uploads per host, 0 where they were not counted."""
+
+    contender: str
+    case: str
+    hosts: int
+    rtt: int
+    round: int
+    seconds: float
+    cpu: float
+    sessions: float = 0.0
+
+    def __str__(self) -> str:
+        what = f"{self.hosts} hosts, {self.rtt} ms, {self.case}, {self.contender}"
+        return f"{what}: {self.seconds:.2f} s, CPU {self.cpu:.2f} s"
+
+
+@dataclass
+class Results:
+    directory: Path
+    measurements: list[Measurement]
+
+    @classmethod
+    def load(cls, directory: Path) -> Results:
+        """Empty: each run of the benchmark stands for itself."""
+        directory.mkdir(parents=True, exist_ok=True)
+        return cls(directory, [])
+
+    def add(self, measurement: Measurement) -> None:
+        self.measurements.append(measurement)
+
+    def save(self) -> None:
+        raw = [asdict(each) for each in self.measurements]
+        lines = ",\n".join(json.dumps(each) for each in raw)
+        (self.directory / "results.json").write_text(f"[\n{lines}\n]\n")
+
+    def of(self, contender: str, case: str, hosts: int, rtt: int) -> list[Measurement]:
+        return [
+            m
+            for m in self.measurements
+            if (m.contender, m.case, m.hosts, m.rtt) == (contender, case, hosts, rtt)
+        ]
+
+    def ratio(self, contender: str, other: str, case: str, hosts: int, rtt: int) -> float | None:
+        """The median of the ratios round by round; None where either was not measured."""
+        ours = {m.round: m.seconds for m in self.of(contender, case, hosts, rtt)}
+        theirs = {m.round: m.seconds for m in self.of(other, case, hosts, rtt)}
+        ratios = [ours[number] / theirs[number] for number in ours.keys() & theirs.keys()]
+        return median(ratios) if ratios else None
+
+    def values(self, name: str) -> list[int]:
+        return sorted({getattr(m, name) for m in self.measurements if m.case in CASE_NAMES})
+
+    def write_report(self) -> None:
+        self.save()
+        parts = [
+            self._times(hosts, rtt)
+            for hosts, rtt in product(self.values("hosts"), self.values("rtt"))
+            if self.of("ours", "noop", hosts, rtt)
+        ]
+        (self.directory / "results.md").write_text(
+            "\n".join([*parts, self._outage(), self._scale()])
+        )
+        self._plot()
+
+    def _times(self, hosts: int, rtt: int) -> str:
+        cases = [case for case in CASE_NAMES if self.of("ours", case, hosts, rtt)]
+        header = [f"{hosts} hosts, {rtt} ms" if hosts > 1 else f"1 host, {rtt} ms"]
+        header += [f"{CASE_NAMES[case]}" for case in cases]
+        header += [f"ours ÷ it, {CASE_NAMES[case]}" for case in cases]
+        header += ["SSH sessions a host, no-op · changed", "controller CPU, no-op"]
+        rows = [header, ["---"] * len(header)]
+        for contender in ("floor", "ours", "pyinfra", "ansible"):
+            if not (no_op := self.of(contender, "noop", hosts, rtt)):
+                continue
+            row = [NAMES[contender]]
+            row += [spread(m.seconds for m in self.of(contender, c, hosts, rtt)) for c in cases]
+            for case in cases:
+                ratio = self.ratio("ours", contender, case, hosts, rtt)
+                row.append("" if contender == "ours" or ratio is None else f"{ratio:.2f}")
+            counted = [
+                max((m.sessions for m in self.of(contender, c, hosts, rtt)), default=0)
+                for c in ("noop", "changed")
+            ]
+            row.append(" · ".join(f"{count:g}" for count in counted))
+            row.append(f"{median(m.cpu for m in no_op):.2f} s")
+            rows.append(row)
+        return table(rows)
+
+    def _outage(self) -> str:
+        rows = [["outage of a host, asked every 20 ms", "seconds", "ours ÷ it"], ["---"] * 3]
+        for name in ("recreation", "ours"):
+            if found := self.of(name, "outage", 1, 0):
+                ratio = self.ratio("ours", name, "outage", 1, 0)
+                shown = f"{ratio:.2f}" if ratio and name != "ours" else ""
+                rows.append([NAMES[name], spread(m.seconds for m in found), shown])
+        return table(rows) if len(rows) > 2 else ""
+
+    def _scale(self) -> str:
+        found = [m for m in self.measurements if m.case == "scale"]
+        rows = [["no-op over cheap targets", "seconds", "controller CPU, seconds"], ["---"] * 3]
+        for targets in sorted({m.hosts for m in found}):
+            own = [m for m in found if m.hosts == targets]
+            rows.append([str(targets), spread(m.seconds for m in own), spread(m.cpu for m in own)])
+        return table(rows) if found else ""
+
+    def _plot(self) -> None:
+        from matplotlib import pyplot
+
+        rtts = self.values("rtt")
+        if not rtts:
+            return
+        cases = [case for case in CASE_NAMES if any(m.case == case for m in self.measurements)]
+        figure, axes = pyplot.subplots(
+            len(rtts), len(cases), figsize=(4 * len(cases), 3.4 * len(rtts)), squeeze=False
+        )
+        for (row, rtt), (column, case) in product(enumerate(rtts), enumerate(cases)):
+            plot = axes[row][column]
+            for contender in ("ansible", "pyinfra", "ours", "floor"):
+                points = [
+                    (hosts, median(m.seconds for m in own))
+                    for hosts in self.values("hosts")
+                    if (own := self.of(contender, case, hosts, rtt))
+                ]
+                if points:
+                    plot.plot(*zip(*points, strict=True), marker="o", label=NAMES[contender])
+            plot.set_title(f"{CASE_NAMES[case]}, {rtt} ms")
+            plot.set_yscale("log")
+            plot.set_xlabel("hosts")
+            plot.set_ylabel("seconds")
+            plot.grid(visible=True, which="both", alpha=0.3)
+        axes[0][0].legend(fontsize=8)
+        figure.tight_layout()
+        figure.savefig(self.directory / "results.svg")
+
+
+def spread(seconds: Iterable[float]) -> str:
+    """`1.52 (1.44-1.70)`: median, least and most."""
+    values = sorted(seconds)
+    return f"{median(values):.2f} ({values[0]:.2f}-{values[-1]:.2f})" if values else ""
+
+
+def table(rows: list[list[str]]) -> str:
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
