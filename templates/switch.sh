@@ -28,6 +28,18 @@ last_log_lines() {
     say '---'
   done
 }
+# A client that asks while the container's address is empty leaves the kernel without its neighbour,
+# and it looks again after a second (ip-sysctl, neigh retrans_time_ms): for this while after 50 ms.
+look_for_neighbours_after() { # milliseconds
+  for network in $(docker network ls --quiet --filter "label=com.docker.compose.project=$project"); do
+    setting=/proc/sys/net/ipv4/neigh/br-$network/retrans_time_ms
+    if [ -w "$setting" ]; then
+      patience=$(cat "$setting") # not `read`: it reads byte by byte, of which the kernel gives one
+      echo "$1" >"$setting"
+    fi
+  done
+}
+
 # Before a gateway starts: the token is its app key's, and nothing runs that would write another's.
 ready_token() { # release
   key=$(cat "$app_dir/releases/$1/app_key_fingerprint" 2>/dev/null)
@@ -207,5 +219,8 @@ elif ! grep -q "\"id\": \"$lock_id\"" "$app_dir/lock" 2>/dev/null; then
 else
   current=$(readlink "$app_dir/current") && current=${current##*/}
   remember_token
+  look_for_neighbours_after 50
+  was_patient=${patience:-}
   if [ "$action" = restart ]; then restart; else switch; fi
+  [ -z "$was_patient" ] || look_for_neighbours_after "$was_patient"
 fi
