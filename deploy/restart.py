@@ -15,4 +15,3 @@ for batch in range(batch_count()):
     gateway.switch(target=target, batch=batch, action="restart", name=f"Restart batch {batch + 1}")
 gateway.release_lock(target=target, name="Release the deploy lock")
 gateway.report(target=target, name="Report")
-gateway.count(name="Count the issuances")

@@ -24,4 +24,3 @@ for batch in range(batch_count()):
 gateway.revert(target=target, name="Revert what was rolled back, if a batch failed")
 gateway.release_lock(target=target, name="Release the deploy lock")
 gateway.report(target=target, name="Report")
-gateway.count(name="Count the issuances")

@@ -2,7 +2,7 @@
 
 Usage: pyinfra -y INVENTORY deploy/up.py
 
-A host takes part in what it needs: one that is as its settings want it is checked, and no more.
+A host takes part in what it needs: of one that is as its settings want it there is but a report.
 """
 
 from deploy.gateway import operations as gateway
@@ -11,7 +11,8 @@ from deploy.gateway.targets import batch_count, survey
 target = survey()
 plan = target.plan
 
-gateway.check(target=target, name="Check every host before any is touched")
+if plan.has_news:
+    gateway.check(target=target, name="Check every host before any is touched")
 
 # Slow and harmless: on all hosts side by side.
 if plan.is_slow:
@@ -39,4 +40,3 @@ if plan.switch:
 if plan.is_needed:
     gateway.release_lock(target=target, name="Release the deploy lock")
 gateway.report(target=target, name="Report")
-gateway.count(name="Count the issuances")

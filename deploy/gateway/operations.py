@@ -278,7 +278,10 @@ def release_lock(target: Target) -> Commands:
 
 @operation()
 def report(target: Target) -> Commands:
-    """Says how it ended and where the gateway listens. Changes nothing."""
+    """Says how it ended and where the gateway listens. Changes nothing.
+
+    The last host that comes to it ends the run with a line such as `issuances: 0 (budget 0)`.
+    """
     if not state.is_executing:
         return
     if dropped_out() and target.plan.switch:
@@ -290,15 +293,9 @@ def report(target: Target) -> Commands:
     else:
         for line in where_it_listens(target.settings, target.release_id):
             _say(line)
-
-
-@operation()
-def count() -> Commands:
-    """Ends the run with a line such as `issuances: 0 (budget 0)`: of all hosts, once."""
-    if state.is_executing and not rollout().is_reported:
-        rollout().is_reported = True
+    rollout().reported.add(target.name)
+    if rollout().reported >= {each.name for each in state.active_hosts}:
         logger.info(rollout().count)
-    yield from ()
 
 
 @operation()

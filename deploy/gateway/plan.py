@@ -47,6 +47,11 @@ class Plan:
         return bool(self.reasons)
 
     @property
+    def has_news(self) -> bool:
+        """Whether there is anything to say before the host is left alone, or touched."""
+        return bool(self.reasons or self.refusals or self.warnings)
+
+    @property
     def is_slow(self) -> bool:
         """Whether something is to be installed, fetched or built."""
         return self.install_engine or bool(self.images) or self.start_simulator

@@ -163,6 +163,19 @@ def archive(files: Iterable[tuple[str, File]]) -> str:
 
 def render_compose(settings: Settings, image: str, template: Path = TEMPLATE) -> str:
     """The compose file. Undefined names are errors; every value is quoted by `to_yaml`."""
+    values = settings.model_dump() | {
+        "image": image,
+        "environment": {"GUNICORN_CMD_ARGS": "--timeout 600"} | settings.environment,
+        "healthcheck": default_healthcheck(settings.container_port)
+        if settings.healthcheck is None
+        else settings.healthcheck,
+    }
+    return _template(template).render(values)
+
+
+@cache
+def _template(path: Path) -> jinja2.Template:
+    """Compiled once for all hosts."""
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -171,14 +184,7 @@ def render_compose(settings: Settings, image: str, template: Path = TEMPLATE) ->
         autoescape=False,  # noqa: S701 - YAML, not HTML; `to_yaml` does the quoting
     )
     environment.filters["yaml"] = to_yaml
-    values = settings.model_dump() | {
-        "image": image,
-        "environment": {"GUNICORN_CMD_ARGS": "--timeout 600"} | settings.environment,
-        "healthcheck": default_healthcheck(settings.container_port)
-        if settings.healthcheck is None
-        else settings.healthcheck,
-    }
-    return environment.from_string(template.read_text("utf-8")).render(values)
+    return environment.from_string(path.read_text("utf-8"))
 
 
 def default_healthcheck(port: int) -> dict[str, Any]:

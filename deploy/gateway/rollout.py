@@ -86,7 +86,7 @@ class Rollout:
     keys: Mapping[str, str] = field(default_factory=dict)  # fingerprints by host
     looping: frozenset[str] = frozenset()  # hosts whose gateway KIS refuses again and again
     counted: dict[str, int] = field(default_factory=dict)  # issuances that were seen, by host
-    is_reported: bool = False
+    reported: set[str] = field(default_factory=set)
     _asked: dict[str, float] = field(default_factory=dict)  # moments by key
 
     @classmethod
