@@ -39,14 +39,18 @@ wait_for_kis() { # seconds
   done
 }
 
+listens() { # its process
+  awk -v port=":$(printf %04X "$port")" \
+    '$4 == "0A" && index($2, port) { found = 1 } END { exit !found }' \
+    "/proc/$1/net/tcp" "/proc/$1/net/tcp6" 2>/dev/null
+}
+
 # Whether the gateway answers what its health check asks: known sooner than by the engine's probe.
 # At most five questions a start, for each is a line in some gateways' logs.
 answers() { # container, its process, its start
   [ "$3" != "$answered" ] || return 0
   [ "$3" = "$asked_start" ] || asked_start=$3 questions=0
-  [ "$questions" -lt 5 ] && awk -v port=":$(printf %04X "$port")" \
-    '$4 == "0A" && index($2, port) { found = 1 } END { exit !found }' \
-    "/proc/$2/net/tcp" "/proc/$2/net/tcp6" 2>/dev/null || return 1
+  [ "$questions" -lt 5 ] && listens "$2" || return 1
   questions=$((questions + 1))
   container_id=$1 start=$3
   set -f
@@ -73,7 +77,7 @@ gate() {
     set -- $(docker inspect --format \
       '{{.Id}} {{.RestartCount}} {{.State.Status}} {{with index .State "Health"}}{{.Status}}{{else}}none{{end}} {{.State.Pid}} {{.State.StartedAt}} {{.State.ExitCode}}' \
       $(containers) 2>/dev/null)
-    container=${1:-none} restarts=${2:-0} status=${3:-missing} health=${4:-none}
+    container=${1:-none} restarts=${2:-0} status=${3:-missing} health=${4:-none} process=${5:-0}
     case $# in
       0) reason='there is no container' ;;
       7) reason="the container is $status, its health is $health, it restarted $restarts times" ;;
@@ -82,7 +86,7 @@ gate() {
     [ $# -le 7 ] || status=several
     # Restarts of its earlier life do not count.
     [ "$container" = "$counted" ] || counted=$container restarts_before=$restarts
-    [ "$status-$health" != running-starting ] || ! answers "$container" "$5" "$6" || health=answering
+    [ "$status-$health" != running-starting ] || ! answers "$container" "$process" "$6" || health=answering
     count_issuances
     if [ "$issuances" -gt "$allowed" ]; then
       reason="the gateway asked KIS for a token that it did not need: does it read $token_file?"
@@ -129,6 +133,13 @@ gate() {
       say "  $((waited / 1000)) s: $reason"
       said=$reason said_at=$waited
     fi
-    sleep 0.1
+    # Between two looks by way of the engine the kernel says for less when there is something new.
+    looks=0
+    while [ "$status-$health" = running-starting ] && [ $looks -lt 20 ] && [ -d "/proc/$process" ] &&
+      ! listens "$process"; do
+      looks=$((looks + 1))
+      sleep 0.05
+    done
+    [ $looks -gt 0 ] || sleep 0.2
   done
 }

@@ -12,6 +12,7 @@
 action=$1 app_dir=$2 project=$3 service=$4 release=$5 token_file=$6 user=$7 token_at_start=$8 port=$9
 shift 9
 min_healthy_time=$1 healthy_deadline=$2 lock_id=$3 by=$4 budget=$5 wait=$6 adopt=$7 adopt_path=$8
+export GOGC=400 # docker's commands are short-lived: they need not clean up so often
 began=$(now)
 issuances=0 allowed=$budget asking='' may_ask='' stopped_adopted=''
 
@@ -28,6 +29,7 @@ last_log_lines() {
     say '---'
   done
 }
+
 # A client that asks while the container's address is empty leaves the kernel without its neighbour,
 # and it looks again after a second (ip-sysctl, neigh retrans_time_ms): for this while after 50 ms.
 look_for_neighbours_after() { # milliseconds
@@ -210,7 +212,7 @@ switch() {
 
 # One switch at a time: that of a controller that died may still be on its way.
 exec 9>"$app_dir/.switch.guard"
-if ! flock --timeout $((healthy_deadline / 500 + 60)) 9; then
+if ! flock --timeout $((healthy_deadline / 500 + 360)) 9; then # it may have to wait for KIS, too
   say "Another switch is still under way on this host; see $app_dir/switch.log"
   status=1
 elif ! grep -q "\"id\": \"$lock_id\"" "$app_dir/lock" 2>/dev/null; then
