@@ -1,6 +1,6 @@
 #!/bin/sh
 # The health gate, and what it counts. Functions of switch.sh, on its variables.
-# shellcheck disable=SC2154
+# shellcheck disable=SC2154,SC2034
 
 containers() {
   docker ps --all --quiet --no-trunc \
@@ -39,10 +39,8 @@ wait_for_kis() { # seconds
   done
 }
 
-listens() { # its process
-  awk -v port=":$(printf %04X "$port")" \
-    '$4 == "0A" && index($2, port) { found = 1 } END { exit !found }' \
-    "/proc/$1/net/tcp" "/proc/$1/net/tcp6" 2>/dev/null
+listens() { # its process; in the kernel's table: local address and port, remote ones, LISTEN
+  grep -qs "[0-9A-F]:$(printf %04X "$port") 0*:0000 0A" "/proc/$1/net/tcp" "/proc/$1/net/tcp6"
 }
 
 # Whether the gateway answers what its health check asks: known sooner than by the engine's probe.
@@ -75,15 +73,16 @@ gate() {
   while :; do
     # shellcheck disable=SC2046  # one word an id
     set -- $(docker inspect --format \
-      '{{.Id}} {{.RestartCount}} {{.State.Status}} {{with index .State "Health"}}{{.Status}}{{else}}none{{end}} {{.State.Pid}} {{.State.StartedAt}} {{.State.ExitCode}}' \
+      '{{.Id}} {{.RestartCount}} {{.State.Status}} {{with index .State "Health"}}{{.Status}}{{else}}none{{end}} {{.State.Pid}} {{.State.StartedAt}} {{.State.ExitCode}} {{.Config.Image}}' \
       $(containers) 2>/dev/null)
     container=${1:-none} restarts=${2:-0} status=${3:-missing} health=${4:-none} process=${5:-0}
+    image=${8:-}
     case $# in
       0) reason='there is no container' ;;
-      7) reason="the container is $status, its health is $health, it restarted $restarts times" ;;
+      8) reason="the container is $status, its health is $health, it restarted $restarts times" ;;
       *) reason="there is more than one container of the service $service" ;;
     esac
-    [ $# -le 7 ] || status=several
+    [ $# -le 8 ] || status=several
     # Restarts of its earlier life do not count.
     [ "$container" = "$counted" ] || counted=$container restarts_before=$restarts
     [ "$status-$health" != running-starting ] || ! answers "$container" "$process" "$6" || health=answering
@@ -135,10 +134,10 @@ gate() {
     fi
     # Between two looks by way of the engine the kernel says for less when there is something new.
     looks=0
-    while [ "$status-$health" = running-starting ] && [ $looks -lt 20 ] && [ -d "/proc/$process" ] &&
+    while [ "$status-$health" = running-starting ] && [ $looks -lt 10 ] && [ -d "/proc/$process" ] &&
       ! listens "$process"; do
       looks=$((looks + 1))
-      sleep 0.05
+      sleep 0.1
     done
     [ $looks -gt 0 ] || sleep 0.2
   done

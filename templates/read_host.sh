@@ -70,18 +70,16 @@ done
 # The compose file in base64, in which it is one line. Of the other files, hashes.
 if [ -r "$app_dir/current/docker-compose.yml" ]; then
   echo "current_compose $(base64 -w 0 "$app_dir/current/docker-compose.yml")"
-  for file in "$app_dir/current"/*; do
-    [ "$current" = "$release" ] || echo "current_file $(sha256sum <"$file" | cut -c 1-64) ${file##*/}"
-  done
+  [ "$current" = "$release" ] || (cd "$app_dir/current" && sha256sum -- * | sed 's/^/current_file /')
 fi
 for directory in "$app_dir/releases"/*; do
   [ -d "$directory" ] && echo "release ${directory##*/}"
 done
 [ -e "$app_dir/history.jsonl" ] && tail -n 5 "$app_dir/history.jsonl" | awk '{ print "history " $0 }'
-for file in "$app_dir/releases/$release"/*; do
-  [ -f "$file" ] || continue
-  echo "release_file $(stat -c '%a %u:%g' "$file") $(sha256sum <"$file" | cut -c 1-64) ${file##*/}"
-done
+if cd "$app_dir/releases/$release" 2>/dev/null; then
+  stat -c 'release_file %a %u:%g %n' -- *
+  sha256sum -- * | sed 's/^/release_hash /'
+fi
 
 # By label, not by name: an interrupted re-creation leaves containers named <id>_name.
 containers=$(docker ps --all --no-trunc --format '{{.ID}} {{.Label "com.docker.compose.project"}}/{{.Label "com.docker.compose.service"}} {{.Names}} {{.Image}}' 2>/dev/null) || exit 0

@@ -14,7 +14,7 @@ shift 9
 min_healthy_time=$1 healthy_deadline=$2 lock_id=$3 by=$4 budget=$5 wait=$6 adopt=$7 adopt_path=$8
 export GOGC=400 # docker's commands are short-lived: they need not clean up so often
 began=$(now)
-issuances=0 allowed=$budget asking='' may_ask='' stopped_adopted=''
+image='' issuances=0 allowed=$budget asking='' may_ask='' stopped_adopted=''
 
 say() { echo "$*" >&2; }
 compose() { # release, arguments of docker compose
@@ -33,7 +33,7 @@ last_log_lines() {
 # A client that asks while the container's address is empty leaves the kernel without its neighbour,
 # and it looks again after a second (ip-sysctl, neigh retrans_time_ms): for this while after 50 ms.
 look_for_neighbours_after() { # milliseconds
-  for network in $(docker network ls --quiet --filter "label=com.docker.compose.project=$project"); do
+  for network in $networks; do
     setting=/proc/sys/net/ipv4/neigh/br-$network/retrans_time_ms
     if [ -w "$setting" ]; then
       patience=$(cat "$setting") # not `read`: it reads byte by byte, of which the kernel gives one
@@ -89,7 +89,6 @@ point() { # name at release
 }
 
 finish() { # outcome, exit status
-  image=$(docker inspect --format '{{.Config.Image}}' "$(containers | head -n 1)" 2>/dev/null)
   count_issuances
   record "$app_dir" "$action" "$by" "$began" "$current" "$release" "$image" "$1" $issuances
   say "issuances: $issuances (budget $budget)"
@@ -221,6 +220,7 @@ elif ! grep -q "\"id\": \"$lock_id\"" "$app_dir/lock" 2>/dev/null; then
 else
   current=$(readlink "$app_dir/current") && current=${current##*/}
   remember_token
+  networks=$(docker network ls --quiet --filter "label=com.docker.compose.project=$project")
   look_for_neighbours_after 50
   was_patient=${patience:-}
   if [ "$action" = restart ]; then restart; else switch; fi

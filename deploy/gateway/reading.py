@@ -164,7 +164,8 @@ def parse_reading(lines: Iterable[str], arrived: float | None = None) -> Reading
     """
     found: dict[str, object] = {}
     listening: set[tuple[str, int]] = set()
-    release_files: dict[str, ReleaseFile] = {}
+    paths: dict[str, tuple[str, str]] = {}
+    hashes: dict[str, str] = {}
     images: dict[str, str] = {}
     image_of: dict[str, str] = {}
     containers: list[Container] = []
@@ -178,8 +179,11 @@ def parse_reading(lines: Iterable[str], arrived: float | None = None) -> Reading
                 case "listening":
                     listening.add(_socket(value))
                 case "release_file":
-                    mode, owner, sha256, file = value.split(" ", 3)
-                    release_files[file] = ReleaseFile(mode=mode, owner=owner, sha256=sha256)
+                    mode, owner, file = value.split(" ", 2)
+                    paths[file] = mode, owner
+                case "release_hash":
+                    sha256, file = value.split("  ", 1)
+                    hashes[file] = sha256
                 case "image":
                     reference, image_id = value.split(" ")
                     images[reference] = image_id
@@ -189,7 +193,7 @@ def parse_reading(lines: Iterable[str], arrived: float | None = None) -> Reading
                 case "current_compose":
                     found[name] = base64.b64decode(value).decode()
                 case "current_file":
-                    sha256, file = value.split(" ", 1)
+                    sha256, file = value.split("  ", 1)
                     current_files[file] = sha256
                 case "release":
                     releases.append(value)
@@ -222,6 +226,10 @@ def parse_reading(lines: Iterable[str], arrived: float | None = None) -> Reading
             raise ValueError(f"unexpected line from the host: {shown!r}") from error
     by_id = {container.id: container.image for container in containers}
     images |= {reference: by_id[each] for reference, each in image_of.items() if each in by_id}
+    release_files = {
+        file: ReleaseFile(mode=mode, owner=owner, sha256=hashes.get(file, ""))
+        for file, (mode, owner) in paths.items()
+    }
     # What runs from the wanted release needs no hashes of its own.
     if found.get("current") and not current_files:
         current_files = {name: file.sha256 for name, file in release_files.items()}

@@ -188,11 +188,18 @@ def _template(path: Path) -> jinja2.Template:
 
 
 def default_healthcheck(port: int) -> dict[str, Any]:
-    """The reference gateway's. Without `start_interval`: engines before 25 refuse it."""
-    probe = f"import urllib.request as u; u.urlopen('http://127.0.0.1:{port}/health', timeout=3)"
+    """The reference gateway's. Without `start_interval`: engines before 25 refuse it.
+
+    A deploy does not wait for it, so it can be seldom: each probe is a program that is started. A
+    bare socket takes a third of the time of Python's own HTTP.
+    """
+    probe = (
+        f"import socket; c = socket.create_connection(('127.0.0.1', {port}), 3); "
+        "c.sendall(b'GET /health HTTP/1.0\\r\\n\\r\\n'); exit(b' 200 ' not in c.recv(64))"
+    )
     return {
-        "test": ["CMD", "python3", "-c", probe],
-        "interval": "2s",
+        "test": ["CMD", "python3", "-IS", "-c", probe],
+        "interval": "5s",
         "timeout": "5s",
         "retries": 5,
         "start_period": "30s",

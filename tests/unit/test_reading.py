@@ -30,12 +30,14 @@ lock {"id": "abc", "by": "ops", "at": "desk", "pid": 4711, "since": 1795469990}
 current 5393e3d2b05a
 previous 1ce61895f976
 current_compose bmFtZTogImtpcyIK
-current_file 3f0f0296fd69d1e7d6c04f6fc1cbcdccee8d3b3d9c37daf60dd31f49732f9ca3 docker-compose.yml
+current_file 3f0f0296fd69d1e7d6c04f6fc1cbcdccee8d3b3d9c37daf60dd31f49732f9ca3  docker-compose.yml
 release 1ce61895f976
 release 5393e3d2b05a
 history {"began": 1795469000123, "seconds": 7.250, "by": "ops", "action": "switch", "from": "1ce61895f976", "to": "5393e3d2b05a", "image": "kis-gateway:5a5cacd3b0d1", "outcome": "switched", "issuances": 0}
-release_file 600 0:0 3f0f0296fd69d1e7d6c04f6fc1cbcdccee8d3b3d9c37daf60dd31f49732f9ca3 docker-compose.yml
-release_file 400 10001:10001 fe43709b4788efd52ab2416b8c40f2746189f08710a537a40ef6f8f7f49ed67d secrets.json
+release_file 600 0:0 docker-compose.yml
+release_hash 3f0f0296fd69d1e7d6c04f6fc1cbcdccee8d3b3d9c37daf60dd31f49732f9ca3  docker-compose.yml
+release_file 400 10001:10001 secrets.json
+release_hash fe43709b4788efd52ab2416b8c40f2746189f08710a537a40ef6f8f7f49ed67d  secrets.json
 image kis-gateway:5a5cacd3b0d1 sha256:2869251e6e8634af738d110b7bfa3668fa61a9df94e6aff438735547b5e93cc2
 container {"id": "a72a10bbe9be", "image": "sha256:2869251e6e8634af738d110b7bfa3668fa61a9df94e6aff438735547b5e93cc2",    "image_name": "kis-gateway:5a5cacd3b0d1", "labels": {"com.docker.compose.oneoff":"False","com.docker.compose.project":"kis","com.docker.compose.project.config_files":"/opt/kis-gateway/releases/5393e3d2b05a/docker-compose.yml","com.docker.compose.service":"kis-gateway"},    "status": "running", "restarts": 0,    "health": "healthy",    "ports": {"8080/tcp":[{"HostIp":"127.0.0.1","HostPort":"8080"}]}}
 
@@ -132,9 +134,9 @@ def test_a_kind_may_have_blanks(name: str, kind: str) -> None:
 
 
 def test_a_file_of_a_release_may_have_blanks_in_its_name() -> None:
-    assert list(parse_reading([*LEAST, "release_file 600 0:0 ab my notes"]).release_files) == [
-        "my notes"
-    ]
+    lines = [*LEAST, "release_file 600 0:0 my notes", "release_hash ab  my notes"]
+    [(name, file)] = parse_reading(lines).release_files.items()
+    assert (name, file.sha256) == ("my notes", "ab")
 
 
 @pytest.mark.parametrize(
@@ -191,7 +193,8 @@ def test_a_container_that_went_while_it_was_read_is_an_empty_line() -> None:
         "listening 0100007F",
         "listening XYZ:1F90",
         "listening 01:1F90",
-        "release_file 600 0:0 secrets.json",
+        "release_file 600 0:0",
+        "release_hash ab",
         "image registry.example/kis:1.4",
         "token_dir 700",
         "container",

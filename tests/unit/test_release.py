@@ -106,7 +106,10 @@ def interpolated(value: str) -> str:
 
 
 def test_the_compose_file_is_the_documented_one() -> None:
-    probe = "import urllib.request as u; u.urlopen('http://127.0.0.1:8080/health', timeout=3)"
+    probe = (
+        "import socket; c = socket.create_connection(('127.0.0.1', 8080), 3); "
+        "c.sendall(b'GET /health HTTP/1.0\\r\\n\\r\\n'); exit(b' 200 ' not in c.recv(64))"
+    )
     assert compose() == {
         "name": "kis",
         "services": {
@@ -141,8 +144,8 @@ def test_the_compose_file_is_the_documented_one() -> None:
                 "ports": ["127.0.0.1:8080:8080"],
                 "extra_hosts": ["host.docker.internal:host-gateway"],
                 "healthcheck": {
-                    "test": ["CMD", "python3", "-c", probe],
-                    "interval": "2s",
+                    "test": ["CMD", "python3", "-IS", "-c", probe],
+                    "interval": "5s",
                     "timeout": "5s",
                     "retries": 5,
                     "start_period": "30s",
@@ -201,7 +204,7 @@ def test_without_an_env_file_none_is_asked_for() -> None:
 def test_the_port_inside_reaches_gateway_and_healthcheck() -> None:
     found = service(container_port=9000)
     assert found["environment"]["PORT"] == "9000"
-    assert "http://127.0.0.1:9000/health" in found["healthcheck"]["test"][-1]
+    assert "('127.0.0.1', 9000)" in found["healthcheck"]["test"][-1]
 
 
 def test_an_operator_may_replace_the_arguments_of_gunicorn() -> None:
