@@ -195,7 +195,8 @@ def default_healthcheck(port: int) -> dict[str, Any]:
     """
     probe = (
         f"import socket; c = socket.create_connection(('127.0.0.1', {port}), 3); "
-        "c.sendall(b'GET /health HTTP/1.0\\r\\n\\r\\n'); raise SystemExit(b' 200 ' not in c.recv(64))"
+        "c.sendall(b'GET /health HTTP/1.0\\r\\n\\r\\n'); "
+        "raise SystemExit(b' 200 ' not in c.recv(64))"
     )
     return {
         "test": ["CMD", "python3", "-IS", "-c", probe],

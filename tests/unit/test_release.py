@@ -108,7 +108,8 @@ def interpolated(value: str) -> str:
 def test_the_compose_file_is_the_documented_one() -> None:
     probe = (
         "import socket; c = socket.create_connection(('127.0.0.1', 8080), 3); "
-        "c.sendall(b'GET /health HTTP/1.0\\r\\n\\r\\n'); raise SystemExit(b' 200 ' not in c.recv(64))"
+        "c.sendall(b'GET /health HTTP/1.0\\r\\n\\r\\n'); "
+        "raise SystemExit(b' 200 ' not in c.recv(64))"
     )
     assert compose() == {
         "name": "kis",
