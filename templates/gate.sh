@@ -85,7 +85,8 @@ gate() {
     [ $# -le 8 ] || status=several
     # Restarts of its earlier life do not count.
     [ "$container" = "$counted" ] || counted=$container restarts_before=$restarts
-    [ "$status-$health" != running-starting ] || ! answers "$container" "$process" "$6" || health=answering
+    [ "$status-$health" != running-starting ] || ! answers "$container" "$process" "$6" ||
+      { health=answering && reason="the container is running and the gateway answers"; }
     count_issuances
     if [ "$issuances" -gt "$allowed" ]; then
       reason="the gateway asked KIS for a token that it did not need: does it read $token_file?"
