@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.engine.conftest import BIN, Deployment, command
+from tests.engine.conftest import BIN, Deployment, command, wait_for
 
 Damage = Callable[[Deployment, Path], object]
 
@@ -22,6 +22,9 @@ def deployed(new_deployment: Callable[..., Deployment]) -> Deployment:
     deployment.data["gateway_environment"] |= {"SOME_API_KEY": "the-value-before"}
     outcome = deployment.up()
     assert outcome.status == 0, outcome.output
+    wait_for(  # a deploy asks the gateway itself; the engine's own verdict comes later
+        lambda: deployment.inspect("{{.State.Health.Status}}") == "healthy", "the engine says so"
+    )
     return deployment
 
 
