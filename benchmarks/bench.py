@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 
 from benchmarks import scale
@@ -57,7 +58,7 @@ class Round:
             self.run("noop", label, image)
         if "changed" in cases:
             self.run("changed", f"{label}-changed", image)
-        if "image" in cases:
+        if "image" in cases and self.contender != "kamal":  # its images come by a registry
             new, archive = another_image(self.fleet, f"{self.contender}-{self.number}")
             self.run("image", f"{label}-changed", new, archive=archive)
             archive.unlink()
@@ -73,19 +74,16 @@ class Round:
         job = Job(self.fleet, self.targets, label, image, archive)
         command = CONTENDERS[self.contender](job, self.work)
         before = containers(self.fleet)
-        sessions = 0.0
-        if is_measured and self.number == 0:  # the count is the same each time
-            counted: list[Measurement] = []
-            sessions = self.fleet.sessions(lambda: counted.append(self.measure(case, command)))
-            measured = counted[0]
+        if is_measured and self.number == 0:  # the counts are the same each time
+            measured, sessions, kilobytes = self.fleet.counted(lambda: self.measure(case, command))
+            measured.sessions, measured.kilobytes = sessions, kilobytes
         else:
             measured = self.measure(case, command)
         self.fleet.wait_until_healthy()
         is_kept = containers(self.fleet) == before
-        if is_kept is not (case == "noop"):
+        if is_kept is not (case == "noop" and self.contender != "kamal"):  # Kamal keeps none
             raise RuntimeError(f"{self.contender}, {case}: it did not do its job")
         if is_measured:
-            measured.sessions = sessions
             self.results.add(measured)
             say(f"{measured}")
 
@@ -214,13 +212,15 @@ def main() -> None:
 def measure_hosts(fleet: Fleet, options: argparse.Namespace, results: Results) -> None:
     say(f"{fleet.count} hosts")
     fleet.prepare()
-    with fleet.targets(0) as targets:  # the first deploy of all fetches the token
-        Round(fleet, targets, "ours", -1, 0, results).run(
-            "first", "warm", fleet.image, is_measured=False
-        )
-    for rtt in options.rtt:
-        for number in range(options.rounds):
+    with fleet.local_registry():
+        # The first deploys of all fetch the token, and Kamal's image from its registry.
+        for contender in {"ours", "kamal"} & {"ours", *options.contenders}:
+            with fleet.targets(0) as targets:
+                Round(fleet, targets, contender, -1, 0, results).play([])
+        for rtt, number in product(options.rtt, range(options.rounds)):
             for contender in options.contenders:
+                if contender == "kamal" and rtt:  # it cannot go through the proxy
+                    continue
                 with fleet.targets(rtt) as targets:
                     Round(fleet, targets, contender, number, rtt, results).play(options.cases)
             results.save()

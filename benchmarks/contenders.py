@@ -14,8 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.fleet import Fleet, Target
-from deploy.gateway.release import ROOT, render_compose
+import yaml
+
+from benchmarks.fleet import KAMAL_SECRETS, Fleet, Target
+from deploy.gateway.release import ROOT, default_healthcheck, render_compose
 from deploy.gateway.settings import Settings
 
 BIN = Path(sys.executable).parent
@@ -54,10 +56,20 @@ class Job:
             "rollout_min_healthy_time": 0,
         }
 
-    @property
-    def compose(self) -> str:
-        settings = Settings.model_validate(self.host_data | {"gateway_image_source": "registry"})
+    def compose(self, interval: str = "1s") -> str:
+        """The others' compose file. They wait for the engine's probe, so for them it comes soon."""
+        healthcheck = default_healthcheck(8080) | {"interval": interval}
+        settings = Settings.model_validate(
+            self.host_data
+            | {"gateway_image_source": "registry", "gateway_healthcheck": healthcheck}
+        )
         return render_compose(settings, self.image)
+
+    @property
+    def service(self) -> dict[str, Any]:
+        """The gateway's part of the compose file, as `docker compose` reads it."""
+        service: dict[str, Any] = yaml.safe_load(self.compose())["services"]["kis-gateway"]
+        return service
 
 
 Command = list[str]
@@ -75,7 +87,7 @@ def ours(job: Job, work: Path) -> Command:
 
 def pyinfra(job: Job, work: Path) -> Command:
     """A straightforward deploy of built-in operations."""
-    (work / "docker-compose.yml").write_text(job.compose)
+    (work / "docker-compose.yml").write_text(job.compose())
     data = {
         "bench_secrets": str(job.fleet.share_one_key()),
         "bench_compose": str(work / "docker-compose.yml"),
@@ -108,7 +120,7 @@ def _pyinfra(job: Job, work: Path, data: dict[str, Any], deploy: Path) -> Comman
 
 def ansible(job: Job, work: Path) -> Command:
     """Its best settings: pipelining, a fork for each host, no facts, connections kept."""
-    (work / "docker-compose.yml").write_text(job.compose)
+    (work / "docker-compose.yml").write_text(job.compose())
     config = job.fleet.ssh_config(job.targets)
     (work / "ansible.cfg").write_text(
         f"[defaults]\nforks = {len(job.targets)}\ngathering = explicit\n"
@@ -131,7 +143,7 @@ def ansible(job: Job, work: Path) -> Command:
     ]  # fmt: skip
 
 
-def floor(job: Job, work: Path) -> Command:
+def floor(job: Job, work: Path, interval: str = "1s") -> Command:
     """What the network and the engine allow: one parallel ssh per host, one script, no checks.
 
     Where nothing has changed it is told so beforehand, and only brings up; else all files come in
@@ -141,11 +153,12 @@ def floor(job: Job, work: Path) -> Command:
     config = job.fleet.ssh_config(job.targets)
     files = work / "files"
     files.mkdir(exist_ok=True)
-    (files / "docker-compose.yml").write_text(job.compose)
+    compose = job.compose(interval)
+    (files / "docker-compose.yml").write_text(compose)
     (files / "secrets.json").write_bytes(job.fleet.share_one_key().read_bytes())
-    known, want = work / "floor-label", job.compose
-    is_known = known.exists() and known.read_text() == want
-    known.write_text(want)
+    known = work / "floor-knows"
+    is_known = known.exists() and known.read_text() == compose
+    known.write_text(compose)
     unpack = (
         f"mkdir -p {DIRECTORY} && cd {DIRECTORY} && tar -xf - && chown 10001:10001 secrets.json"
         " && chmod 400 secrets.json && "
@@ -164,9 +177,71 @@ def floor(job: Job, work: Path) -> Command:
     return ["sh", "-c", script]
 
 
+def kamal(job: Job, work: Path) -> Command:
+    """Without its proxy, whose image comes from a hub only; a hook stops the old container first.
+
+    Its images come from its local registry, through its SSH connection. It knows no ports but 22,
+    so it goes to the hosts' own addresses.
+    """
+    service, probe = job.service, job.service["healthcheck"]
+    ssh_config = job.fleet.ssh_config(job.targets, is_direct=True)
+    options = {
+        "publish": service["ports"][0],
+        "user": service["user"],
+        "init": True,
+        "read-only": True,
+        "tmpfs": "/tmp",  # noqa: S108 - the container's
+        "cap-drop": "ALL",
+        "security-opt": "no-new-privileges:true",
+        "memory": service["mem_limit"],
+        "cpus": service["cpus"],
+        "stop-timeout": service["stop_grace_period"].removesuffix("s"),
+        "health-cmd": shlex.join(probe["test"][1:]),
+        "health-interval": probe["interval"],
+        "health-timeout": probe["timeout"],
+        "health-start-period": probe["start_period"],
+    }
+    environment = {name: str(value) for name, value in service["environment"].items()}
+    hosts = [target.name for target in job.targets]
+    config = {
+        "service": "kis",
+        "image": "kis",
+        "registry": {"server": job.fleet.registry},
+        "builder": {"arch": "amd64"},
+        "servers": {"web": {"hosts": hosts, "proxy": False, "options": options}},
+        "labels": {"bench": job.label},
+        "env": {"clear": environment},
+        "volumes": [f"{TOKENS}:/app/tokens", f"{KAMAL_SECRETS}:/app/config/secrets.json:ro"],
+        "readiness_delay": 0,
+        "hooks_path": str(work / "hooks"),
+        "ssh": {"user": "ops", "config": str(ssh_config)},
+    }
+    (work / "deploy.yml").write_text(yaml.safe_dump(config))
+    hook = work / "hooks" / "pre-app-boot"
+    hook.parent.mkdir(exist_ok=True)
+    stop = "docker ps -q --filter label=service=kis | xargs -r docker stop"
+    hook.write_text(
+        f"#!/bin/sh\nfor host in {' '.join(hosts)}; do\n"
+        f"ssh -F {ssh_config} $host '{stop}' >/dev/null &\n"
+        "done\nwait\n"
+    )
+    hook.chmod(0o755)
+    return [
+        str(BIN / "kamal"), "deploy", "--skip-push", "--version", "bench",
+        "--config-file", str(work / "deploy.yml"),
+    ]  # fmt: skip
+
+
+def patient_floor(job: Job, work: Path) -> Command:
+    """The very compose file that this package renders, with its probe each 5 s."""
+    return floor(job, work, default_healthcheck(8080)["interval"])
+
+
 CONTENDERS: dict[str, Callable[[Job, Path], Command]] = {
     "ours": ours,
     "floor": floor,
+    "patient-floor": patient_floor,
     "pyinfra": pyinfra,
+    "kamal": kamal,
     "ansible": ansible,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import time
@@ -10,11 +11,18 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from benchmarks.proxy import delayed
 from deploy.gateway.release import built_image
 from lab import lab as labs
-from lab.lab import Lab, LabHost
+from lab.lab import Lab, LabHost, ensure_program
+
+# Kamal brings no files for a service: the credentials lie there before it comes.
+KAMAL_SECRETS = "/etc/bench-secrets.json"
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -42,6 +50,11 @@ class Fleet:
         return self.lab.hosts()[: self.count]
 
     @property
+    def registry(self) -> str:
+        """Where Kamal's local registry listens, here and through its connection on every host."""
+        return "localhost:5555"
+
+    @property
     def image(self) -> str:
         """The gateway's image, as every host has it."""
         return built_image("kis-lab-gateway", labs.GATEWAY_CONTEXT).reference
@@ -58,8 +71,14 @@ class Fleet:
             "command -v python3 >/dev/null || { apt-get update -q && "
             "apt-get install -q -y --no-install-recommends python3; } >/dev/null 2>&1; "
             "echo 'LogLevel VERBOSE' >/etc/ssh/sshd_config.d/bench.conf; systemctl reload ssh; "
-            "install -d -m 0700 -o 10001 -g 10001 /docker_data/bench",
+            "install -d -m 0700 -o 10001 -g 10001 /docker_data/bench; usermod -aG docker ops",
         )
+        with self.share_one_key().open("rb") as secrets:
+            self.ssh(
+                host,
+                f"sudo sh -c 'umask 077; cat >{KAMAL_SECRETS}; chown 10001 {KAMAL_SECRETS}'",
+                stdin=secrets,
+            )
         if not self.root(host, f"docker image ls -q {self.image}"):
             with self.lab.gateway_archive.open("rb") as archive:
                 self.ssh(host, "sudo docker load --quiet", stdin=archive)
@@ -87,7 +106,7 @@ class Fleet:
         """Nothing of any contender runs or lies there; the token stays, as always."""
         self.each(
             "docker ps -aq | xargs -r docker rm -f >/dev/null; "
-            "docker network prune -f >/dev/null; rm -rf /opt/bench"
+            "docker network prune -f >/dev/null; rm -rf /opt/bench /home/ops/.kamal"
         )
 
     def wait_until_healthy(self) -> None:
@@ -95,12 +114,52 @@ class Fleet:
         script = "docker ps --filter health=healthy -q | wc -l"
         wait_for(lambda: set(self.each(script)) == {"1"}, "every gateway is healthy")
 
-    def sessions(self, run: Callable[[], object]) -> float:
-        """SSH commands and uploads per host while `run` runs, by the hosts' own sshd."""
-        script = "journalctl -u ssh --no-pager | grep -c 'Starting session' || true"
-        before = sum(map(int, self.each(script)))
-        run()
-        return (sum(map(int, self.each(script))) - before) / self.count
+    def counted(self, run: Callable[[], T]) -> tuple[T, float, float]:
+        """What `run` gives, and per host what it took: SSH commands and uploads, kilobytes.
+
+        The sessions are counted by the hosts' own sshd, the bytes by their network interface, in
+        both directions: a gateway's own requests, a few kilobytes, are among them.
+        """
+        script = (
+            "journalctl -u ssh --no-pager | grep -c 'Starting session'; "
+            "cat /sys/class/net/eth0/statistics/[rt]x_bytes"
+        )
+        before = [list(map(int, said.split())) for said in self.each(script)]
+        result = run()
+        after = [list(map(int, said.split())) for said in self.each(script)]
+        sessions, *octets = (
+            (sum(late) - sum(early)) / self.count
+            for late, early in zip(zip(*after, strict=True), zip(*before, strict=True), strict=True)
+        )
+        return result, sessions, sum(octets) / 1000
+
+    @contextmanager
+    def local_registry(self) -> Iterator[None]:
+        """Kamal's, with the gateway's image under the label that Kamal asks for."""
+        ensure_program("docker-registry", "docker-registry")
+        directory = fresh(self.work / "registry")
+        config = {
+            "version": 0.1,
+            "storage": {"filesystem": {"rootdirectory": str(directory)}},
+            "http": {"addr": self.registry.replace("localhost", "127.0.0.1")},
+        }
+        (directory / "registry.json").write_text(json.dumps(config))
+        image = f"{self.registry}/kis:bench"
+        with subprocess.Popen(
+            ["docker-registry", "serve", directory / "registry.json"],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        ) as registry:
+            try:
+                content = f"FROM {self.image}\nLABEL service=kis\n".encode()
+                labs.docker("build", "--quiet", "--tag", image, "-", content=content)
+                wait_for(
+                    lambda: labs.succeeds(*labs.AS_ROOT, "docker", "push", "--quiet", image),
+                    "the registry takes the image",
+                )
+                yield
+            finally:
+                registry.terminate()
 
     @contextmanager
     def targets(self, rtt: int) -> Iterator[list[Target]]:
@@ -119,22 +178,25 @@ class Fleet:
         """One account for all hosts: its secrets file."""
         return Path(self.hosts[0].secrets_file)
 
-    def ssh_config(self, targets: Sequence[Target]) -> Path:
-        """For contenders that use OpenSSH: host keys are known, connections are kept."""
-        path = self.work / "ssh_config"
-        known = self.work / "known_hosts"
-        keys = {host.ssh_port: "" for host in self.hosts}
-        for line in self.lab.known_hosts.read_text().splitlines():
-            name, key = line.split(" ", 1)
-            port = int(name.rpartition(":")[2])
-            if port in keys:
-                keys[port] = key
-        known.write_text(
-            "".join(f"[127.0.0.1]:{t.port} {keys[t.host.ssh_port]}\n" for t in targets)
-        )
+    def ssh_config(self, targets: Sequence[Target], is_direct: bool = False) -> Path:
+        """For contenders that use OpenSSH's files: host keys are known, connections are kept.
+
+        `is_direct` leads to the hosts' own addresses and port 22 instead of the targets' ports.
+        """
+        path = self.work / f"ssh_config{'_direct' if is_direct else ''}"
+        known = path.with_name(path.name.replace("ssh_config", "known_hosts"))
+        lines = (line.split(" ", 1) for line in self.lab.known_hosts.read_text().splitlines())
+        keys = {int(name.rpartition(":")[2]): key for name, key in lines}
+        config, known_lines = [], []
+        for target in targets:
+            address = self.address(target.host) if is_direct else "127.0.0.1"
+            port = 22 if is_direct else target.port
+            name = address if is_direct else f"[{address}]:{port}"
+            config.append(f"Host {target.name}\n  HostName {address}\n  Port {port}\n")
+            known_lines.append(f"{name} {keys[target.host.ssh_port]}\n")
+        known.write_text("".join(known_lines))
         path.write_text(
-            "".join(f"Host {t.name}\n  Port {t.port}\n" for t in targets)
-            + f"Host *\n  HostName 127.0.0.1\n  User ops\n  IdentityFile {self.lab.key}\n"
+            "".join(config) + f"Host *\n  User ops\n  IdentityFile {self.lab.key}\n"
             f"  IdentitiesOnly yes\n  UserKnownHostsFile {known}\n  BatchMode yes\n"
         )
         return path

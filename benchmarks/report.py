@@ -11,8 +11,10 @@ from statistics import median
 
 NAMES = {
     "ours": "this package",
-    "floor": "floor: parallel ssh",
+    "floor": "floor: parallel ssh, a probe each second",
+    "patient-floor": "floor with our compose file, a probe each 5 s",
     "pyinfra": "plain pyinfra",
+    "kamal": "Kamal, stop first",
     "ansible": "Ansible, tuned",
     "recreation": "plain compose re-creation",
 }
@@ -26,8 +28,11 @@ CASE_NAMES = {
 
 @dataclass
 class Measurement:
-    """One run: wall seconds and CPU seconds of the controller; `sessions` are SSH commands and
-    uploads per host, 0 where they were not counted."""
+    """One run: wall seconds and CPU seconds of the controller.
+
+    `sessions` are SSH commands and uploads per host, `kilobytes` what passed its network, both
+    directions together; 0 where they were not counted.
+    """
 
     contender: str
     case: str
@@ -37,6 +42,7 @@ class Measurement:
     seconds: float
     cpu: float
     sessions: float = 0.0
+    kilobytes: float = 0.0
 
     def __str__(self) -> str:
         what = f"{self.hosts} hosts, {self.rtt} ms, {self.case}, {self.contender}"
@@ -96,9 +102,13 @@ class Results:
         header = [f"{hosts} hosts, {rtt} ms" if hosts > 1 else f"1 host, {rtt} ms"]
         header += [f"{CASE_NAMES[case]}" for case in cases]
         header += [f"ours ÷ it, {CASE_NAMES[case]}" for case in cases]
-        header += ["SSH sessions a host, no-op · changed", "controller CPU, no-op"]
+        header += [
+            "SSH sessions a host, no-op · changed",
+            "kB a host, no-op · changed",
+            "controller CPU, no-op",
+        ]
         rows = [header, ["---"] * len(header)]
-        for contender in ("floor", "ours", "pyinfra", "ansible"):
+        for contender in ("ours", "floor", "patient-floor", "pyinfra", "kamal", "ansible"):
             if not (no_op := self.of(contender, "noop", hosts, rtt)):
                 continue
             row = [NAMES[contender]]
@@ -106,11 +116,12 @@ class Results:
             for case in cases:
                 ratio = self.ratio("ours", contender, case, hosts, rtt)
                 row.append("" if contender == "ours" or ratio is None else f"{ratio:.2f}")
-            counted = [
-                max((m.sessions for m in self.of(contender, c, hosts, rtt)), default=0)
-                for c in ("noop", "changed")
-            ]
-            row.append(" · ".join(f"{count:g}" for count in counted))
+            for what in ("sessions", "kilobytes"):
+                counts = [
+                    max((getattr(m, what) for m in self.of(contender, c, hosts, rtt)), default=0)
+                    for c in ("noop", "changed")
+                ]
+                row.append(" · ".join(f"{count:.0f}" for count in counts))
             row.append(f"{median(m.cpu for m in no_op):.2f} s")
             rows.append(row)
         return table(rows)
@@ -144,7 +155,7 @@ class Results:
         )
         for (row, rtt), (column, case) in product(enumerate(rtts), enumerate(cases)):
             plot = axes[row][column]
-            for contender in ("ansible", "pyinfra", "ours", "floor"):
+            for contender in ("ansible", "kamal", "pyinfra", "ours", "floor"):
                 points = [
                     (hosts, median(m.seconds for m in own))
                     for hosts in self.values("hosts")
