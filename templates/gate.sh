@@ -1,6 +1,8 @@
 #!/bin/sh
 # The health gate, and what it counts. Functions of switch.sh, on its variables.
 # shellcheck disable=SC2154,SC2034
+newline='
+'
 
 containers() {
   docker ps --all --quiet --no-trunc \
@@ -44,17 +46,24 @@ listens() { # its process; in the kernel's table: local address and port, remote
 }
 
 # Whether the gateway answers what its health check asks: known sooner than by the engine's probe.
-# At most five questions a start, for each is a line in some gateways' logs.
-answers() { # container, its process, its start
+# At most five questions a start, for each is a line in some gateways' logs. Until it listens, the
+# kernel says for less than the engine whether there is something new: for a second at most.
+answers() { # container, its process, its start, the words of its health check on a line each
   [ "$3" != "$answered" ] || return 0
   [ "$3" = "$asked_start" ] || asked_start=$3 questions=0
-  [ "$questions" -lt 5 ] && listens "$2" || return 1
+  [ "$questions" -lt 5 ] || return 1
+  looks=0
+  until listens "$2"; do
+    [ $looks -lt 10 ] && [ -d "/proc/$2" ] || return 1
+    looks=$((looks + 1))
+    sleep 0.1
+  done
   questions=$((questions + 1))
   container_id=$1 start=$3
   set -f
-  # shellcheck disable=SC2046  # one word a line
-  IFS='
-' && set -- $(docker inspect --format '{{with .Config.Healthcheck}}{{range .Test}}{{println .}}{{end}}{{end}}' "$1")
+  IFS=$newline
+  # shellcheck disable=SC2086  # one word a line
+  set -- $4
   unset IFS
   set +f
   case $1 in
@@ -68,24 +77,27 @@ answers() { # container, its process, its start
 # issuance over what is allowed; all within HEALTHY_DEADLINE, or three minutes more where KIS itself
 # is what it waits for. Says what it waits for; sets $reason where it fails.
 gate() {
+  ids=$(containers)
   opened=$(now) deadline=$healthy_deadline healthy_since='' before='' said='' said_at=0 counted=''
   answered='' asked_start='' refused=''
   while :; do
-    # shellcheck disable=SC2046  # one word an id
-    set -- $(docker inspect --format \
-      '{{.Id}} {{.RestartCount}} {{.State.Status}} {{with index .State "Health"}}{{.Status}}{{else}}none{{end}} {{.State.Pid}} {{.State.StartedAt}} {{.State.ExitCode}} {{.Config.Image}}' \
-      $(containers) 2>/dev/null)
+    # shellcheck disable=SC2086  # one word an id
+    inspected=$(docker inspect --format \
+      '{{.Id}} {{.RestartCount}} {{.State.Status}} {{with index .State "Health"}}{{.Status}}{{else}}none{{end}} {{.State.Pid}} {{.State.StartedAt}} {{.State.ExitCode}} {{.Config.Image}}{{with .Config.Healthcheck}}{{range .Test}}{{println}}{{.}}{{end}}{{end}}' \
+      $ids 2>/dev/null) || ids=$(containers)
+    # shellcheck disable=SC2086
+    set -- ${inspected%%"$newline"*}
     container=${1:-none} restarts=${2:-0} status=${3:-missing} health=${4:-none} process=${5:-0}
     image=${8:-}
-    case $# in
-      0) reason='there is no container' ;;
-      8) reason="the container is $status, its health is $health, it restarted $restarts times" ;;
-      *) reason="there is more than one container of the service $service" ;;
+    case $ids in
+      '') reason='there is no container' ;;
+      *"$newline"*) status=several reason="there is more than one container of the service $service" ;;
+      *) reason="the container is $status, its health is $health, it restarted $restarts times" ;;
     esac
-    [ $# -le 8 ] || status=several
     # Restarts of its earlier life do not count.
     [ "$container" = "$counted" ] || counted=$container restarts_before=$restarts
-    [ "$status-$health" != running-starting ] || ! answers "$container" "$process" "$6" ||
+    [ "$status-$health" != running-starting ] ||
+      ! answers "$container" "$process" "$6" "${inspected#*"$newline"}" ||
       { health=answering && reason="the container is running and the gateway answers"; }
     count_issuances
     if [ "$issuances" -gt "$allowed" ]; then
@@ -133,13 +145,6 @@ gate() {
       say "  $((waited / 1000)) s: $reason"
       said=$reason said_at=$waited
     fi
-    # Between two looks by way of the engine the kernel says for less when there is something new.
-    looks=0
-    while [ "$status-$health" = running-starting ] && [ $looks -lt 10 ] && [ -d "/proc/$process" ] &&
-      ! listens "$process"; do
-      looks=$((looks + 1))
-      sleep 0.1
-    done
-    [ $looks -gt 0 ] || sleep 0.2
+    sleep 0.2
   done
 }
