@@ -13,7 +13,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -155,6 +155,7 @@ def asking(address: str, port: int, gaps: list[float]) -> Iterator[None]:
 
 def measure_outage(fleet: Fleet, rounds: int, results: Results) -> None:
     """How long one host's clients are without an answer: our switch, and a plain re-creation."""
+    fleet.prepare()  # no other host is left that would take its part of the machine
     with fleet.targets(0) as targets:
         host = fleet.hosts[0]
         work = fresh(fleet.work / "outage")
@@ -187,10 +188,12 @@ def main() -> None:
     parser.add_argument("--no-outage", action="store_true")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
     options = parser.parse_args()
+    if os.geteuid():
+        parser.error("run it as root: the cheap targets are reached by an sshd of this machine")
     lab = Lab(Path(os.environ.get("KIS_LAB_DIR") or ROOT / ".lab" / "bench").resolve())
     work = lab.directory / "work"
     work.mkdir(parents=True, exist_ok=True)
-    results = Results.load(options.out)
+    results = Results(options.out)
     try:
         for count in options.hosts:
             measure_hosts(Fleet(lab, count, work), options, results)
@@ -199,22 +202,28 @@ def main() -> None:
     finally:
         labs.down(lab, keep_images=True)
     if options.targets:
-        with scale.host(work):
-            for number in range(min(options.rounds, 3)):
-                for targets in options.targets:
-                    run = scale.no_op(work, targets)
-                    results.add(Measurement("ours", "scale", targets, 0, number, run.wall, run.cpu))
-                    say(f"{run}")
+        measure_scale(work, options, results)
+    results.save()
     results.write_report()
     print((options.out / "results.md").read_text())
+
+
+def measure_scale(work: Path, options: argparse.Namespace, results: Results) -> None:
+    with scale.host(work):
+        for number, targets in product(range(options.rounds), options.targets):
+            run = scale.no_op(work, targets)
+            results.add(Measurement("ours", "scale", targets, 0, number, run.wall, run.cpu))
+            say(f"{run}")
 
 
 def measure_hosts(fleet: Fleet, options: argparse.Namespace, results: Results) -> None:
     say(f"{fleet.count} hosts")
     fleet.prepare()
-    with fleet.local_registry():
-        # The first deploys of all fetch the token, and Kamal's image from its registry.
-        for contender in {"ours", "kamal"} & {"ours", *options.contenders}:
+    with fleet.local_registry() if "kamal" in options.contenders else nullcontext():
+        # The first deploys of all fetch the token, and then Kamal's image from its registry.
+        for contender in [
+            name for name in ("ours", "kamal") if name in {"ours", *options.contenders}
+        ]:
             with fleet.targets(0) as targets:
                 Round(fleet, targets, contender, -1, 0, results).play([])
         for rtt, number in product(options.rtt, range(options.rounds)):

@@ -56,19 +56,17 @@ class Job:
             "rollout_min_healthy_time": 0,
         }
 
-    def compose(self, interval: str = "1s") -> str:
+    @property
+    def compose(self) -> str:
         """The others' compose file. They wait for the engine's probe, so for them it comes soon."""
-        healthcheck = default_healthcheck(8080) | {"interval": interval}
-        settings = Settings.model_validate(
-            self.host_data
-            | {"gateway_image_source": "registry", "gateway_healthcheck": healthcheck}
-        )
+        healthcheck = default_healthcheck(8080) | {"start_interval": "1s"}
+        settings = Settings.model_validate(self.host_data | {"gateway_healthcheck": healthcheck})
         return render_compose(settings, self.image)
 
     @property
     def service(self) -> dict[str, Any]:
         """The gateway's part of the compose file, as `docker compose` reads it."""
-        service: dict[str, Any] = yaml.safe_load(self.compose())["services"]["kis-gateway"]
+        service: dict[str, Any] = yaml.safe_load(self.compose)["services"]["kis-gateway"]
         return service
 
 
@@ -85,9 +83,9 @@ def ours(job: Job, work: Path) -> Command:
     return _pyinfra(job, work, data, ROOT / "deploy" / "up.py")
 
 
-def pyinfra(job: Job, work: Path) -> Command:
+def plain_pyinfra(job: Job, work: Path) -> Command:
     """A straightforward deploy of built-in operations."""
-    (work / "docker-compose.yml").write_text(job.compose())
+    (work / "docker-compose.yml").write_text(job.compose)
     data = {
         "bench_secrets": str(job.fleet.share_one_key()),
         "bench_compose": str(work / "docker-compose.yml"),
@@ -120,7 +118,7 @@ def _pyinfra(job: Job, work: Path, data: dict[str, Any], deploy: Path) -> Comman
 
 def ansible(job: Job, work: Path) -> Command:
     """Its best settings: pipelining, a fork for each host, no facts, connections kept."""
-    (work / "docker-compose.yml").write_text(job.compose())
+    (work / "docker-compose.yml").write_text(job.compose)
     config = job.fleet.ssh_config(job.targets)
     (work / "ansible.cfg").write_text(
         f"[defaults]\nforks = {len(job.targets)}\ngathering = explicit\n"
@@ -143,7 +141,7 @@ def ansible(job: Job, work: Path) -> Command:
     ]  # fmt: skip
 
 
-def floor(job: Job, work: Path, interval: str = "1s") -> Command:
+def floor(job: Job, work: Path) -> Command:
     """What the network and the engine allow: one parallel ssh per host, one script, no checks.
 
     Where nothing has changed it is told so beforehand, and only brings up; else all files come in
@@ -153,12 +151,11 @@ def floor(job: Job, work: Path, interval: str = "1s") -> Command:
     config = job.fleet.ssh_config(job.targets)
     files = work / "files"
     files.mkdir(exist_ok=True)
-    compose = job.compose(interval)
-    (files / "docker-compose.yml").write_text(compose)
+    (files / "docker-compose.yml").write_text(job.compose)
     (files / "secrets.json").write_bytes(job.fleet.share_one_key().read_bytes())
     known = work / "floor-knows"
-    is_known = known.exists() and known.read_text() == compose
-    known.write_text(compose)
+    is_known = known.exists() and known.read_text() == job.compose
+    known.write_text(job.compose)
     unpack = (
         f"mkdir -p {DIRECTORY} && cd {DIRECTORY} && tar -xf - && chown 10001:10001 secrets.json"
         " && chmod 400 secrets.json && "
@@ -200,6 +197,7 @@ def kamal(job: Job, work: Path) -> Command:
         "health-interval": probe["interval"],
         "health-timeout": probe["timeout"],
         "health-start-period": probe["start_period"],
+        "health-start-interval": probe["start_interval"],
     }
     environment = {name: str(value) for name, value in service["environment"].items()}
     hosts = [target.name for target in job.targets]
@@ -232,16 +230,10 @@ def kamal(job: Job, work: Path) -> Command:
     ]  # fmt: skip
 
 
-def patient_floor(job: Job, work: Path) -> Command:
-    """The very compose file that this package renders, with its probe each 5 s."""
-    return floor(job, work, default_healthcheck(8080)["interval"])
-
-
 CONTENDERS: dict[str, Callable[[Job, Path], Command]] = {
     "ours": ours,
     "floor": floor,
-    "patient-floor": patient_floor,
-    "pyinfra": pyinfra,
+    "pyinfra": plain_pyinfra,
     "kamal": kamal,
     "ansible": ansible,
 }

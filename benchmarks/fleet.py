@@ -160,6 +160,7 @@ class Fleet:
                 yield
             finally:
                 registry.terminate()
+                labs.docker("image", "rm", "--force", image)
 
     @contextmanager
     def targets(self, rtt: int) -> Iterator[list[Target]]:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import product
 from pathlib import Path
 from statistics import median
 
 NAMES = {
     "ours": "this package",
-    "floor": "floor: parallel ssh, a probe each second",
-    "patient-floor": "floor with our compose file, a probe each 5 s",
+    "floor": "floor: parallel ssh",
     "pyinfra": "plain pyinfra",
     "kamal": "Kamal, stop first",
     "ansible": "Ansible, tuned",
@@ -52,18 +51,13 @@ class Measurement:
 @dataclass
 class Results:
     directory: Path
-    measurements: list[Measurement]
-
-    @classmethod
-    def load(cls, directory: Path) -> Results:
-        """Empty: each run of the benchmark stands for itself."""
-        directory.mkdir(parents=True, exist_ok=True)
-        return cls(directory, [])
+    measurements: list[Measurement] = field(default_factory=list)
 
     def add(self, measurement: Measurement) -> None:
         self.measurements.append(measurement)
 
     def save(self) -> None:
+        self.directory.mkdir(parents=True, exist_ok=True)
         raw = [asdict(each) for each in self.measurements]
         lines = ",\n".join(json.dumps(each) for each in raw)
         (self.directory / "results.json").write_text(f"[\n{lines}\n]\n")
@@ -86,7 +80,6 @@ class Results:
         return sorted({getattr(m, name) for m in self.measurements if m.case in CASE_NAMES})
 
     def write_report(self) -> None:
-        self.save()
         parts = [
             self._times(hosts, rtt)
             for hosts, rtt in product(self.values("hosts"), self.values("rtt"))
@@ -100,7 +93,7 @@ class Results:
     def _times(self, hosts: int, rtt: int) -> str:
         cases = [case for case in CASE_NAMES if self.of("ours", case, hosts, rtt)]
         header = [f"{hosts} hosts, {rtt} ms" if hosts > 1 else f"1 host, {rtt} ms"]
-        header += [f"{CASE_NAMES[case]}" for case in cases]
+        header += [CASE_NAMES[case] for case in cases]
         header += [f"ours ÷ it, {CASE_NAMES[case]}" for case in cases]
         header += [
             "SSH sessions a host, no-op · changed",
@@ -108,7 +101,7 @@ class Results:
             "controller CPU, no-op",
         ]
         rows = [header, ["---"] * len(header)]
-        for contender in ("ours", "floor", "patient-floor", "pyinfra", "kamal", "ansible"):
+        for contender in ("ours", "floor", "pyinfra", "kamal", "ansible"):
             if not (no_op := self.of(contender, "noop", hosts, rtt)):
                 continue
             row = [NAMES[contender]]

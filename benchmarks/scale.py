@@ -21,8 +21,8 @@ from pathlib import Path
 
 from benchmarks.contenders import BIN
 from benchmarks.fleet import fresh, wait_for
-from deploy.gateway.release import ROOT, SERVICE, make_release
-from deploy.gateway.settings import Settings
+from deploy.gateway.release import ROOT, make_release
+from deploy.gateway.settings import SERVICE, Settings
 from lab.lab import ensure_program
 
 PORT = 22900

@@ -4,9 +4,9 @@ Usage: pyinfra -y INVENTORY deploy/down.py
 """
 
 from deploy.gateway import operations as gateway
-from deploy.gateway.targets import survey_to_run
+from deploy.gateway.targets import survey_to_take_down
 
-target = survey_to_run(release_id=None)
+target = survey_to_take_down()
 
 gateway.check(target=target, name="Check every host before any is touched")
 gateway.take_lock(target=target, name="Take the deploy lock")

@@ -275,7 +275,7 @@ def ensure_engine() -> None:
     say("installing or starting the Docker engine")
     templates = ROOT / "templates"
     # Asked about no deployment.
-    nothing = ["/nonexistent", "-", "-", "/nonexistent/token", "-", "", "-", "-"]
+    nothing = ["/nonexistent", "-", "-", "/nonexistent/token", "", "-", "-"]
     reading = parse_reading(run("sh", str(templates / "read_host.sh"), *nothing).splitlines())
     run(*AS_ROOT, "sh", str(templates / "engine.sh"), *missing_packages(reading))
 

@@ -5,14 +5,17 @@
 adopted_container() { # name, app dir; prints the id where it runs, or was stopped by us
   [ -n "$1" ] || return 1
   id=$(docker ps --all --quiet --no-trunc --filter "name=^/$1\$") && [ -n "$id" ] || return 1
-  case $(docker inspect --format '{{.State.Status}}' "$id") in
-    exited | created | dead) grep -qs "^$id " "$2/.adopted" || return 1 ;;
+  # shellcheck disable=SC2154  # of the scripts that use this
+  case $(docker inspect --format '{{.State.Status}} {{index .Config.Labels "com.docker.compose.project"}}/{{index .Config.Labels "com.docker.compose.service"}}' "$id") in
+    *" $project/$service") return 1 ;; # it is this deployment's own
+    exited* | created* | dead*) grep -qs "^$id " "$2/.adopted" || return 1 ;;
   esac
   echo "$id"
 }
 stop_adopted() { # id, app dir
-  grep -qs "^$1 " "$2/.adopted" || docker inspect \
-    --format '{{.Id}} {{with .HostConfig.RestartPolicy.Name}}{{.}}{{else}}no{{end}}' "$1" >"$2/.adopted"
+  grep -qs "^$1 " "$2/.adopted" || docker inspect --format \
+    '{{.Id}} {{with .HostConfig.RestartPolicy}}{{or .Name "no"}}{{if .MaximumRetryCount}}:{{.MaximumRetryCount}}{{end}}{{end}}' \
+    "$1" >"$2/.adopted"
   docker update --restart no "$1" >/dev/null && docker stop "$1" >/dev/null
 }
 start_adopted() { # app dir

@@ -9,23 +9,23 @@ containers() {
     --filter "label=com.docker.compose.project=$project" \
     --filter "label=com.docker.compose.service=$service"
 }
-token_is_valid() {
-  ends=$(token_expiry 2>/dev/null <"$token_file") && [ "$ends" -gt "$(date +%s)" ]
+# Of a form that is not known nobody can say how long its token is valid.
+token_is_valid() { lasts "$token_file" || [ "$(token_state "$token_file")" = unknown ]; }
+must_ask() {
+  [ -n "$token_at_start" ] && ! lasts "$token_file" "$margin" &&
+    [ "$(token_state "$token_file")" != unknown ]
 }
-must_ask() { [ -n "$token_at_start" ] && ! token_is_valid; }
 
-# Evidence of an issuance is another token in the file than the one that we left there.
-remember_token() { token_seen=$(sha256sum "$token_file" 2>/dev/null); }
+# Evidence of an issuance is that a gateway writes its token file. Not that another token is in it:
+# for six hours KIS answers with the same one, and is asked all the same.
+writing_of_token() { stat -c '%i %.Y' "$token_file" 2>/dev/null; }
+remember_token() { token_written=$(writing_of_token); }
 count_issuances() {
-  written=$(stat -c '%i %.Y' "$token_file" 2>/dev/null)
+  written=$(writing_of_token)
   [ "$written" != "$token_written" ] || return 0
-  hash=$(sha256sum "$token_file" 2>/dev/null)
   # One that is being written is not whole yet: it is looked at again.
-  if [ "$hash" != "$token_seen" ] && [ -n "$hash" ]; then
-    [ "$(token_state "$token_file")" = token ] || return 0
-    issuances=$((issuances + 1))
-  fi
-  token_seen=$hash token_written=$written
+  case $(token_state "$token_file") in missing | damaged) return 0 ;; esac
+  issuances=$((issuances + 1)) token_written=$written
 }
 
 was_refused() { # container, since (epoch ms)
@@ -79,7 +79,7 @@ answers() { # container, its process, its start, the words of its health check o
 gate() {
   ids=$(containers)
   opened=$(now) deadline=$healthy_deadline healthy_since='' before='' said='' said_at=0 counted=''
-  answered='' asked_start='' refused=''
+  answered='' asked_start='' asked_again='' refused=''
   while :; do
     # shellcheck disable=SC2086  # one word an id
     inspected=$(docker inspect --format \
@@ -101,7 +101,7 @@ gate() {
       { health=answering && reason="the container is running and the gateway answers"; }
     count_issuances
     if [ "$issuances" -gt "$allowed" ]; then
-      reason="the gateway asked KIS for a token that it did not need: does it read $token_file?"
+      reason="the gateway asked KIS for a token that it did not need, for it wrote $token_file anew"
       return 1
     fi
     case $status-$health in
@@ -124,12 +124,15 @@ gate() {
           wait_for_kis 61
           docker start "$container" >/dev/null || return 1
         fi ;;
-      *) healthy_since='' ;;
+      *) healthy_since='' asked_again='' ;;
     esac
     before=$container-$restarts
     [ $((restarts - restarts_before)) -lt 3 ] || { reason="$reason: a crash loop" && return 1; }
     if [ -n "$healthy_since" ] && [ $(($(now) - healthy_since)) -ge "$min_healthy_time" ]; then
-      return 0
+      [ "$health" = answering ] && [ "$min_healthy_time" -gt 0 ] && [ -z "$asked_again" ] || return 0
+      # The engine may not have asked in all that time: what it answered once, it has to answer still.
+      asked_again=yes answered=''
+      continue
     fi
     waited=$(($(now) - opened))
     if [ $waited -ge "$deadline" ] && [ -z "$refused" ] && [ -n "$asking" ] &&

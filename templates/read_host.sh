@@ -1,12 +1,12 @@
 #!/bin/sh
 # Reads all that a plan needs to know about one host, in one piece, and changes nothing.
 #
-# usage: read_host.sh APP_DIR PROJECT SERVICE TOKEN_FILE KEY ADOPT ADOPT_PATH RELEASE IMAGE...
-# KEY is the fingerprint of the app key; ADOPT names a container that may run a gateway by other
+# usage: read_host.sh APP_DIR PROJECT SERVICE TOKEN_FILE ADOPT ADOPT_PATH RELEASE IMAGE...
+# ADOPT names a container that may run a gateway by other
 # means, with its token at ADOPT_PATH inside, or is empty.
 # Prints one fact a line, `name value`; what is not there is not printed. No secret is printed.
-app_dir=$1 project=$2 service=$3 token_file=$4 key=$5 adopt=$6 adopt_path=$7 release=$8
-shift 8
+app_dir=$1 project=$2 service=$3 token_file=$4 adopt=$5 adopt_path=$6 release=$7
+shift 7
 export LC_ALL=C # the words of stat are compared
 # Each docker command is short-lived: collecting its garbage would cost a third of its time.
 export GOGC=off
@@ -52,12 +52,13 @@ token_written %Y' "$token_file"
   whose=$(token_key "$token_file")
   [ -n "$whose" ] && echo "token_key $whose"
 fi
-if [ -f "$token_file.of-$key" ]; then
-  echo "aside_token_expires $(token_ends "$token_file.of-$key")"
-fi
-# What the reference gateway remembers of the last time that it asked KIS.
-grep -qs "\"$key\"" "$token_file.attempt" &&
-  awk -F '"attempted_at" *: *' 'NF > 1 { print "attempted " int($2) }' "$token_file.attempt"
+for aside in "$token_file".of-*; do
+  [ ! -f "$aside" ] || echo "aside ${aside##*.of-} $(token_ends "$aside")"
+done
+# What the reference gateway remembers of the last time that it asked KIS, and with which key.
+[ ! -s "$token_file.attempt" ] || sed -n \
+  's/.*"attempted_at": *\([0-9]*\).*"app_key_fingerprint": *"\([0-9a-f]*\)".*/attempted \1 \2/p' \
+  "$token_file.attempt"
 
 [ -s "$app_dir/lock" ] && echo "lock $(cat "$app_dir/lock")"
 current=''
@@ -73,7 +74,10 @@ if [ -r "$app_dir/current/docker-compose.yml" ]; then
   [ "$current" = "$release" ] || (cd "$app_dir/current" && sha256sum -- * | sed 's/^/current_file /')
 fi
 for directory in "$app_dir/releases"/*; do
-  [ -d "$directory" ] && echo "release ${directory##*/}"
+  [ -d "$directory" ] || continue
+  key=''
+  [ ! -r "$directory/app_key_fingerprint" ] || read -r key <"$directory/app_key_fingerprint"
+  echo "release ${directory##*/} $key"
 done
 [ -e "$app_dir/history.jsonl" ] && tail -n 5 "$app_dir/history.jsonl" | awk '{ print "history " $0 }'
 if cd "$app_dir/releases/$release" 2>/dev/null; then
@@ -106,7 +110,7 @@ for image; do
 done
 if [ -n "$chosen" ]; then
   # shellcheck disable=SC2086  # one word an id
-  docker inspect --format 'container {"id": {{json .Id}}, "image": {{json .Image}}, "image_name": {{json .Config.Image}}, "labels": {{json .Config.Labels}}, "status": {{json .State.Status}}, "restarts": {{json .RestartCount}}, "restart_policy": {{json .HostConfig.RestartPolicy.Name}}, "health": {{with index .State "Health"}}{{json .Status}}{{else}}null{{end}}, "ports": {{json .HostConfig.PortBindings}}}' $chosen 2>/dev/null
+  docker inspect --format 'container {"id": {{json .Id}}, "name": {{json .Name}}, "auto_remove": {{json .HostConfig.AutoRemove}}, "image": {{json .Image}}, "image_name": {{json .Config.Image}}, "labels": {{json .Config.Labels}}, "status": {{json .State.Status}}, "restarts": {{json .RestartCount}}, "restart_policy": {{json .HostConfig.RestartPolicy.Name}}, "health": {{with index .State "Health"}}{{json .Status}}{{else}}null{{end}}, "ports": {{json .HostConfig.PortBindings}}}' $chosen 2>/dev/null
 fi
 
 if [ -n "$adopted" ]; then
@@ -114,7 +118,8 @@ if [ -n "$adopted" ]; then
     echo "adopted_token_expires $ends"
 fi
 # Who has no token may be asking KIS for one all the time.
-[ "$token_ends" -le "$now" ] || exit 0
+# shellcheck disable=SC2154  # token.sh's
+[ "$token_ends" -le $((now + margin)) ] || exit 0
 for id in $talkers; do
   refused=$(docker logs --timestamps --since 130s "$id" 2>&1 | refusals | tail -n 1)
   [ -n "$refused" ] && echo "refused $(date -d "${refused%% *}" +%s)"

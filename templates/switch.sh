@@ -8,7 +8,7 @@
 # TOKEN_AT_START is empty where the gateway asks for a token later than at its start. PORT: inside.
 # Times in milliseconds; WAIT, for which KIS is to be left alone, in seconds. BUDGET: issuances.
 # ADOPT names a container of a gateway that was started by other means, its token at ADOPT_PATH.
-# shellcheck disable=SC2034  # gate.sh uses the others
+# shellcheck disable=SC2034,SC2154  # gate.sh uses the others, and token.sh has some
 action=$1 app_dir=$2 project=$3 service=$4 release=$5 token_file=$6 user=$7 token_at_start=$8 port=$9
 shift 9
 min_healthy_time=$1 healthy_deadline=$2 lock_id=$3 by=$4 budget=$5 wait=$6 adopt=$7 adopt_path=$8
@@ -45,15 +45,23 @@ look_for_neighbours_after() { # milliseconds
 # Before a gateway starts: the token is its app key's, and nothing runs that would write another's.
 ready_token() { # release
   key=$(cat "$app_dir/releases/$1/app_key_fingerprint" 2>/dev/null)
+  runs_as=$(sed -n 's/^    user: "\([0-9]*:[0-9]*\)"$/\1/p' "$app_dir/releases/$1/docker-compose.yml")
+  user=${runs_as:-$user}
   whose=$(token_key "$token_file")
   if [ "$(token_state "$token_file")" = damaged ] || [ "${whose:-$key}" != "$key" ]; then
     containers | xargs -r docker stop >/dev/null
     count_issuances
   fi
+  reason="the token directory ${token_file%/*} could not be made ready, see above"
   set_damaged_aside "$token_file"
-  [ -z "$key" ] || select_token "$token_file" "$key" "$user"
+  [ -z "$key" ] || select_token "$token_file" "$key" "$user" || return 1
+  own_token_dir "$token_file" "$user" || return 1
   remember_token
-  must_ask || return 0
+  if ! must_ask; then
+    # One that asks later than at its start may do so now, or one whose token is about to end.
+    lasts "$token_file" "$worth_keeping" || allowed=$((issuances + 1))
+    return 0
+  fi
   [ -z "$may_ask" ] || allowed=$((issuances + 1))
   [ "$issuances" -lt "$allowed" ] && return
   reason="there is no valid token in $token_file, though there was one when this deploy began"
@@ -63,9 +71,9 @@ ready_token() { # release
 # Starts the containers of a release without Docker's own restarts, each of which would be a
 # request to KIS, where there is no token yet; the policy comes with the token.
 let_ask() { # command that creates or stops the container
-  asking=yes
   wait_for_kis "$wait"
   "$@" || return 1
+  asking=yes
   policy=$(docker inspect --format '{{.HostConfig.RestartPolicy.Name}}' "$(containers)")
   docker update --restart no "$(containers)" >/dev/null && docker start "$(containers)" >/dev/null &&
     gate
@@ -80,7 +88,7 @@ bring_up() { # release, more flags of `compose up`
   shift
   ready_token "$bring_up" || return 1
   reason='docker compose up failed, see above'
-  set -- "$bring_up" up --no-build --pull never --remove-orphans "$@"
+  set -- "$bring_up" up --no-build --pull never "$@"
   if must_ask; then let_ask compose "$@" --no-start; else compose "$@" --detach && gate; fi
 }
 
@@ -111,19 +119,19 @@ adopt() {
   [ "$action" = switch ] || return 0
   rm -f "$app_dir/.replaced"
   adopted=$(adopted_container "$adopt" "$app_dir") || return 0
-  if [ "$(docker inspect --format '{{.HostConfig.AutoRemove}}' "$adopted")" = true ]; then
-    reason="$adopt was started with --rm, so it could not be started again if this fails; stop it yourself"
-    return 1
-  fi
   key=$(cat "$app_dir/releases/$release/app_key_fingerprint")
-  if file_of_container "$adopted" "$adopt_path" | bring_token "$token_file" "$key" "$user"; then
+  if bring_adopted_token; then
     say "the token of the container $adopt is taken over"
   else
     say "the container $adopt has no token at $adopt_path that would be of use"
   fi
   reason="the container $adopt could not be stopped, see above"
   stopped_adopted=yes
-  stop_adopted "$adopted" "$app_dir"
+  stop_adopted "$adopted" "$app_dir" || return 1
+  bring_adopted_token || true # one that came in the meantime
+}
+bring_adopted_token() {
+  file_of_container "$adopted" "$adopt_path" | bring_token "$token_file" "$key" "$user"
 }
 
 start_again() {
@@ -150,6 +158,7 @@ switch() {
       { ! mv "$app_dir/.replaced" "$app_dir/.adopted" 2>/dev/null || start_adopted "$app_dir"; }; then
       finish reverted 0
     else
+      say "The gateway could not be taken back to what was before, see above."
       finish failed 1
     fi
     return

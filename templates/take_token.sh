@@ -1,5 +1,5 @@
 #!/bin/sh
-# Prints the token of an app key in base64: the one that its gateway uses, or one that lies aside.
+# Prints `token BASE64` of an app key: the one that its gateway uses, or one that lies aside.
 #
 # usage: take_token.sh TOKEN_FILE KEY
 token_file=$1 key=$2
@@ -9,4 +9,4 @@ if [ "${whose:-$key}" != "$key" ] ||
   [ "$(token_ends "$token_file.of-$key")" -gt "$(token_ends "$token_file")" ]; then
   best=$token_file.of-$key
 fi
-[ "$(token_ends "$best")" -gt "$(date +%s)" ] && base64 -w 0 "$best"
+lasts "$best" && echo "token $(base64 -w 0 "$best")"

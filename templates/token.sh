@@ -2,22 +2,28 @@
 # All that is known of token files: their forms, what is damage, and whose token it is. Functions.
 #
 # Beside the token file F lie F.key (whose token F is: the fingerprint of an app key, never the key)
-# and F.of-KEY (the token of another app key, or one that was brought for KEY's next gateway).
+# and F.of-KEY (the token of another app key, or one that was brought for KEY's next gateway). The
+# container's user may write here, root only makes new files, and follows no link.
 
-# Whether standard input is one whole JSON object: what is left after putting a mark for each value,
-# from the inside out (RFC 8259).
-is_json_object() {
-  marks=$(tr '\0\n\r\t' '\1   ' | LC_ALL=C sed -E '
+# Seconds before its end from which no gateway uses a token: then its next start asks KIS. And from
+# which one may be replaced soon.
+# shellcheck disable=SC2034  # of the scripts that use this
+margin=600 worth_keeping=1200
+
+# Prints `o` where standard input is one whole JSON object, `a` for an array, `"` for a string, `0`
+# for another value: what is left after putting a mark for each value, from the inside out (RFC 8259).
+json_kind() {
+  tr '\0\n\r\t' '\1   ' | LC_ALL=C sed -E '
     s/"([^"\\]|\\.)*"/"/g
     s/true|false|null|-?[0-9]+(\.[0-9]+)?([eE][-+]?[0-9]+)?/0/g
     s/ +//g
-    /^\{/!d
     :inside_out
-    s/\[(["0](,["0])*)?\]/0/g
-    s/\{(":["0](,":["0])*)?\}/0/g
-    t inside_out')
-  [ "$marks" = 0 ]
+    s/\[(["0ao](,["0ao])*)?\]/a/g
+    s/\{(":["0ao](,":["0ao])*)?\}/o/g
+    t inside_out
+    /^["0ao]$/!d'
 }
+is_json_object() { [ "$(json_kind)" = o ]; }
 
 # Prints the epoch second at which the token on standard input ends; fails where there is no token.
 # Reads what gateways write: `expires_at` as a number or an ISO date, or KIS's own
@@ -43,7 +49,7 @@ token_expiry() {
 }
 
 # Prints `missing`, `token` (expired or not), `damaged` (no gateway can have meant it) or `unknown`
-# (a form that this package does not know, and leaves alone).
+# (a form that this package does not know, and leaves alone: other JSON, or a bare word as tokens are).
 token_state() { # token file
   if [ ! -e "$1" ] && [ ! -L "$1" ]; then
     echo missing
@@ -51,19 +57,20 @@ token_state() { # token file
     echo damaged # a directory, as Docker makes one where a mounted file is missing
   elif token_expiry >/dev/null 2>&1 <"$1"; then
     echo token
-  elif is_json_object <"$1"; then
-    echo unknown
   else
-    case $1-$(tr -d ' \0\n\r\t' <"$1" | head -c 1) in
-      *.json-* | *-'{' | *-) echo damaged ;; # it says that it is JSON, or says nothing
-      *) echo unknown ;;
+    case $(json_kind <"$1")-$(tr -d ' \0\n\r\t' <"$1" | head -c 1) in
+      [oa\"]-*) echo unknown ;;
+      *-'{' | *-) echo damaged ;; # it is cut off, or says nothing
+      *) if [ "${1%.json}" = "$1" ] || is_bare_token <"$1"; then echo unknown; else echo damaged; fi ;;
     esac
   fi
 }
+is_bare_token() { head -c 4096 | tr -d '\r\n' | grep -Eqx '[A-Za-z0-9._-]{32,}'; }
 
 token_ends() { # token file; prints 0 where it holds no token
   token_expiry 2>/dev/null <"$1" || echo 0
 }
+lasts() { [ "$(token_ends "$1")" -gt $(($(date +%s) + ${2:-0})) ]; } # token file, seconds
 
 # Whose token it is, where that is known: the reference gateway says so in the file itself.
 token_key() { # token file
@@ -80,30 +87,45 @@ set_damaged_aside() { # token file
   mv -T "$1" "$aside" && echo "The token file was damaged and is set aside: $aside" >&2
 }
 
+# Makes the directory, and what is of the token in it, the container's user's own.
+own_token_dir() { # token file, uid:gid
+  install -d -m 0700 -o "${2%:*}" -g "${2#*:}" "${1%/*}" &&
+    find "${1%/*}" -maxdepth 1 \( -name "${1##*/}" -o -name "${1##*/}.*" \) \
+      ! \( -uid "${2%:*}" -gid "${2#*:}" \) -exec chown -h "$2" {} + || return 1
+  [ ! -f "$1" ] || [ -L "$1" ] || chmod u+rw "$1"
+}
+
+# Writes standard input to a new file that is readable for its owner alone, from the beginning.
+write_new() { # path, uid:gid
+  rm -f "$1" && (umask 077 && set -C && cat >"$1") && chown -h "$2" "$1"
+}
+
 # Makes KEY's token the one that its gateway finds: sets another key's aside and brings back KEY's,
 # or takes up one that was brought here, where that ends later. Nothing is lost.
 select_token() { # token file, fingerprint of the app key, uid:gid
   whose=$(token_key "$1")
   if [ -e "$1" ] && [ -n "$whose" ] && [ "$whose" != "$2" ]; then
-    mv -T "$1" "$1.of-$whose" || return 1
-    echo "The token of another app key is set aside: $1.of-$whose" >&2
+    aside=$1.of-$whose
+    [ "$(token_ends "$aside")" -le "$(token_ends "$1")" ] || aside=$aside-$(date +%Y%m%d-%H%M%S)
+    mv -T "$1" "$aside" || return 1
+    echo "The token of another app key is set aside: $aside" >&2
   fi
   if [ -f "$1.of-$2" ] && [ "$(token_state "$1")" != unknown ] &&
     [ "$(token_ends "$1.of-$2")" -gt "$(token_ends "$1")" ]; then
     mv -T "$1.of-$2" "$1" || return 1
   fi
   [ "$(cat "$1.key" 2>/dev/null)" = "$2" ] && return
-  (umask 077 && echo "$2" >"$1.key.tmp") && chown "$3" "$1.key.tmp" && mv -T "$1.key.tmp" "$1.key"
+  echo "$2" | write_new "$1.key.tmp" "$3" && mv -T "$1.key.tmp" "$1.key"
 }
 
-# Puts the token on standard input where `select_token` finds it; fails where one is there already
-# that ends as late. At no moment is it readable for others, or there in part.
+# Puts the token on standard input where `select_token` finds it; fails where it has expired, or one
+# is there already that ends as late. At no moment is it readable for others, or there in part.
 bring_token() { # token file, fingerprint of the app key, uid:gid
   brought=$1.brought.tmp
-  (umask 077 && cat >"$brought") && chown "$3" "$brought" || return 1
+  write_new "$brought" "$3" || return 1
   whose=$(token_key "$brought")
   key=${whose:-$2} ends=$(token_ends "$brought") whose=$(token_key "$1")
-  if [ "$ends" -gt "$(token_ends "$1.of-$key")" ] &&
+  if lasts "$brought" && [ "$ends" -gt "$(token_ends "$1.of-$key")" ] &&
     { [ "${whose:-$key}" != "$key" ] || [ "$ends" -gt "$(token_ends "$1")" ]; }; then
     mv -T "$brought" "$1.of-$key"
   else

@@ -12,9 +12,9 @@ from importlib.metadata import distribution
 from pathlib import Path
 
 from deploy.gateway.plan import Plan
-from deploy.gateway.release import ROOT, SERVICE, Image, Release, archive, simulator_image
+from deploy.gateway.release import ROOT, Image, Release, archive, simulator_image
 from deploy.gateway.rollout import Run
-from deploy.gateway.settings import Settings
+from deploy.gateway.settings import SERVICE, Settings
 
 COMPOSE_PLUGIN = "/usr/local/lib/docker/cli-plugins/docker-compose"
 
@@ -28,7 +28,8 @@ class Command:
 
     def then(self, other: Command) -> Command:
         """Both as one, the other where this one succeeds; at most one of them reads."""
-        script = f"(\n{self.script}\n) && (\n{other.script}\n)"
+        # Not with `&&`, left of which sh takes no heed of `set -e`.
+        script = f"(\n{self.script}\n)\n[ $? -eq 0 ] || exit 1\n(\n{other.script}\n)"
         return Command(script, self.stdin or other.stdin)
 
 
@@ -44,6 +45,7 @@ def _read(name: str) -> str:
 
 
 def read_host(settings: Settings, release: Release) -> Command:
+    """Prints what `reading.parse_reading` understands."""
     images = [release.image] + ([simulator_image()] if settings.simulator else [])
     return _script(
         ["token.sh", "read_host.sh"],
@@ -52,7 +54,6 @@ def read_host(settings: Settings, release: Release) -> Command:
             settings.project,
             SERVICE,
             settings.token_path,
-            release.key,
             settings.adopt_container or "",
             settings.adopt_token_path,
             release.id,
@@ -143,19 +144,20 @@ def switch(
     )
 
 
-def stop_loop(settings: Settings) -> Command:
+def stop_loop(settings: Settings, action: str) -> Command:
+    """`action`: `stop` this deployment's gateway and the one to be adopted; `start` them again."""
     names = ["adopt.sh", "stop_loop.sh"]
     adopt = settings.adopt_container or ""
-    return _script(names, [settings.app_dir, settings.project, SERVICE, adopt])
+    return _script(names, [action, settings.app_dir, settings.project, SERVICE, adopt])
 
 
 def take_token(settings: Settings, key: str) -> Command:
-    """Its output is secret: base64 of a token file."""
+    """Its output is secret: a line `token BASE64`, of a token file."""
     return _script(["token.sh", "take_token.sh"], [settings.token_path, key])
 
 
 def give_token(settings: Settings, key: str, token: str) -> Command:
-    """`token` as `take_token` printed it."""
+    """`token` in base64, as `take_token` printed it."""
     arguments = [settings.token_path, key, settings.user]
     return _script(["token.sh", "give_token.sh"], arguments, token)
 

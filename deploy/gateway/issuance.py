@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from deploy.gateway.reading import Reading
 
 # Gateways stop using a token up to 10 minutes before its end, and begin to replace it 15 before.
+MARGIN = 10 * 60
 WORTH_KEEPING = 20 * 60
-FOREVER = 10**9
 # KIS's minute, and a second for the way there.
 INTERVAL = 61
 
@@ -27,7 +27,9 @@ class Gateway:
     `key` is the fingerprint of its app key. `in_file` is for how long a token of that key that lies
     in the token directory is valid still, `adopted` the same of one that lies in the container to
     be adopted; 0 or less where there is none. `asked` is how long ago KIS was asked with that key,
-    as far as this host shows. `loops` where a container of it is being refused.
+    as far as this host shows. `loops` where a container of it is being refused. `is_unknown` where
+    a file of a form that is not known here lies there, and is trusted to be of use. `asks_at_start`
+    is False for a gateway that asks at its first request.
     """
 
     key: str
@@ -35,21 +37,23 @@ class Gateway:
     adopted: int = 0
     asked: int | None = None
     loops: bool = False
+    is_unknown: bool = False
+    asks_at_start: bool = True
 
     @property
     def has_token(self) -> bool:
         """Whether its next gateway will find a token that lasts."""
-        return max(self.in_file, self.adopted) > WORTH_KEEPING
+        return self.is_unknown or max(self.in_file, self.adopted) > WORTH_KEEPING
 
 
-def gateway_of(reading: Reading, key: str) -> Gateway:
+def gateway_of(reading: Reading, key: str, asks_at_start: bool = True) -> Gateway:
     """What a reading shows of the token of `key` on its host."""
     own = reading.token_key in {None, key}
     ends = [
         (reading.token_expires or 0) if own else 0,
-        reading.aside_token_expires or 0,
+        reading.aside.get(key, 0),
     ]
-    asked = [reading.attempted, reading.refused]
+    asked = [reading.attempted.get(key), reading.refused]
     if own and reading.token_state == "token":
         asked.append(reading.token_written)
     ago = [reading.clock - moment for moment in asked if moment is not None]
@@ -60,7 +64,9 @@ def gateway_of(reading: Reading, key: str) -> Gateway:
         in_file,
         adopted,
         min((seconds for seconds in ago if seconds >= 0), default=None),
-        loops=reading.refused is not None and max(in_file, adopted) <= 0,
+        loops=reading.refused is not None and max(in_file, adopted) <= MARGIN,
+        is_unknown=own and reading.token_state == "unknown",
+        asks_at_start=asks_at_start,
     )
 
 
@@ -68,11 +74,13 @@ def gateway_of(reading: Reading, key: str) -> Gateway:
 class Issuances:
     """Who gets a token from where, for the hosts that are about to be switched.
 
-    `asks` are the hosts whose gateway has to ask KIS; `given` maps a host to the one whose token it
-    gets; `after` maps a host to the one that must be switched before it. All by inventory names.
+    `asks` are the hosts whose gateway has to ask KIS, `may_ask` those that do so when a client asks
+    them; `given` maps a host to the one whose token it gets; `after` maps a host to the one that
+    must be switched before it. All by inventory names.
     """
 
     asks: list[str] = field(default_factory=list)
+    may_ask: list[str] = field(default_factory=list)
     given: dict[str, str] = field(default_factory=dict)
     after: dict[str, str] = field(default_factory=dict)
 
@@ -84,22 +92,27 @@ def distribute(
 
     With `share`, a token that any host has goes to those of its key that have none, and where no
     host has one, one asks first, alone. Without, each that has none asks, one after the other.
+    None waits for one that asks later than at its start.
     """
     result = Issuances()
     for key in dict.fromkeys(gateways[name].key for name in members):
         of_key = [name for name in members if gateways[name].key == key]
         without = [name for name in of_key if not gateways[name].has_token]
-        if not without:
-            continue
+        asking = [name for name in without if gateways[name].asks_at_start]
         if not share:
-            result.asks += without
-            result.after |= dict(zip(without[1:], without, strict=False))
+            result.asks += asking
+            result.may_ask += [name for name in without if name not in asking]
+            result.after |= dict(zip(asking[1:], asking, strict=False))
             continue
         lasting = {n: g.in_file for n, g in gateways.items() if g.key == key}
         source = max(lasting, key=lambda name: lasting[name])
         if lasting[source] <= WORTH_KEEPING:
             # Where a token lies in a container only, it is there for all once that is adopted.
-            source = next((n for n in of_key if gateways[n].has_token), without[0])
+            adopting = [name for name in of_key if gateways[name].adopted > WORTH_KEEPING]
+            if not adopting and not asking:
+                result.may_ask += without
+                continue
+            source = [*adopting, *asking][0]
             result.after |= {name: source for name in without if name != source}
         if source in without:
             result.asks.append(source)
@@ -121,7 +134,7 @@ def in_order(batches: Sequence[Sequence[str]], after: Mapping[str, str]) -> list
     return result
 
 
-def most_batches(batches: int, hosts: int, share: bool) -> int:
+def most_divided_batches(batches: int, hosts: int, share: bool) -> int:
     """How many batches `in_order` can make of so many."""
     return min(2 * batches, hosts) if share else hosts
 

@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import re
+import atexit
 import time
 from collections.abc import Generator
-from contextlib import suppress
-from typing import Any
+from functools import cache
 
 import click
-from paramiko import SSHException
 from pyinfra import logger
-from pyinfra.api.arguments import CONNECTOR_ARGUMENT_KEYS, pop_global_arguments
 from pyinfra.api.command import FunctionCommand, PyinfraCommand, StringCommand
 from pyinfra.api.host import Host
 from pyinfra.api.operation import operation
-from pyinfra.connectors.util import CommandOutput
-from pyinfra.context import host, inventory, state
+from pyinfra.context import host, state
 from pyinfra.operations import files
 
 from deploy.gateway import commands, display
 from deploy.gateway.commands import Command
-from deploy.gateway.fleet import wanted
-from deploy.gateway.release import Image
-from deploy.gateway.saved_image import SavedImage, cut, pack
+from deploy.gateway.locked import BringToken, LoadImage, Locked, Switch
 from deploy.gateway.settings import Settings
 from deploy.gateway.targets import (
     CANNOT_READ,
@@ -38,100 +32,6 @@ from deploy.gateway.targets import (
 Commands = Generator[PyinfraCommand, None, None]
 
 
-class _Locked(StringCommand):
-    """A command under the deploy lock: where it fails, nobody has to wait for the lock to age."""
-
-    def __init__(self, command: Command, settings: Settings) -> None:
-        super().__init__(command.script, _stdin=command.stdin or "")
-        self.release = StringCommand(commands.release_lock(settings, this_run()).script)
-
-    def execute(self, state: Any, host: Any, connector_arguments: Any) -> Any:
-        without_input = connector_arguments | {"_stdin": ""}
-        status, output = self.attempt(state, host, connector_arguments)
-        if not status:
-            with suppress(OSError, EOFError, SSHException):  # where the connection is lost
-                host.run_shell_command(self.release, **without_input)
-        return status, output
-
-    def attempt(self, state: Any, host: Any, connector_arguments: Any) -> Any:
-        return super().execute(state, host, connector_arguments)
-
-
-class _Switch(_Locked):
-    """Shows what it says as it comes, so that a person sees what is waited for.
-
-    Of issuances the script says at its end how many it has counted.
-    """
-
-    def __init__(self, target: Target, action: str, release_id: str) -> None:
-        self.name, progress = target.name, rollout()
-        budget = progress.budget(target.name)
-        wait = progress.wait_for_kis(target.name, time.monotonic()) if budget else 0
-        command = commands.switch(target.settings, this_run(), action, release_id, budget, wait)
-        super().__init__(command, target.settings)
-
-    def attempt(self, state: Any, host: Any, connector_arguments: Any) -> Any:  # noqa: ARG002
-        connector_arguments.update(self.connector_arguments)
-        status, output = host.run_shell_command(self, print_output=True, **connector_arguments)
-        for line in output.output_lines:
-            if found := re.fullmatch(r"issuances: (\d+) \(budget \d+\)", line.strip()):
-                rollout().has_issued(self.name, int(found[1]))
-        if rollout().budget(self.name):
-            rollout().has_asked(self.name, time.monotonic())
-        return status, CommandOutput([])  # else pyinfra shows it once more where it failed
-
-
-class _Bring(_Locked):
-    """Brings a token from another host; it is in this process's memory, and nowhere else."""
-
-    def __init__(self, target: Target, source: str) -> None:
-        super().__init__(
-            commands.give_token(target.settings, target.release.key, ""), target.settings
-        )
-        self.key, self.source = target.release.key, source
-
-    def attempt(self, state: Any, host: Any, connector_arguments: Any) -> Any:
-        source = inventory.get_host(self.source)
-        settings, _ = wanted(self.source)
-        arguments, _ = pop_global_arguments(state, source, {})
-        status, output = source.run_shell_command(
-            StringCommand(commands.take_token(settings, self.key).script),
-            print_output=False,
-            print_input=False,
-            **{name: value for name, value in arguments.items() if name in CONNECTOR_ARGUMENT_KEYS},
-        )
-        if not status or not output.stdout:
-            what = f"{self.source} has no token any more that it could give: deploy again"
-            logger.error(f"{host.print_prefix}{click.style(what, 'red')}")
-            return False, CommandOutput([])
-        connector_arguments.update(self.connector_arguments)
-        connector_arguments["_stdin"] = output.stdout
-        return host.run_shell_command(
-            self, print_output=False, print_input=False, **connector_arguments
-        )
-
-
-class _Load(_Locked):
-    """A command under the deploy lock that reads a saved image, and shows how far that is."""
-
-    def __init__(self, image: Image, saved: SavedImage, settings: Settings) -> None:
-        super().__init__(commands.fetch_image(image), settings)
-        self.image, self.saved = image, saved
-
-    def attempt(self, state: Any, host: Any, connector_arguments: Any) -> Any:
-        def say(what: str) -> None:
-            logger.info(f"{host.print_prefix}{self.image.reference}: {what}")
-
-        try:
-            pieces = cut(pack(self.saved, say), say)
-            self.connector_arguments["_stdin"] = pieces  # type: ignore[typeddict-item]
-            return super().attempt(state, host, connector_arguments)
-        except (EOFError, OSError, SSHException, ValueError) as error:
-            what = f"could not be packed or sent: {error}. Nothing that runs was changed; mend that"
-            say(click.style(f"{what}, and deploy again.", "red"))
-            return False, CommandOutput([])
-
-
 def _fail(*messages: str) -> PyinfraCommand:
     """Fails the operation on the host in context, with these lines, and asks the host nothing.
 
@@ -144,6 +44,16 @@ def _fail(*messages: str) -> PyinfraCommand:
         return False
 
     return FunctionCommand(fail, (), {})
+
+
+def _failed() -> str:
+    return ", ".join(sorted(dropped_out()))
+
+
+@cache
+def _count_at_the_end() -> None:
+    """Once a run: when this process ends, for pyinfra goes no further where no host is left."""
+    atexit.register(lambda: logger.info(rollout().count))
 
 
 def _say(message: str) -> None:
@@ -183,7 +93,7 @@ def lock_and_stage(target: Target) -> Commands:
         command = command.then(commands.prepare_tokens(target.settings))
     if target.plan.stage:
         command = command.then(commands.stage(target.settings, target.release))
-    yield _Locked(command, target.settings)
+    yield Locked(command, target.settings)
 
 
 def _lock(target: Target) -> Command:
@@ -200,13 +110,13 @@ def install_engine(target: Target) -> Commands:
             mode="755",
             create_remote_dir=True,
         )
-    yield _Locked(commands.install_engine(target.plan), target.settings)
+    yield Locked(commands.install_engine(target.plan), target.settings)
 
 
 @operation()
 def prepare_tokens(target: Target) -> Commands:
     """The token directory with its owner and mode. Nothing in it is removed or emptied."""
-    yield _Locked(commands.prepare_tokens(target.settings), target.settings)
+    yield Locked(commands.prepare_tokens(target.settings), target.settings)
 
 
 @operation()
@@ -214,21 +124,21 @@ def fetch_images(target: Target) -> Commands:
     """Pulls, builds or loads the images that the host lacks."""
     for image in target.plan.images:
         if image.saved:
-            yield _Load(image, image.saved, target.settings)
+            yield LoadImage(image, image.saved, target.settings)
         else:
-            yield _Locked(commands.fetch_image(image), target.settings)
+            yield Locked(commands.fetch_image(image), target.settings)
 
 
 @operation()
 def start_simulator(target: Target) -> Commands:
     """The KIS simulator, for an inventory that tries the gateway without an account."""
-    yield _Locked(commands.start_simulator(), target.settings)
+    yield Locked(commands.start_simulator(), target.settings)
 
 
 @operation()
 def stage(target: Target) -> Commands:
     """Puts the release on the host, checked by the host's own compose."""
-    yield _Locked(commands.stage(target.settings, target.release), target.settings)
+    yield Locked(commands.stage(target.settings, target.release), target.settings)
 
 
 @operation()
@@ -236,7 +146,7 @@ def stop_loop(target: Target) -> Commands:
     """Stops a gateway that KIS refuses again and again: it would spoil the minute of another."""
     if state.is_executing and not dropped_out() and target.name in rollout().looping:
         _say("KIS refuses the gateway that runs here again and again: it is stopped")
-        yield _Locked(commands.stop_loop(target.settings), target.settings)
+        yield Locked(commands.stop_loop(target.settings, "stop"), target.settings)
         rollout().has_asked(target.name, time.monotonic())
 
 
@@ -254,20 +164,25 @@ def switch(target: Target, batch: int, action: str = "switch") -> Commands:
         return
     _say(f"batch {batch + 1} of {len(progress.batches)}: {', '.join(progress.batches[batch])}")
     if source := progress.issuances.given.get(target.name):
-        yield _Bring(target, source)
-    yield _Switch(target, action, target.release_id)
+        yield BringToken(target, source)
+    yield Switch(target, action, target.release_id)
     progress.switched.append(target.name)  # reached only where the command succeeded
 
 
 @operation()
 def revert(target: Target) -> Commands:
     """Takes a host that was switched back to what it ran, where a later batch has failed."""
-    if not state.is_executing or not dropped_out() or target.name not in rollout().switched:
+    if not state.is_executing or not dropped_out():
+        return
+    if target.name not in rollout().switched:
+        if target.name in rollout().looping:
+            _say(f"what was stopped here is started again, because {_failed()} failed")
+            yield Locked(commands.stop_loop(target.settings, "start"), target.settings)
         return
     before = target.reading.current if target.reading else None
     if target.settings.rollout_revert == "fleet" and before != target.release_id:
-        _say(f"reverting, because {', '.join(sorted(dropped_out()))} failed")
-        yield _Switch(target, "revert", before or "")
+        _say(f"reverting, because {_failed()} failed")
+        yield Switch(target, "revert", before or "")
 
 
 @operation()
@@ -280,28 +195,26 @@ def release_lock(target: Target) -> Commands:
 def report(target: Target) -> Commands:
     """Says how it ended and where the gateway listens. Changes nothing.
 
-    The last host that comes to it ends the run with a line such as `issuances: 0 (budget 0)`.
+    The run then ends, however it does, with a line such as `issuances: 0 (budget 0)`.
     """
+    _count_at_the_end()
     if not state.is_executing:
         return
     if dropped_out() and target.plan.switch:
         kept = target.name in rollout().switched and target.settings.rollout_revert == "host"
         outcome = "was switched and kept" if kept else "runs what it ran before"
-        _say(f"{outcome}; {', '.join(sorted(dropped_out()))} failed (see above)")
+        _say(f"{outcome}; {_failed()} failed (see above)")
     elif target.name in rollout().unfinished:
         yield _fail("was not switched, and nothing says why: this is a defect; deploy again")
     else:
         for line in where_it_listens(target.settings, target.release_id):
             _say(line)
-    rollout().reported.add(target.name)
-    if rollout().reported >= {each.name for each in state.active_hosts}:
-        logger.info(rollout().count)
 
 
 @operation()
 def down(target: Target) -> Commands:
     """Removes container and network; the token directory and the releases stay."""
-    yield _Locked(commands.down(target.settings, this_run()), target.settings)
+    yield Locked(commands.down(target.settings, this_run()), target.settings)
     _say(f"The token stays in {target.settings.token_path}, the releases in the app directory.")
 
 

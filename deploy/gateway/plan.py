@@ -68,14 +68,16 @@ def make_plan(settings: Settings, release: Release, reading: Reading) -> Plan:
 
     directory = reading.token_dir
     token = reading.token_file
-    prepare_tokens = (
-        directory is None
-        or (directory.mode, directory.owner) != ("700", settings.user)
-        # Gateways in the field write 0644; behind a directory of 0700 only the owner matters.
-        or (token is not None and not _can_be_used(token, settings.user))
-    )
-    if prepare_tokens:
-        reasons.append(f"{settings.token_dir} is missing or its owner or mode is not right")
+    prepare_tokens = True
+    if directory is None:
+        reasons.append(f"{settings.token_dir} is missing")
+    elif (directory.mode, directory.owner) != ("700", settings.user):
+        reasons.append(f"{settings.token_dir}: its owner or mode is not right")
+    # Gateways in the field write 0644; behind a directory of 0700 only the owner matters.
+    elif token is not None and not _can_be_used(token, settings.user):
+        reasons.append(f"{settings.token_path}: its owner or mode is not right")
+    else:
+        prepare_tokens = False
     damaged = reading.token_state == "damaged"
     if damaged:
         what = "damaged" if token and token.kind.startswith("regular") else f"a {_kind(token)}"
@@ -101,8 +103,10 @@ def make_plan(settings: Settings, release: Release, reading: Reading) -> Plan:
         install_engine=install_engine,
         packages=packages,
         put_compose_plugin=put_compose_plugin,
-        # A switch sets it aside itself, when no gateway runs that could ask KIS at once.
-        prepare_tokens=prepare_tokens or (damaged and not switch and not stage),
+        # A switch does that itself, when no gateway runs that could ask KIS at once, or that has
+        # another user still.
+        prepare_tokens=directory is None
+        or ((prepare_tokens or damaged) and not switch and not stage),
         images=images,
         start_simulator=start_simulator,
         stage=bool(stage),
@@ -205,6 +209,23 @@ def refusals(
             f"port {port} is held by something else: end that (`ss -ltnp sport = {port}` shows "
             f"it), or change {setting}"
         )
+    for container in reading.containers:
+        if not container.is_up or container.name != f"/{settings.adopt_container}":
+            continue
+        if container.auto_remove:
+            found.append(
+                f"the container {settings.adopt_container} was started with --rm: once stopped, it "
+                "could not be started again if the switch failed. Stop it yourself, after market "
+                "hours, or deploy without gateway_adopt_container"
+            )
+        elif container.id != reading.adopted_id and not container.compose_file.startswith(
+            f"{settings.app_dir}/"
+        ):
+            found.append(
+                f"the container {settings.adopt_container} is of a compose project "
+                f"{settings.project!r}, too: choose another gateway_project, so that it can be "
+                "adopted"
+            )
     if reading.token_dir and reading.token_dir.kind != "directory":
         found.append(f"{settings.token_dir} is a {reading.token_dir.kind}, not a directory")
     return found

@@ -33,6 +33,7 @@ class Container(_Read):
     """A container as `docker inspect` shows it; `health` is None without a healthcheck."""
 
     id: str
+    name: str = ""
     image: str
     image_name: str
     labels: dict[str, str]
@@ -41,6 +42,7 @@ class Container(_Read):
     health: str | None
     ports: dict[str, list[dict[str, str]] | None] | None
     restart_policy: str = "unless-stopped"
+    auto_remove: bool = False
 
     @property
     def compose_file(self) -> str:
@@ -117,16 +119,19 @@ class Reading(_Read):
     # `token`, `damaged` or `unknown`, as `templates/token.sh` tells them apart; "" without a file.
     token_state: str = ""
     token_key: str | None = None
-    aside_token_expires: int | None = None
+    # By the fingerprint of the app key that they are of: when tokens that lie aside end, and when
+    # KIS was last asked, as far as the gateway remembers that.
+    aside: dict[str, int] = {}
+    attempted: dict[str, int] = {}
     adopted_token_expires: int | None = None
-    attempted: int | None = None
     refused: int | None = None
     lock: Lock | None = None
     current: str | None = None
     previous: str | None = None
     current_compose: str = ""
     current_files: dict[str, str] = {}
-    releases: tuple[str, ...] = ()
+    # The fingerprint of each release's app key; empty for one that does not say.
+    releases: dict[str, str] = {}
     history: tuple[Event, ...] = ()
     release_files: dict[str, ReleaseFile] = {}
     images: dict[str, str] = {}
@@ -170,7 +175,9 @@ def parse_reading(lines: Iterable[str], arrived: float | None = None) -> Reading
     image_of: dict[str, str] = {}
     containers: list[Container] = []
     current_files: dict[str, str] = {}
-    releases: list[str] = []
+    releases: dict[str, str] = {}
+    aside: dict[str, int] = {}
+    attempted: dict[str, int] = {}
     history: list[Event] = []
     for line in lines:
         name, _, value = line.partition(" ")
@@ -196,7 +203,14 @@ def parse_reading(lines: Iterable[str], arrived: float | None = None) -> Reading
                     sha256, file = value.split("  ", 1)
                     current_files[file] = sha256
                 case "release":
-                    releases.append(value)
+                    release_id, _, key = value.partition(" ")
+                    releases[release_id] = key
+                case "aside":
+                    key, ends = value.split(" ")
+                    aside[key] = int(ends)
+                case "attempted":
+                    moment, key = value.split(" ")
+                    attempted[key] = int(moment)
                 # Of these two a full disk or a loss of power may have left half a line.
                 case "history":
                     with suppress(ValueError):
@@ -243,7 +257,9 @@ def parse_reading(lines: Iterable[str], arrived: float | None = None) -> Reading
                 "images": images,
                 "containers": tuple(containers),
                 "current_files": current_files,
-                "releases": tuple(releases),
+                "releases": releases,
+                "aside": aside,
+                "attempted": attempted,
                 "history": tuple(history),
             }
         )

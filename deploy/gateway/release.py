@@ -29,7 +29,6 @@ NOT_IN_A_CONTEXT = {".git", ".mypy_cache", ".pytest_cache", ".ruff_cache", ".ven
 COMPOSE_FILE = "docker-compose.yml"
 # Says on the host whose token a release works with: of the app key its fingerprint, never the key.
 KEY_FILE = "app_key_fingerprint"
-SERVICE = "kis-gateway"
 
 
 @dataclass(frozen=True)

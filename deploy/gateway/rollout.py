@@ -86,7 +86,6 @@ class Rollout:
     keys: Mapping[str, str] = field(default_factory=dict)  # fingerprints by host
     looping: frozenset[str] = frozenset()  # hosts whose gateway KIS refuses again and again
     counted: dict[str, int] = field(default_factory=dict)  # issuances that were seen, by host
-    reported: set[str] = field(default_factory=set)
     _asked: dict[str, float] = field(default_factory=dict)  # moments by key
 
     @classmethod
@@ -130,12 +129,13 @@ class Rollout:
 
     def budget(self, host: str) -> int:
         """How many issuances the host's switch may take."""
-        return 1 if host in self.issuances.asks else 0
+        return 1 if host in {*self.issuances.asks, *self.issuances.may_ask} else 0
 
     @property
     def count(self) -> str:
         """`issuances: 0 (budget 1)`, of the whole run."""
-        return f"issuances: {sum(self.counted.values())} (budget {len(self.issuances.asks)})"
+        budget = len(self.issuances.asks) + len(self.issuances.may_ask)
+        return f"issuances: {sum(self.counted.values())} (budget {budget})"
 
     def is_turn_of(self, host: str, batch: int) -> bool:
         """Whether the host is in this batch, and every host of all earlier ones was switched."""

@@ -27,6 +27,8 @@ from deploy.gateway.saved_image import find_image
 
 PREFIXES = ("gateway_", "rollout_")
 
+SERVICE = "kis-gateway"  # of the compose file
+
 # What the container is told by the package itself; an operator's `gateway_environment` may not
 # say otherwise, or the token would quietly go back into the container.
 RESERVED_ENVIRONMENT = {
@@ -321,6 +323,13 @@ def _relations(settings: Settings) -> list[tuple[tuple[str, ...], str]]:
             (
                 ("rollout_healthy_deadline", "rollout_min_healthy_time"),
                 "must be longer than rollout_min_healthy_time",
+            )
+        )
+    if settings.adopt_container == f"{settings.project}-{SERVICE}-1":
+        problems.append(
+            (
+                ("gateway_adopt_container", "gateway_project"),
+                "is the name that the new container gets: choose another gateway_project",
             )
         )
     directories = Path(settings.token_dir), Path(settings.app_dir)

@@ -13,15 +13,14 @@ from pyinfra import logger
 from pyinfra.api.exceptions import ConnectError
 from pyinfra.context import ctx_host, host, inventory
 
-from deploy.gateway import rollout as batches_of
 from deploy.gateway.facts import HostReading
 from deploy.gateway.fleet import fleet, no_digest, wanted
-from deploy.gateway.issuance import FOREVER, WORTH_KEEPING, Gateway, gateway_of, most_batches
+from deploy.gateway.issuance import WORTH_KEEPING, Gateway, gateway_of, most_divided_batches
 from deploy.gateway.plan import NEEDS_ROOT, Plan, make_plan
 from deploy.gateway.reading import Reading
 from deploy.gateway.registry import kept_digest
 from deploy.gateway.release import Release, make_release
-from deploy.gateway.rollout import Rollout, Run, make_batches
+from deploy.gateway.rollout import Rollout, Run, make_batches, most_batches
 from deploy.gateway.settings import Settings
 
 CANNOT_READ = (
@@ -43,6 +42,12 @@ class Target:
     release_id: str
     reading: Reading | None
     plan: Plan
+
+    @property
+    def key(self) -> str:
+        """The fingerprint of the app key of what shall run."""
+        found = self.reading.releases.get(self.release_id) if self.reading else ""
+        return found or self.release.key
 
     @property
     def gone(self) -> str:
@@ -113,6 +118,14 @@ def survey_to_run(release_id: str | None) -> Target:
     return _targets[host.name]
 
 
+def survey_to_take_down() -> Target:
+    """Reads the host in context and plans to remove its container, whatever runs in it."""
+    target = survey_to_run(release_id=None)
+    plan = replace(target.plan, switch=False, reasons=["the container and its network are removed"])
+    _targets[host.name] = replace(target, plan=plan)
+    return _targets[host.name]
+
+
 def surveyed() -> dict[str, Target | None]:
     """Every host of the run in the inventory's order; None for one that did not answer."""
     limit = inventory.state.limit_hosts
@@ -157,8 +170,8 @@ def batch_count() -> int:
     """How many batches there can be, whichever hosts turn out to need a switch or a token."""
     names = list(surveyed())
     settings = wanted(names[0])[0]
-    batches = batches_of.most_batches(len(names), settings.rollout_batches)
-    return most_batches(batches, len(names), settings.rollout_share_token)
+    batches = most_batches(len(names), settings.rollout_batches)
+    return most_divided_batches(batches, len(names), settings.rollout_share_token)
 
 
 # Hosts run side by side, and the first that asks may have to read others.
@@ -173,14 +186,16 @@ def rollout() -> Rollout:
 
 @cache
 def _rollout() -> Rollout:
-    members = [name for name, target in surveyed().items() if target and target.plan.switch]
+    members = [
+        name
+        for name, target in surveyed().items()
+        if target and target.reading and target.plan.switch
+    ]
     settings = next(iter(_targets.values())).settings
     gateways = {
-        name: gateway_of(target.reading, target.release.key)
-        if target.reading and target.settings.token_at_start
-        # It asks later than at its start, if at all: nothing is to be done about it here.
-        else Gateway(target.release.key, in_file=FOREVER)
+        name: gateway_of(target.reading, target.key, target.settings.token_at_start)
         for name, target in _targets.items()
+        if target.reading
     }
     share = settings.rollout_share_token
     if share:
@@ -200,9 +215,10 @@ def _beyond_the_limit(
     lacking = {gateways[name].key for name in members if not gateways[name].has_token}
     lacking -= {gateway.key for gateway in gateways.values() if gateway.in_file > WORTH_KEEPING}
     found = {}
+    of_this_run = surveyed()
     for each in inventory:
-        settings, release = wanted(each.name)
-        if each.name in surveyed() or release.key not in lacking or not settings.token_at_start:
+        _, release = wanted(each.name)
+        if each.name in of_this_run or release.key not in lacking:
             continue
         with suppress(ConnectError), ctx_host.use(each):
             if reading := each.get_fact(HostReading, _ignore_errors=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -61,7 +62,7 @@ def test_the_status_of_a_running_deployment(deployed: Deployment) -> None:
     image = deployed.inspect("{{.Config.Image}}")
     assert header[0] == "HOST"
     assert row[:5] == ["@local", release, image, "running/healthy", "0"]
-    assert "23 h 59 min" in result.stdout
+    assert re.search(r"23 h 5\d min", result.stdout)
     assert "switch - " + release + " switched" in " ".join(switch)
     assert deployed.host_state() == before
 
@@ -73,9 +74,8 @@ def test_the_status_for_machines(deployed: Deployment) -> None:
     assert (host["host"], host["state"], host["health"]) == ("@local", "read", "healthy")
     assert host["token_expires"] == json.loads(deployed.token_file.read_text())["expires_at"]
     assert host["token_written"] == int(deployed.token_file.stat().st_mtime)
-    assert [(event["action"], event["to"]) for event in host["history"]] == [
-        ("switch", host["release"])
-    ]
+    event = host["history"][-1]
+    assert (event["action"], event["to"]) == ("switch", host["release"])
 
 
 def test_a_host_that_does_not_answer_is_shown_and_fails(deployed: Deployment) -> None:

@@ -20,9 +20,11 @@ ALL = ["lab-1", "lab-2", "lab-3", "lab-4"]
 SERVER = """
 import http.server, os, sys, threading
 
+statuses = os.environ["STATUS"].split()
+
 class Health(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
-        self.send_response(int(os.environ["STATUS"]))
+        self.send_response(int(statuses.pop(0) if statuses[1:] else statuses[0]))
         self.end_headers()
 
 print("the broken gateway speaks", flush=True)
@@ -44,7 +46,7 @@ def fleet(new_lab: Callable[..., OwnLab], tmp_path_factory: pytest.TempPathFacto
 
 @pytest.fixture(scope="module")
 def broken(fleet: Fleet, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Settings of an image that answers STATUS and may die after DIES_AFTER seconds."""
+    """Settings of an image that answers one STATUS after the other, or dies after DIES_AFTER s."""
     context = tmp_path_factory.mktemp("broken")
     (context / "server.py").write_text(SERVER)
     (context / "Dockerfile").write_text(
@@ -101,8 +103,9 @@ def test_the_canary_is_switched_alone_and_the_rest_in_batches(fleet: Fleet) -> N
         ("200", "0", "crash loop"),
         ("200", "4", "restarted 1 times"),
         ("500", "", "not healthy within 15 s"),
+        ("200 500", "", "not healthy within 15 s"),
     ],
-    ids=["exits at once", "healthy, then dies", "never healthy"],
+    ids=["exits at once", "healthy, then dies", "never healthy", "answers once"],
 )
 def test_a_broken_release_stops_at_the_canary(
     fleet: Fleet, broken: dict[str, Any], status: str, dies_after: str, reason: str

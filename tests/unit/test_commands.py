@@ -54,7 +54,6 @@ COMMANDS = {
             "kis",
             "kis-gateway",
             f"{AWKWARD_DIRECTORY}/kis_token.json",
-            "0a1b2c3d4e5f",
             "",
             SETTINGS.adopt_token_path,
             RELEASE.id,
@@ -139,9 +138,9 @@ COMMANDS = {
         ],
     ),
     "stop_loop": (
-        commands.stop_loop(settings(app_dir="/opt/my gateway", adopt_container="old")),
+        commands.stop_loop(settings(app_dir="/opt/my gateway", adopt_container="old"), "stop"),
         ["adopt.sh", "stop_loop.sh"],
-        ["/opt/my gateway", "kis", "kis-gateway", "old"],
+        ["stop", "/opt/my gateway", "kis", "kis-gateway", "old"],
     ),
     "take_token": (
         commands.take_token(SETTINGS, RELEASE.key),
@@ -296,3 +295,10 @@ def test_a_pull_has_the_login_and_leaves_nothing_of_it(tmp_path: Path, status: i
     assert (tmp_path / "mode").read_text() == "700\n"
     assert list(kept.iterdir()) == []
     assert SECRET not in command.script + result.stdout + result.stderr
+
+
+@pytest.mark.parametrize(("first", "printed"), [("set -e\nfalse\necho on", ""), ("true", "second")])
+def test_of_two_commands_the_second_runs_where_the_first_succeeds(first: str, printed: str) -> None:
+    both = commands.Command(first).then(commands.Command("echo second"))
+    done = subprocess.run(["sh", "-c", both.script], capture_output=True, text=True, check=False)
+    assert (done.stdout.strip(), done.returncode) == (printed, 0 if printed else 1)

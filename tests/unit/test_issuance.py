@@ -11,11 +11,10 @@ from deploy.gateway.issuance import (
     distribute,
     gateway_of,
     in_order,
-    most_batches,
+    most_divided_batches,
     wait_before,
 )
-from deploy.gateway.rollout import Rollout, make_batches
-from deploy.gateway.rollout import most_batches as most_of
+from deploy.gateway.rollout import Rollout, make_batches, most_batches
 from tests.unit.builders import container, reading
 
 KEY, OTHER = "0a1b2c3d4e5f", "f5e4d3c2b1a0"
@@ -40,10 +39,10 @@ TOKEN = {"token_state": "token", "token_expires": CLOCK + DAY, "token_written": 
         (TOKEN | {"token_key": KEY}, Gateway(KEY, DAY, asked=100)),
         (TOKEN | {"token_key": OTHER}, NONE),
         (
-            TOKEN | {"token_key": OTHER, "aside_token_expires": CLOCK + 7},
+            TOKEN | {"token_key": OTHER, "aside": {KEY: CLOCK + 7, OTHER: CLOCK + 9}},
             Gateway(KEY, in_file=7),
         ),
-        ({"attempted": CLOCK - 5}, Gateway(KEY, asked=5)),
+        ({"attempted": {KEY: CLOCK - 5, OTHER: CLOCK - 1}}, Gateway(KEY, asked=5)),
         ({"refused": CLOCK - 5}, Gateway(KEY, asked=5, loops=True)),
         ({"refused": CLOCK + 5}, Gateway(KEY, loops=True)),  # its clock was set back
         (TOKEN | {"refused": CLOCK - 5}, Gateway(KEY, DAY, asked=5)),
@@ -58,6 +57,17 @@ def test_what_a_reading_shows(changes: dict[str, Any], expected: Gateway) -> Non
         expected.asked,
         expected.loops,
     )
+
+
+def test_a_file_in_an_unknown_form_is_trusted_but_given_to_nobody() -> None:
+    found = seen(token_state="unknown")
+    assert found.has_token
+    assert distribute(["a", "b"], {"a": found, "b": NONE}).asks == ["b"]
+
+
+@pytest.mark.parametrize(("left", "loops"), [(599, True), (601, False)])
+def test_a_gateway_loops_only_where_its_token_is_of_no_use(left: int, loops: bool) -> None:
+    assert seen(**(TOKEN | {"token_expires": CLOCK + left, "refused": CLOCK - 5})).loops is loops
 
 
 def test_a_token_in_a_container_counts_only_while_that_is_up() -> None:
@@ -96,6 +106,20 @@ def test_a_token_in_a_container_is_there_for_others_once_it_is_adopted() -> None
     assert (result.asks, result.given, result.after) == ([], {"a": "b"}, {"a": "b"})
 
 
+LAZY = Gateway(KEY, asks_at_start=False)
+
+
+def test_none_waits_for_a_gateway_that_asks_at_its_first_request() -> None:
+    result = distribute(["a", "b"], {"a": LAZY, "b": NONE})
+    assert (result.asks, result.given, result.after) == (["b"], {"a": "b"}, {"a": "b"})
+    result = distribute(["a"], {"a": LAZY})
+    assert (result.asks, result.may_ask, result.given) == ([], ["a"], {})
+    result = distribute(["a"], {"a": LAZY, "b": HAS})
+    assert (result.may_ask, result.given) == ([], {"a": "b"})
+    result = distribute(["a", "b"], {"a": LAZY, "b": NONE}, share=False)
+    assert (result.asks, result.may_ask, result.after) == (["b"], ["a"], {})
+
+
 def test_each_key_is_asked_for_once() -> None:
     other = Gateway(OTHER)
     result = distribute(["a", "b", "c", "d"], {"a": NONE, "b": other, "c": NONE, "d": other})
@@ -126,7 +150,7 @@ def test_batches_are_divided_where_one_waits_for_another(
 
 def test_any_fleet_is_switched_whole_in_order_and_within_the_budget() -> None:
     chance = random.Random(4)  # noqa: S311 - the same fleets each time
-    kinds = [NONE, HAS, Gateway(KEY, adopted=DAY), Gateway(OTHER), Gateway(OTHER, DAY)]
+    kinds = [NONE, HAS, LAZY, Gateway(KEY, adopted=DAY), Gateway(OTHER), Gateway(OTHER, DAY)]
     for _ in range(4000):
         names = [f"h{number}" for number in range(chance.randint(1, 9))]
         gateways = {name: chance.choice(kinds) for name in names}
@@ -138,11 +162,18 @@ def test_any_fleet_is_switched_whole_in_order_and_within_the_budget() -> None:
         asks = rollout.issuances.asks
         assert sorted(name for batch in rollout.batches for name in batch) == sorted(members)
         assert all(rollout.batches)
-        assert len(rollout.batches) <= most_batches(most_of(len(names), sizes), len(names), share)
+        most = most_batches(len(names), sizes)
+        assert len(rollout.batches) <= most_divided_batches(most, len(names), share)
         turn = {name: i for i, batch in enumerate(rollout.batches) for name in batch}
         for key in (KEY, OTHER):
             of_key = [name for name in asks if gateways[name].key == key]
-            without = [n for n in members if gateways[n].key == key and not gateways[n].has_token]
+            without = [
+                name
+                for name in members
+                if gateways[name].key == key
+                and gateways[name].asks_at_start
+                and not gateways[name].has_token
+            ]
             has_one = any(g.key == key and g.has_token for g in gateways.values())
             if not share:
                 assert of_key == without

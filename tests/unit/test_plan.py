@@ -65,7 +65,7 @@ def test_a_fresh_machine_gets_everything(
     )
     assert made.reasons == [
         "Docker Engine or compose is missing or not running",
-        "/docker_data/kis_tokens is missing or its owner or mode is not right",
+        "/docker_data/kis_tokens is missing",
         "the image registry.example/kis:1.4 is not on the host",
         f"release {release().id}: is not on the host",
         "no gateway container is there",
@@ -109,22 +109,32 @@ def changed_file(name: str, **changes: str) -> dict[str, ReleaseFile]:
     return files | {name: files[name].model_copy(update=changes)}
 
 
-TOKENS = "/docker_data/kis_tokens is missing or its owner or mode is not right"
+MISSING = "/docker_data/kis_tokens is missing"
+NOT_RIGHT = "/docker_data/kis_tokens: its owner or mode is not right"
+FILE_NOT_RIGHT = "/docker_data/kis_tokens/kis_token.json: its owner or mode is not right"
 
 
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"token_dir": None, "token_file": None}, TOKENS),
-        ({"token_dir": path(mode="755")}, TOKENS),
-        ({"token_dir": path(owner="0:0")}, TOKENS),
-        ({"token_dir": path(owner="10001:0")}, TOKENS),
-        ({"token_file": path("600", "0:0", "regular file")}, TOKENS),
-        ({"token_file": path("400", kind="regular file")}, TOKENS),
+        ({"token_dir": None, "token_file": None}, MISSING),
+        ({"token_dir": path(mode="755")}, NOT_RIGHT),
+        ({"token_dir": path(owner="0:0")}, NOT_RIGHT),
+        ({"token_dir": path(owner="10001:0")}, NOT_RIGHT),
+        ({"token_file": path("600", "0:0", "regular file")}, FILE_NOT_RIGHT),
+        ({"token_file": path("400", kind="regular file")}, FILE_NOT_RIGHT),
     ],
 )
 def test_tokens_are_prepared_alone(changes: dict[str, Any], reason: str) -> None:
     assert plan(**changes) == Plan(prepare_tokens=True, reasons=[reason])
+
+
+def test_a_directory_of_another_user_is_handed_over_by_the_switch() -> None:
+    down: dict[str, Any] = {"containers": (), "listening": frozenset()}
+    made = plan(token_dir=path(owner="0:0"), **down)
+    assert (made.switch, made.prepare_tokens) == (True, False)
+    assert NOT_RIGHT in made.reasons
+    assert plan(token_dir=None, token_file=None, **down).prepare_tokens
 
 
 @pytest.mark.parametrize(
@@ -491,6 +501,23 @@ def test_a_container_that_runs_by_other_means_is_replaced_and_its_port_is_no_str
     )
     assert (made.refusals, made.switch) == ([], True)
     assert made.reasons == ["the container old-gateway is to be replaced, its token is kept"]
+
+
+def test_a_container_that_could_not_be_started_again_is_not_adopted() -> None:
+    old = container(id="old", name="/old-gateway", labels={}, auto_remove=True)
+    actual = reading(containers=(old,), adopted_id="old")
+    made = make_plan(settings(adopt_container="old-gateway"), release(), actual)
+    assert "was started with --rm" in refusal(made)
+
+
+def test_a_container_of_the_same_compose_project_is_not_adopted() -> None:
+    by_hand = {"com.docker.compose.project.config_files": "/root/old/docker-compose.yml"}
+    actual = reading(containers=(container(name="/old-gateway", labels=by_hand),))
+    made = make_plan(settings(adopt_container="old-gateway"), release(), actual)
+    assert "choose another gateway_project" in refusal(made)
+    assert make_plan(settings(), release(), actual).refusals == []
+    deployed = reading(containers=(container(name="/old-gateway"),))
+    assert make_plan(settings(adopt_container="old-gateway"), release(), deployed) == Plan()
 
 
 def test_a_switch_that_was_cut_off_while_it_asked_is_seen() -> None:

@@ -31,8 +31,11 @@ current 5393e3d2b05a
 previous 1ce61895f976
 current_compose bmFtZTogImtpcyIK
 current_file 3f0f0296fd69d1e7d6c04f6fc1cbcdccee8d3b3d9c37daf60dd31f49732f9ca3  docker-compose.yml
-release 1ce61895f976
-release 5393e3d2b05a
+release 1ce61895f976 f5e4d3c2b1a0
+release 5393e3d2b05a 0a1b2c3d4e5f
+release 0ld000000000 
+aside f5e4d3c2b1a0 1795480000
+attempted 1795469000 0a1b2c3d4e5f
 history {"began": 1795469000123, "seconds": 7.250, "by": "ops", "action": "switch", "from": "1ce61895f976", "to": "5393e3d2b05a", "image": "kis-gateway:5a5cacd3b0d1", "outcome": "switched", "issuances": 0}
 release_file 600 0:0 docker-compose.yml
 release_hash 3f0f0296fd69d1e7d6c04f6fc1cbcdccee8d3b3d9c37daf60dd31f49732f9ca3  docker-compose.yml
@@ -83,7 +86,13 @@ def test_what_a_rollout_left_behind_is_read() -> None:
     assert read.lock is not None
     assert (read.lock.id, read.lock.by, read.lock.at, read.lock.pid) == ("abc", "ops", "desk", 4711)
     assert (read.current, read.previous) == ("5393e3d2b05a", "1ce61895f976")
-    assert read.releases == ("1ce61895f976", "5393e3d2b05a")
+    assert read.releases == {
+        "1ce61895f976": "f5e4d3c2b1a0",
+        "5393e3d2b05a": "0a1b2c3d4e5f",
+        "0ld000000000": "",
+    }
+    assert read.aside == {"f5e4d3c2b1a0": 1795480000}
+    assert read.attempted == {"0a1b2c3d4e5f": 1795469000}
     assert read.current_compose == 'name: "kis"\n'
     assert set(read.current_files) == {"docker-compose.yml"}
     [event] = read.history

@@ -16,7 +16,6 @@ import yaml
 from deploy.gateway.release import (
     COMPOSE_FILE,
     KEY_FILE,
-    SERVICE,
     File,
     Image,
     archive,
@@ -27,6 +26,7 @@ from deploy.gateway.release import (
     to_yaml,
 )
 from deploy.gateway.saved_image import SavedImage
+from deploy.gateway.settings import SERVICE
 from tests.unit.builders import SECRETS_FILE, saved_tar, settings
 
 # What a reader of YAML, compose or Jinja could take for something else.

@@ -161,7 +161,13 @@ def test_one_whole_json_object_is_told_from_all_else(shell: list[str], text: str
         ("t.json", '{"token": "of another form"}', "unknown"),
         ("t.json", "", "damaged"),
         ("t.json", "\0\0\0", "damaged"),
+        ("t.json", "garbage", "damaged"),
+        ("t.json", "null", "damaged"),
+        ("t.json", "[", "damaged"),
         ("t.json", "eyJ0.e30.x", "damaged"),
+        ("t.json", "eyJ0." * 9 + "x-_\n", "unknown"),
+        ("t.json", '"eyJ0.e30.x"', "unknown"),
+        ("t.json", '[{"token": "x"}]', "unknown"),
         ("t.json", token(expires_at=ENDS)[:-4], "damaged"),
         ("token", "eyJ0.e30.x", "unknown"),
         ("token", token(expires_at=ENDS)[:-4], "damaged"),
@@ -233,6 +239,55 @@ def test_a_token_that_is_brought_is_taken_up_where_it_ends_later(
     assert said == ("taken" if is_better else "kept")
     files = select(shell, path, KEY)
     assert files == {"t.json": brought if is_better else token(expires_at=there), "t.json.key": KEY}
+
+
+def test_a_token_that_has_expired_is_not_brought(shell: list[str], tmp_path: Path) -> None:
+    path = tmp_path / "t.json"
+    call = 'bring_token "$1" "$2" "$3" && echo taken || echo kept'
+    expired = token(expires_at=1700000000).encode()
+    assert shell_says(shell, call, str(path), KEY, OWNER, stdin=expired) == "kept"
+    assert files_in(tmp_path) == {}
+
+
+def test_of_two_tokens_of_a_key_none_is_lost(shell: list[str], tmp_path: Path) -> None:
+    path = tmp_path / "t.json"
+    sooner, later = token(expires_at=ENDS), token(expires_at=ENDS + 1)
+    path.write_text(sooner)
+    (tmp_path / "t.json.key").write_text(KEY)
+    (tmp_path / f"t.json.of-{KEY}").write_text(later)
+    files = select(shell, path, OTHER)
+    assert files.pop(f"t.json.of-{KEY}") == later
+    assert sooner in files.values()
+
+
+def test_root_follows_no_link_that_the_gateway_has_laid(shell: list[str], tmp_path: Path) -> None:
+    victim, directory = tmp_path / "victim", tmp_path / "tokens"
+    victim.write_text("as it was")
+    directory.mkdir()
+    path = directory / "t.json"
+    for name in ("t.json.key.tmp", "t.json.brought.tmp"):
+        (directory / name).symlink_to(victim)
+    brought = token(expires_at=ENDS)
+    shell_says(shell, 'bring_token "$@"', str(path), KEY, OWNER, stdin=brought.encode())
+    assert select(shell, path, KEY) == {"t.json": brought, "t.json.key": KEY}
+    assert victim.read_text() == "as it was"
+
+
+def test_the_directory_becomes_its_users_with_all_that_is_of_the_token(
+    shell: list[str], tmp_path: Path
+) -> None:
+    directory, other = tmp_path / "tokens", tmp_path / "tokens" / "notes"
+    call = 'own_token_dir "$1" "$2"'
+    shell_says(shell, call, str(directory / "t.json"), OWNER)
+    assert directory.stat().st_mode & 0o777 == 0o700
+    names = ("t.json", "t.json.lock", f"t.json.of-{KEY}", "notes")
+    for name in names:
+        (directory / name).touch(0o400)
+    (directory / "t.json.link").symlink_to(other)
+    shell_says(shell, call, str(directory / "t.json"), "20001:20002")
+    owners = {name: (directory / name).stat().st_uid for name in names}
+    assert owners == dict.fromkeys(names, 20001) | {"notes": os.getuid()}
+    assert (directory / "t.json").stat().st_mode & 0o777 == 0o600
 
 
 def test_a_damaged_file_is_set_aside_whole(shell: list[str], tmp_path: Path) -> None:

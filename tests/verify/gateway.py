@@ -6,8 +6,8 @@ import json
 import time
 from typing import Any
 
-from deploy.gateway.release import COMPOSE_FILE, SERVICE
-from deploy.gateway.settings import Settings
+from deploy.gateway.release import COMPOSE_FILE
+from deploy.gateway.settings import SERVICE, Settings
 from tests.verify.inventory import InventoryHost, run
 
 

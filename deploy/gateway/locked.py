@@ -1,0 +1,126 @@
+"""Commands that run under the deploy lock: where one fails, the lock is given back."""
+
+from __future__ import annotations
+
+import re
+import time
+from contextlib import suppress
+from typing import Any
+
+import click
+from paramiko import SSHException
+from pyinfra import logger
+from pyinfra.api.arguments import CONNECTOR_ARGUMENT_KEYS, pop_global_arguments
+from pyinfra.api.command import StringCommand
+from pyinfra.connectors.util import CommandOutput
+from pyinfra.context import inventory
+
+from deploy.gateway import commands
+from deploy.gateway.commands import Command
+from deploy.gateway.fleet import wanted
+from deploy.gateway.release import Image
+from deploy.gateway.saved_image import SavedImage, cut, pack
+from deploy.gateway.settings import Settings
+from deploy.gateway.targets import Target, rollout, this_run
+
+
+class Locked(StringCommand):
+    """A command under the deploy lock: where it fails, nobody has to wait for the lock to age."""
+
+    def __init__(self, command: Command, settings: Settings) -> None:
+        super().__init__(command.script, _stdin=command.stdin or "")
+        self.give_back_lock = StringCommand(commands.release_lock(settings, this_run()).script)
+
+    def execute(self, state: Any, host: Any, connector_arguments: Any) -> Any:
+        without_input = connector_arguments | {"_stdin": ""}
+        try:
+            status, output = self.attempt(state, host, connector_arguments)
+        except (EOFError, OSError, SSHException) as error:  # one of them would end all hosts' run
+            what = f"the connection was lost: {error or type(error).__name__}"
+            logger.error(f"{host.print_prefix}{click.style(what, 'red')}")
+            status, output = False, CommandOutput([])
+        if not status:
+            with suppress(EOFError, OSError, SSHException):
+                host.run_shell_command(self.give_back_lock, **without_input)
+        return status, output
+
+    def attempt(self, state: Any, host: Any, connector_arguments: Any) -> Any:
+        return super().execute(state, host, connector_arguments)
+
+
+class Switch(Locked):
+    """Shows what it says as it comes, so that a person sees what is waited for.
+
+    Of issuances the script says at its end how many it has counted.
+    """
+
+    def __init__(self, target: Target, action: str, release_id: str) -> None:
+        self.name, progress = target.name, rollout()
+        budget = progress.budget(target.name)
+        wait = progress.wait_for_kis(target.name, time.monotonic()) if budget else 0
+        command = commands.switch(target.settings, this_run(), action, release_id, budget, wait)
+        super().__init__(command, target.settings)
+
+    def attempt(self, state: Any, host: Any, connector_arguments: Any) -> Any:  # noqa: ARG002
+        connector_arguments.update(self.connector_arguments)
+        status, output = host.run_shell_command(self, print_output=True, **connector_arguments)
+        for line in output.output_lines:
+            if found := re.fullmatch(r"issuances: (\d+) \(budget \d+\)", line.strip()):
+                rollout().has_issued(self.name, int(found[1]))
+        if rollout().budget(self.name):
+            rollout().has_asked(self.name, time.monotonic())
+        return status, CommandOutput([])  # else pyinfra shows it once more where it failed
+
+
+class BringToken(Locked):
+    """Brings a token from another host; it is in this process's memory, and nowhere else."""
+
+    def __init__(self, target: Target, source: str) -> None:
+        super().__init__(commands.give_token(target.settings, target.key, ""), target.settings)
+        self.key, self.source = target.key, source
+
+    def attempt(self, state: Any, host: Any, connector_arguments: Any) -> Any:
+        source = inventory.get_host(self.source)
+        settings, _ = wanted(self.source)
+        arguments, _ = pop_global_arguments(state, source, {})
+        _, output = source.run_shell_command(
+            StringCommand(commands.take_token(settings, self.key).script),
+            print_output=False,
+            print_input=False,
+            **{name: value for name, value in arguments.items() if name in CONNECTOR_ARGUMENT_KEYS},
+        )
+        # Some hosts greet whoever logs in.
+        tokens = [found[1] for found in map(TOKEN_LINE.fullmatch, output.stdout_lines) if found]
+        if not tokens:
+            what = f"{self.source} has no token any more that it could give: deploy again"
+            logger.error(f"{host.print_prefix}{click.style(what, 'red')}")
+            return False, CommandOutput([])
+        connector_arguments.update(self.connector_arguments)
+        connector_arguments["_stdin"] = tokens[0]
+        return host.run_shell_command(
+            self, print_output=False, print_input=False, **connector_arguments
+        )
+
+
+TOKEN_LINE = re.compile("token ([A-Za-z0-9+/]+=*)")
+
+
+class LoadImage(Locked):
+    """Sends a saved image, and shows how far that is."""
+
+    def __init__(self, image: Image, saved: SavedImage, settings: Settings) -> None:
+        super().__init__(commands.fetch_image(image), settings)
+        self.image, self.saved = image, saved
+
+    def attempt(self, state: Any, host: Any, connector_arguments: Any) -> Any:
+        def say(what: str) -> None:
+            logger.info(f"{host.print_prefix}{self.image.reference}: {what}")
+
+        try:
+            pieces = cut(pack(self.saved, say), say)
+            self.connector_arguments["_stdin"] = pieces  # type: ignore[typeddict-item]
+            return super().attempt(state, host, connector_arguments)
+        except (EOFError, OSError, SSHException, ValueError) as error:
+            what = f"could not be packed or sent: {error}. Nothing that runs was changed; mend that"
+            say(click.style(f"{what}, and deploy again.", "red"))
+            return False, CommandOutput([])
