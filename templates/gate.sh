@@ -96,9 +96,12 @@ gate() {
     esac
     # Restarts of its earlier life do not count.
     [ "$container" = "$counted" ] || counted=$container restarts_before=$restarts
+    again=''
+    [ "$restarts" = "$restarts_before" ] ||
+      again=", but it restarted $((restarts - restarts_before)) times"
     [ "$status-$health" != running-starting ] ||
       ! answers "$container" "$process" "$6" "${inspected#*"$newline"}" ||
-      { health=answering && reason="the container is running and the gateway answers"; }
+      { health=answering && reason="the container is running and the gateway answers$again"; }
     count_issuances
     if [ "$issuances" -gt "$allowed" ]; then
       reason="the gateway asked KIS for a token that it did not need, for it wrote $token_file anew"

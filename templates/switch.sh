@@ -42,11 +42,20 @@ look_for_neighbours_after() { # milliseconds
   done
 }
 
+# A restore, a revert or a rollback goes by what the release itself says, not by today's inventory.
+heed_settings_of() { # release
+  lines=$app_dir/releases/$1/docker-compose.yml
+  found=$(sed -n 's/^    user: "\([0-9]*:[0-9]*\)"$/\1/p' "$lines")
+  user=${found:-$user}
+  found=$(sed -n -e 's/^        source: "\(\/[^"\\$]*\)"$/\1/p' \
+    -e 's/^      KIS_TOKEN_FILE_PATH: "\/app\/tokens\(\/[A-Za-z0-9._-]*\)"$/\1/p' "$lines" | tr -d '\n')
+  case $found in /*/*) token_file=$found ;; esac
+}
+
 # Before a gateway starts: the token is its app key's, and nothing runs that would write another's.
 ready_token() { # release
+  heed_settings_of "$1"
   key=$(cat "$app_dir/releases/$1/app_key_fingerprint" 2>/dev/null)
-  runs_as=$(sed -n 's/^    user: "\([0-9]*:[0-9]*\)"$/\1/p' "$app_dir/releases/$1/docker-compose.yml")
-  user=${runs_as:-$user}
   whose=$(token_key "$token_file")
   if [ "$(token_state "$token_file")" = damaged ] || [ "${whose:-$key}" != "$key" ]; then
     containers | xargs -r docker stop >/dev/null

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import subprocess
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -68,7 +69,7 @@ class Fleet:
 
     def run_with(self, data: dict[str, dict[str, Any]], deploy: str, *flags: str) -> Outcome:
         """A verb over some hosts, each with changes of its own to the lab's inventory."""
-        path = self.directory / "some_hosts.py"
+        path = self.directory / f"{secrets.token_hex(4)}.py"  # two may run side by side
         path.write_text(SOME_HOSTS.format(data=data))
         return self._pyinfra(path, deploy, *flags)
 

@@ -199,7 +199,12 @@ def images(fleet: Fleet, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     stubborn = ROOT / "tests" / "stubborn_gateway" / "gateway.py"
     run = 'CMD ["python3", "/app/gateway"]'
     forgetful = tmp_path_factory.mktemp("forgetful") / "gateway.py"
-    forgetful.write_text(stubborn.read_text().replace("if TOKEN_FILE.exists()", "if False"))
+    # It asks at each start and keeps KIS's own answer, which is the same for six hours.
+    forgetful.write_text(
+        stubborn.read_text()
+        .replace("if TOKEN_FILE.exists()", "if False")
+        .replace('{"access_token": issued["access_token"], "expires_at": expires_at}', "issued")
+    )
     clock = tmp_path_factory.mktemp("clock") / "sitecustomize.py"
     clock.write_text(FAKED_CLOCK)
     return {
@@ -471,16 +476,28 @@ def address(fleet: Fleet, name: str) -> str:
 
 
 def test_the_issuing_host_is_refused_for_two_minutes(
-    new_event: NewEvent, new_account: NewAccount, kind: str
+    new_event: NewEvent, new_account: NewAccount
 ) -> None:
-    account = new_account()
-    event = new_event(kind, dict.fromkeys(ALL, account))
+    """With both kinds of gateway at the same time, for it takes its two minutes."""
+    accounts = [new_account(), new_account()]
+    events = [
+        new_event("reference", dict.fromkeys(ALL, accounts[0])),
+        new_event("stubborn", dict.fromkeys(ALL, accounts[1])),
+    ]
     fault = {"path": "/oauth2/tokenP", "kind": "error", "code": "EGW00133", "for_seconds": 120}
-    ask_simulator(event.fleet.lab, "POST", "faults", fault | {"app_key": account.app_key})
+    for account in accounts:
+        ask_simulator(account.fleet.lab, "POST", "faults", fault | {"app_key": account.app_key})
     try:
-        output = event.must()
+        with ThreadPoolExecutor() as pool:
+            ports = {"gateway_port": 8080}, {"gateway_port": 8081}
+            outputs = list(pool.map(lambda event, port: event.must(**port), events, ports))
     finally:
-        ask_simulator(event.fleet.lab, "DELETE", "faults")
+        ask_simulator(events[0].fleet.lab, "DELETE", "faults")
+    for event, output in zip(events, outputs, strict=True):
+        assert_refused_and_served(event, output)
+
+
+def assert_refused_and_served(event: Event, output: str) -> None:
     assert "issuances: 1 (budget 1)" in output
     [(issuances, rejections)] = event.counted()
     assert issuances == 1

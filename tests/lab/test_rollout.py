@@ -101,7 +101,7 @@ def test_the_canary_is_switched_alone_and_the_rest_in_batches(fleet: Fleet) -> N
     ("status", "dies_after", "reason"),
     [
         ("200", "0", "crash loop"),
-        ("200", "4", "restarted 1 times"),
+        ("200", "4", "restarted "),
         ("500", "", "not healthy within 15 s"),
         ("200 500", "", "not healthy within 15 s"),
     ],
@@ -150,6 +150,7 @@ def test_hosts_switched_before_a_failure_are_reverted_or_kept(
     outcome = fleet.up(
         **changed(),
         rollout_revert=revert,
+        rollout_healthy_deadline=15,
         per_host={
             "lab-2": broken
             | {"gateway_environment": {"STATUS": "500"}, "gateway_token_at_start": False}

@@ -174,7 +174,7 @@ def test_a_peer_that_is_gone_or_has_other_credentials_is_passed_over(
 
 @pytest.mark.parametrize("change", ["key", "secret", "content"])
 def test_who_lacks_the_credentials_reads_and_forges_nothing(change: str) -> None:
-    sealed = Peers([], "key", "secret").seal(TOKEN, 0.0)
+    sealed = Peers([], "key", "secret").seal(TOKEN, None)
     assert TOKEN.value.encode() not in sealed
     other = Peers(
         [], "other" if change == "key" else "key", "other" if change == "secret" else "secret"

@@ -230,6 +230,21 @@ def test_a_foreign_token_is_never_used_and_not_replaced_in_silence(
     assert token.value != "foreign"
     assert bench.written()["app_key_fingerprint"] == fingerprint_of(bench.settings.app_key)
     assert any("another app key" in message and foreign in message for message in log.messages)
+    aside = bench.path.with_name(f"{bench.path.name}.of-{foreign}")  # it may come back
+    assert json.loads(aside.read_text())["access_token"] == "foreign"
+
+
+def test_a_token_that_kis_repeats_and_refuses_is_asked_for_ever_less_often(bench: Bench) -> None:
+    keeper = bench.keeper()
+    keeper.step()
+    asked = bench.count("issuances")
+    for _ in range(60):  # minutes
+        token = keeper.status().token
+        if token is not None:
+            keeper.replace(token, 0)
+        bench.advance(61)
+        keeper.step()
+    assert 2 <= bench.count("issuances") - asked <= 16
 
 
 def test_a_file_without_fingerprint_is_ours(bench: Bench) -> None:

@@ -100,6 +100,7 @@ class Keeper:
         self._refused_value: str | None = None
         self._problem = "the token file has not been read yet"
         self._failures = 0
+        self._repeats = 0
         self._next_attempt_at = 0.0
         self._due_at = 0.0
         self._attempted_at = 0.0
@@ -150,7 +151,10 @@ class Keeper:
 
     def offer(self) -> bytes | None:
         """What this gateway tells its peers, sealed; None where it has none."""
-        return self._peers.seal(self.status().token, self._attempted_at) if self._peers else None
+        if not self._peers:
+            return None
+        ago = self._clock() - self._attempted_at if self._attempted_at else None
+        return self._peers.seal(self.status().token, ago if ago is None or ago >= 0 else None)
 
     def step(self) -> None:
         """Do what is due now, if anything; at most one attempt at KIS. Never raises for want of a
@@ -215,14 +219,15 @@ class Keeper:
         """Ask the peers for a token, and KIS where none of them has one or is just asking."""
         self._attempted_at = self._store.last_attempt() or 0.0
         try:
-            token, peers_attempt = self._peers.take_turn(self._is_better)
+            token, ago = self._peers.take_turn(self._is_better)
             if token is not None:
                 log.info("A token from another gateway, until %s", format_time(token.expires_at))
                 self._metrics.peer_tokens.inc()
                 self._use(token)
                 self._save(token)
             else:
-                self._ask_kis(self._clock() if self._peers else now, peers_attempt)
+                now = self._clock() if self._peers else now
+                self._ask_kis(now, 0.0 if ago is None else now - ago)
         except PeerIsAsking as error:
             self._put_off(self._clock() + PEERS_PAUSE * (1 + self._jitter()), str(error))
         finally:
@@ -256,14 +261,21 @@ class Keeper:
             token = self._kis.issue_token()
         except TokenRefused as refusal:
             self._metrics.issuances.labels("rejected", refusal.code).inc()
-            self._failed(now, self._kis.explain(refusal), refusal.code)
-        except KisUnavailable as error:
+            self._failed(self._clock(), self._kis.explain(refusal), refusal.code)
+        except KisUnavailable as error:  # after up to 15 s, at whose end KIS may have issued one
             self._metrics.issuances.labels("error", "").inc()
-            self._failed(now, str(error), None)
+            self._failed(self._clock(), str(error), None)
         else:
             self._metrics.issuances.labels("issued", "").inc()
             log.info("KIS issued a token, valid until %s", format_time(token.expires_at))
+            # KIS repeats a token for six hours. If it refuses the one that it repeats, too, asking
+            # again would go on every minute.
+            repeats = self._repeats + 1 if token.value == self._refused_value else 0
             self._use(token)
+            self._repeats = repeats
+            if repeats:
+                delay = retry_delay(None, repeats + 1, self._jitter())
+                self._next_attempt_at = self._clock() + delay
             self._save(token)
 
     def _use(self, token: Token) -> None:

@@ -42,12 +42,15 @@ class PeerIsAsking(Exception):
 
 @dataclass(frozen=True)
 class Offer:
-    """What one gateway tells another. `attempted_at`: when it asked KIS last, epoch seconds."""
+    """What one gateway tells another. `attempted_ago`: how long ago it asked KIS last, in seconds.
+
+    Not when: their clocks may differ. None where it has not, or its clock was set back since.
+    """
 
     instance: str
     token: Token | None
     is_asking: bool
-    attempted_at: float
+    attempted_ago: float | None
 
 
 class Peers:
@@ -67,13 +70,13 @@ class Peers:
     def __bool__(self) -> bool:
         return bool(self._urls)
 
-    def seal(self, token: Token | None, attempted_at: float) -> bytes:
+    def seal(self, token: Token | None, attempted_ago: float | None) -> bytes:
         """What this gateway tells whoever asks."""
         told = {
             "instance": self.instance,
             "token": token and {"value": token.value, "expires_at": token.expires_at},
             "is_asking": self.is_asking,
-            "attempted_at": attempted_at,
+            "attempted_ago": attempted_ago,
         }
         return self._seal.encrypt(json.dumps(told).encode())
 
@@ -85,7 +88,7 @@ class Peers:
         """
         told = json.loads(self._seal.decrypt(sealed))
         token = told["token"] and Token(told["token"]["value"], told["token"]["expires_at"])
-        return Offer(told["instance"], token, told["is_asking"], told["attempted_at"])
+        return Offer(told["instance"], token, told["is_asking"], told["attempted_ago"])
 
     def poll(self) -> list[Offer]:
         """What all others say that answer; asked side by side."""
@@ -110,11 +113,12 @@ class Peers:
             )
         return None
 
-    def take_turn(self, is_better: Callable[[Token], bool]) -> tuple[Token | None, float]:
+    def take_turn(self, is_better: Callable[[Token], bool]) -> tuple[Token | None, float | None]:
         """Waits for the right to ask KIS, or for a token that makes that needless.
 
         Returns the token that ends last of those that are better than one's own; without any, this
-        gateway is the only one that asks, until `end_turn`. And when a peer has last asked KIS.
+        gateway is the only one that asks, until `end_turn`. And how long ago a peer has asked KIS,
+        in seconds; None where none has.
 
         A gateway shows that it wants to ask before it looks at the others, and goes on only when
         it sees no other who wants to: of two, at least the later sees the earlier. Where both do,
@@ -127,14 +131,15 @@ class Peers:
         self.is_asking = True
         while True:
             offers = self.poll()
-            attempted_at = max((offer.attempted_at for offer in offers), default=0.0)
+            ago = [each.attempted_ago for each in offers if each.attempted_ago is not None]
+            attempted_ago = min(ago, default=None)
             tokens = [offer.token for offer in offers if offer.token and is_better(offer.token)]
             if tokens:
-                return max(tokens, key=lambda token: token.expires_at), attempted_at
+                return max(tokens, key=lambda token: token.expires_at), attempted_ago
             others = [offer.instance for offer in offers if offer.is_asking]
             if not others:
                 if self.is_asking:
-                    return None, attempted_at
+                    return None, attempted_ago
                 self.is_asking = True
                 continue
             if min(others) < self.instance:

@@ -118,6 +118,7 @@ class TokenStore:
         self.path = path
         self._fingerprint = fingerprint
         self._attempt_path = path.with_name(f"{path.name}.attempt")
+        self._found_key: str | None = None  # of another app key's token, which `load` has seen
         self._lock_path = path.with_name(f"{path.name}.lock")
 
     def lock(self) -> AbstractContextManager[object]:
@@ -136,6 +137,7 @@ class TokenStore:
         A file that cannot be understood is a miss with a warning; so is one of another app key. One
         without a fingerprint is taken as ours.
         """
+        self._found_key = None
         data = _read_json(self.path)
         if data is None:
             return None
@@ -147,16 +149,23 @@ class TokenStore:
         if token.fingerprint not in (None, self._fingerprint):
             log.warning(
                 "%s holds a token of another app key (fingerprint %.12s, ours is %s): it is not "
-                "used, and the next token replaces it. Was the key changed, or paper made real?",
+                "used, and set aside for the next token. Was the key changed, or paper made real?",
                 self.path,
                 token.fingerprint,
                 self._fingerprint,
             )
+            self._found_key = token.fingerprint
             return None
         return token
 
     def save(self, token: Token) -> None:
-        """Replace the file, so that whoever reads it at any moment sees all of one token."""
+        """Replace the file, so that whoever reads it at any moment sees all of one token.
+
+        Another app key's token is set aside, where a deploy looks for it: it is valid still.
+        """
+        if self._found_key and re.fullmatch("[0-9a-f]{12}", self._found_key):
+            self.path.replace(self.path.with_name(f"{self.path.name}.of-{self._found_key}"))
+            self._found_key = None
         _write_json(
             self.path,
             {
