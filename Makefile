@@ -51,7 +51,7 @@ lab-down: .venv/ready  ## remove every trace of the lab
 test: .venv/ready  ## all tests, on a real Docker engine
 	$(PYTEST)
 
-.venv-bench/ready: requirements.lock benchmarks/requirements.txt
+.venv-bench/ready: .venv/ready benchmarks/requirements.txt
 	@python3 -m venv .venv-bench
 	@.venv-bench/bin/pip install --quiet --quiet --disable-pip-version-check -r requirements.lock
 	@.venv-bench/bin/pip install --quiet --quiet --disable-pip-version-check -r benchmarks/requirements.txt

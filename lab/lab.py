@@ -187,7 +187,7 @@ def up(lab: Lab, count: int, bare: bool) -> None:
     wait_for(lambda: ask_simulator(lab, "GET", "health"), "the simulator answers")
     for host in hosts:
         open_account(lab, host)
-    state = {"simulator_url": lab.simulator_url, "hosts": [asdict(host) for host in hosts]}
+    state = {"hosts": [asdict(host) for host in hosts]}
     lab.hosts_file.write_text(json.dumps(state, indent=2) + "\n", "utf-8")
 
 

@@ -7,9 +7,8 @@ set -eu
 bridge=$(docker network inspect bridge --format '{{range .IPAM.Config}}{{.Gateway}}{{end}}')
 [ -n "$bridge" ] || bridge=$(ip -4 -o address show docker0 | awk '{ sub("/.*", "", $4); print $4 }')
 docker rm --force kis-simulator >/dev/null 2>&1 || true
-set -- "$1" --label kis-simulator
 image=$1
-shift
+set -- --label kis-simulator
 for port in 9443 29443; do
   set -- "$@" --publish "127.0.0.1:$port:$port" --publish "$bridge:$port:$port"
 done

@@ -424,9 +424,12 @@ def _collisions(
 ) -> list[Problem]:
     """Pairs of names that are one machine and would take something from each other."""
     problems = []
-    for (one, first), (two, second) in itertools.combinations(valid.items(), 2):
-        if _machine(one, fleet[one]) != _machine(two, fleet[two]):
-            continue
+    machines: dict[tuple[str, str], list[str]] = {}
+    for name in valid:
+        machines.setdefault(_machine(name, fleet[name]), []).append(name)
+    pairs = (pair for names in machines.values() for pair in itertools.combinations(names, 2))
+    for one, two in pairs:
+        first, second = valid[one], valid[two]
         taken = [
             alias(field)
             for field in ("project", "app_dir", "token_dir", "adopt_container")

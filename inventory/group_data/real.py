@@ -7,7 +7,3 @@ gateway_image = "registry.example/kis-gateway:1.4"
 gateway_secrets_file = Path("~/kis/secrets.json").expanduser()
 gateway_app_key_field = "kis-r-app-key"
 gateway_environment = {"KIS_ENVIRONMENT": "real"}
-
-# One host first; then a quarter; then the rest. A bad release goes back everywhere.
-rollout_batches = [1, "25%", "100%"]
-rollout_revert = "fleet"
