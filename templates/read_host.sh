@@ -56,9 +56,10 @@ for aside in "$token_file".of-*; do
   [ ! -f "$aside" ] || echo "aside ${aside##*.of-} $(token_ends "$aside")"
 done
 # What the reference gateway remembers of the last time that it asked KIS, and with which key.
-[ ! -s "$token_file.attempt" ] || sed -n \
+attempt=$(sed -n \
   's/.*"attempted_at": *\([0-9]*\).*"app_key_fingerprint": *"\([0-9a-f]*\)".*/attempted \1 \2/p' \
-  "$token_file.attempt"
+  "$token_file.attempt" 2>/dev/null)
+[ -z "$attempt" ] || echo "$attempt"
 
 [ -s "$app_dir/lock" ] && echo "lock $(cat "$app_dir/lock")"
 current=''

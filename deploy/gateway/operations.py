@@ -52,7 +52,10 @@ def _failed() -> str:
 
 @cache
 def _count_at_the_end() -> None:
-    """Once a run: when this process ends, for pyinfra goes no further where no host is left."""
+    """The run ends, however it does, with a line such as `issuances: 0 (budget 0)`.
+
+    When this process ends: pyinfra goes no further where no host is left.
+    """
     atexit.register(lambda: logger.info(rollout().count))
 
 
@@ -144,6 +147,7 @@ def stage(target: Target) -> Commands:
 @operation()
 def stop_loop(target: Target) -> Commands:
     """Stops a gateway that KIS refuses again and again: it would spoil the minute of another."""
+    _count_at_the_end()
     if state.is_executing and not dropped_out() and target.name in rollout().looping:
         _say("KIS refuses the gateway that runs here again and again: it is stopped")
         yield Locked(commands.stop_loop(target.settings, "stop"), target.settings)
@@ -193,10 +197,7 @@ def release_lock(target: Target) -> Commands:
 
 @operation()
 def report(target: Target) -> Commands:
-    """Says how it ended and where the gateway listens. Changes nothing.
-
-    The run then ends, however it does, with a line such as `issuances: 0 (budget 0)`.
-    """
+    """Says how it ended and where the gateway listens. Changes nothing."""
     _count_at_the_end()
     if not state.is_executing:
         return
