@@ -85,6 +85,7 @@ def compose_binary() -> Path:
 
 
 def prepare_tokens(settings: Settings) -> Command:
+    """Makes the token directory its user's. Prints what it set aside, if anything."""
     return _script(["token.sh", "tokens.sh"], [settings.token_path, settings.user])
 
 
@@ -105,6 +106,7 @@ def start_simulator() -> Command:
 
 
 def stage(settings: Settings, release: Release) -> Command:
+    """Lays the release down, checked by the host's compose. Its `stdin` holds the secrets."""
     return _script(["stage.sh"], [settings.app_dir, release.id], archive(release.files.items()))
 
 
@@ -163,6 +165,7 @@ def give_token(settings: Settings, key: str, token: str) -> Command:
 
 
 def down(settings: Settings, run: Run) -> Command:
+    """Removes container and network, and notes that in the history."""
     return _script(["history.sh", "down.sh"], [settings.app_dir, settings.project, run.by])
 
 

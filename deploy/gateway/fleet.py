@@ -78,4 +78,9 @@ def _ask_registry(image: str, auth_file: Path | None) -> str | NoDigestError:
 
 
 def wanted(name: str) -> tuple[Settings, Release]:
+    """Settings and release of one host, by its name in the inventory.
+
+    Raises:
+        Refused, KeyError: as `fleet`; the inventory has no such host.
+    """
     return fleet()[name]

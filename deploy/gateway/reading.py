@@ -66,6 +66,7 @@ class Container(_Read):
 
     @property
     def serves(self) -> bool:
+        """Whether it runs and the engine finds it healthy; without a health check it counts so."""
         return self.status == "running" and self.health in {"healthy", None}
 
 

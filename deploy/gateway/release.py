@@ -88,6 +88,7 @@ class Release:
 
 
 def content_hash(files: dict[str, File]) -> str:
+    """12 hex digits over names, modes, owners and content of the files, in any order."""
     digest = hashlib.sha256()
     for name, file in sorted(files.items()):
         digest.update(f"{name}\0{file.mode:o} {file.uid}:{file.gid} {file.sha256}\n".encode())

@@ -63,34 +63,15 @@ def _absolute(path: str) -> str:
     return path
 
 
-def _user(user: str) -> str:
-    if not re.fullmatch(r"[0-9]{1,9}:[0-9]{1,9}", user):
-        raise ValueError("must be `uid:gid` in numbers, for example `10001:10001`")
-    return user
+def _matching(pattern: str, must_be: str) -> AfterValidator:
+    """A check with a message of its own, which does not repeat the value."""
 
+    def check(text: str) -> str:
+        if not re.fullmatch(pattern, text, re.ASCII):
+            raise ValueError(f"must be {must_be}")
+        return text
 
-def _file_name(name: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-        raise ValueError("must be a plain file name, for example `kis_token.json`")
-    return name
-
-
-def _project(name: str) -> str:
-    if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name):
-        raise ValueError("must be a compose project name: lower case letters, digits, `_`, `-`")
-    return name
-
-
-def _container(name: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
-        raise ValueError("must be a container's name, for example `kis-gateway`")
-    return name
-
-
-def _image(reference: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9][\w.\-:/@]*", reference, re.ASCII):
-        raise ValueError("must be an image reference, for example `registry.example/kis:1.4`")
-    return reference
+    return AfterValidator(check)
 
 
 def _text(value: Any) -> str:
@@ -128,12 +109,38 @@ def _label(name: str) -> str:
 
 
 AbsolutePath = Annotated[str, AfterValidator(_absolute)]
+User = Annotated[
+    str, _matching("[0-9]{1,9}:[0-9]{1,9}", "`uid:gid` in numbers, for example `10001:10001`")
+]
+FileName = Annotated[
+    str, _matching("[A-Za-z0-9][A-Za-z0-9._-]*", "a plain file name, for example `kis_token.json`")
+]
+Project = Annotated[
+    str,
+    _matching(
+        "[a-z0-9][a-z0-9_-]*", "a compose project name: lower case letters, digits, `_`, `-`"
+    ),
+]
+ContainerName = Annotated[
+    str, _matching("[A-Za-z0-9][A-Za-z0-9_.-]*", "a container's name, for example `kis-gateway`")
+]
+ImageReference = Annotated[
+    str,
+    _matching(
+        r"[A-Za-z0-9][\w.\-:/@]*", "an image reference, for example `registry.example/kis:1.4`"
+    ),
+]
 Text = Annotated[str, BeforeValidator(_text)]
 Port = Annotated[int, Field(ge=1, le=65535, strict=True)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 BatchSizes = Annotated[list[int | str], BeforeValidator(_batch_sizes)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 Label = Annotated[str, AfterValidator(_label)]
+
+
+def alias(field: str) -> str:
+    """The inventory's name of a `Settings` attribute."""
+    return field if field.startswith("rollout_") else f"gateway_{field}"
 
 
 class Settings(BaseModel):
@@ -146,12 +153,12 @@ class Settings(BaseModel):
     model_config = ConfigDict(
         frozen=True,
         extra="forbid",
-        alias_generator=lambda n: n if n.startswith("rollout_") else f"gateway_{n}",
+        alias_generator=alias,
         # A wrong value may be a secret in the wrong place: it is never repeated in an error.
         hide_input_in_errors=True,
     )
 
-    image: Annotated[str, AfterValidator(_image)]
+    image: ImageReference
     secrets_file: Path
     app_key_field: str
 
@@ -159,7 +166,7 @@ class Settings(BaseModel):
     registry_auth_file: Path | None = None
     image_archive: Path | None = None
     build_context: Path | None = None
-    user: Annotated[str, AfterValidator(_user)] = "10001:10001"
+    user: User = "10001:10001"
     bind_address: Annotated[str, AfterValidator(_address)] = "127.0.0.1"
     port: Port = 8080
     container_port: Port = 8080
@@ -173,11 +180,11 @@ class Settings(BaseModel):
     stop_grace_period: Annotated[str, Field(pattern=r"^([0-9]+(h|m|s|ms))+$")] = "10s"
     labels: dict[Label, Text] = {}
     token_dir: AbsolutePath = "/docker_data/kis_tokens"
-    token_file: Annotated[str, AfterValidator(_file_name)] = "kis_token.json"
+    token_file: FileName = "kis_token.json"
     app_dir: AbsolutePath = "/opt/kis-gateway"
-    project: Annotated[str, AfterValidator(_project)] = "kis"
+    project: Project = "kis"
     install_docker: bool = True
-    adopt_container: Annotated[str, AfterValidator(_container)] | None = None
+    adopt_container: ContainerName | None = None
     adopt_token_path: AbsolutePath = "/tmp/kis_token_gateway.json"  # noqa: S108 - in a container
     token_at_start: bool = True
     cached_token_log: str = "유효한 캐시 토큰 사용"
@@ -207,11 +214,6 @@ class Settings(BaseModel):
     def published_port(self) -> int:
         """The port that the gateway answers on, seen from the host."""
         return self.container_port if self.network_mode == "host" else self.port
-
-
-def alias(field: str) -> str:
-    """The inventory's name of a `Settings` attribute."""
-    return field if field.startswith("rollout_") else f"gateway_{field}"
 
 
 # For settings without a default that are wrong, while the others are checked.

@@ -149,6 +149,32 @@ def test_down_leaves_token_and_releases_and_up_brings_them_back(deployed: Deploy
     assert (deployed.token(), deployed.account.count("issuances")) == (token, issuances)
 
 
+def test_another_user_takes_the_token_over_and_gives_it_back(
+    new_deployment: Callable[..., Deployment],
+) -> None:
+    deployment = new_deployment("user")
+    assert deployment.up().status == 0
+    token = deployment.token()
+
+    def assert_all_is_of(user: int) -> None:
+        directory = deployment.token_file.parent
+        owners = {path.name: path.stat().st_uid for path in [directory, *directory.iterdir()]}
+        assert owners == dict.fromkeys(owners, user)
+        assert "kis_token.json.lock" in owners
+        wait_for(lambda: get(f"{deployment.url}/ready")[0] == 200, "it can use its token")
+        assert (deployment.token(), deployment.account.count("issuances")) == (token, 1)
+
+    outcome = deployment.up(gateway_user="20001:20001")
+    assert outcome.status == 0, outcome.output
+    assert_all_is_of(20001)
+    rollback = command(
+        BIN / "pyinfra", "-y", deployment.inventory(gateway_user="20001:20001"),
+        "deploy/rollback.py", cwd=deployment.checkout,
+    )  # fmt: skip
+    assert rollback.returncode == 0, rollback.stderr
+    assert_all_is_of(10001)
+
+
 def test_secrets_show_nowhere_on_the_way(new_deployment: Callable[..., Deployment]) -> None:
     """While `up` runs with all its output on: every command line, and the files being staged."""
     deployment = new_deployment("secret")
