@@ -25,6 +25,7 @@ count_issuances() {
   [ "$written" != "$token_written" ] || return 0
   # One that is being written is not whole yet: it is looked at again.
   case $(token_state "$token_file") in missing | damaged) return 0 ;; esac
+  [ "$written" = "$(writing_of_token)" ] || return 0
   issuances=$((issuances + 1)) token_written=$written
 }
 

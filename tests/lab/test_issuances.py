@@ -199,11 +199,13 @@ def images(fleet: Fleet, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     stubborn = ROOT / "tests" / "stubborn_gateway" / "gateway.py"
     run = 'CMD ["python3", "/app/gateway"]'
     forgetful = tmp_path_factory.mktemp("forgetful") / "gateway.py"
-    # It asks at each start and keeps KIS's own answer, which is the same for six hours.
+    # It asks at each start, and writes what was there: KIS's answer is the same for six hours.
     forgetful.write_text(
         stubborn.read_text()
         .replace("if TOKEN_FILE.exists()", "if False")
-        .replace('{"access_token": issued["access_token"], "expires_at": expires_at}', "issued")
+        .replace(
+            'time.time() + issued["expires_in"]', 'json.loads(TOKEN_FILE.read_text())["expires_at"]'
+        )
     )
     clock = tmp_path_factory.mktemp("clock") / "sitecustomize.py"
     clock.write_text(FAKED_CLOCK)
@@ -557,7 +559,9 @@ def test_a_gateway_that_asks_without_need_fails_the_gate(
     event = new_event("stubborn", {ALL[0]: new_account()})
     event.must()
     ask_simulator(event.fleet.lab, "PUT", "clock", {"advance": 61})
+    before = event.on(f"cat {event.token_file}")
     outcome = event.up(**images["forgetful"])
+    assert event.on(f"cat {event.token_file}") == before
     assert outcome.status == 1
     assert "asked KIS for a token that it did not need" in outcome.output
     assert "issuances: 1 (budget 0)" in outcome.output
