@@ -9,23 +9,34 @@ containers() {
     --filter "label=com.docker.compose.project=$project" \
     --filter "label=com.docker.compose.service=$service"
 }
-# Of a form that is not known nobody can say how long its token is valid.
-token_is_valid() { lasts "$token_file" || [ "$(token_state "$token_file")" = unknown ]; }
-must_ask() {
-  [ -n "$token_at_start" ] && ! lasts "$token_file" "$margin" &&
-    [ "$(token_state "$token_file")" != unknown ]
+
+# Sets $written, and $state and $ends as token.sh tells them: anew only where the file was written
+# anew, for to read a token takes a dozen programs.
+look_at_token() {
+  written=$(stat -c '%i %.Y' "$token_file" 2>/dev/null)
+  [ "$token_file $written" != "$looked_at" ] || return 0
+  looked_at="$token_file $written" ends=0
+  state=$(token_state "$token_file")
+  [ "$state" != token ] || ends=$(token_ends "$token_file")
 }
+is_token_left() { # for so many seconds
+  look_at_token
+  [ "$ends" -gt $(($(date +%s) + $1)) ]
+}
+# Of a form that is not known nobody can say how long its token is valid.
+token_is_valid() { is_token_left 0 || [ "$state" = unknown ]; }
+must_ask() { [ -n "$token_at_start" ] && ! is_token_left "$margin" && [ "$state" != unknown ]; }
 
 # Evidence of an issuance is that a gateway writes its token file. Not that another token is in it:
 # for six hours KIS answers with the same one, and is asked all the same.
-writing_of_token() { stat -c '%i %.Y' "$token_file" 2>/dev/null; }
-remember_token() { token_written=$(writing_of_token); }
+remember_token() { look_at_token && token_written=$written; }
 count_issuances() {
-  written=$(writing_of_token)
+  look_at_token
   [ "$written" != "$token_written" ] || return 0
-  # One that is being written is not whole yet: it is looked at again.
-  case $(token_state "$token_file") in missing | damaged) return 0 ;; esac
-  [ "$written" = "$(writing_of_token)" ] || return 0
+  # One that is being written is not whole yet, or no more what was looked at: it is looked at again.
+  looked_at=never
+  case $state in missing | damaged) return 0 ;; esac
+  [ "$written" = "$(stat -c '%i %.Y' "$token_file" 2>/dev/null)" ] || return 0
   issuances=$((issuances + 1)) token_written=$written
 }
 
@@ -43,7 +54,14 @@ wait_for_kis() { # seconds
 }
 
 listens() { # its process; in the kernel's table: local address and port, remote ones, LISTEN
-  grep -qs "[0-9A-F]:$(printf %04X "$port") 0*:0000 0A" "/proc/$1/net/tcp" "/proc/$1/net/tcp6"
+  for table in tcp tcp6; do
+    [ -r "/proc/$1/net/$table" ] || continue
+    # No program is started for each look: there are many, while all the gateways are starting.
+    while read -r _ here there socket_state _; do
+      case $here-${there##*:}-$socket_state in *:"$port_in_hex"-0000-0A) return 0 ;; esac
+    done <"/proc/$1/net/$table"
+  done
+  return 1
 }
 
 # Whether the gateway answers what its health check asks: known sooner than by the engine's probe.
@@ -78,7 +96,7 @@ answers() { # container, its process, its start, the words of its health check o
 # issuance over what is allowed; all within HEALTHY_DEADLINE, or three minutes more where KIS itself
 # is what it waits for. Says what it waits for; sets $reason where it fails.
 gate() {
-  ids=$(containers)
+  ids=$project-$service-1 # as compose names it; where there is none, it is looked for
   opened=$(now) deadline=$healthy_deadline healthy_since='' before='' said='' said_at=0 counted=''
   answered='' asked_start='' asked_again='' refused=''
   while :; do

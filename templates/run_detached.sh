@@ -14,5 +14,5 @@ setsid sh -c "$script
 mv \"$log\" \"$app_dir/switch.log\"
 exit \$status" switch "$@" >"$log" 2>&1 </dev/null &
 job=$!
-tail --lines=+1 --follow --sleep-interval=0.1 --pid=$job "$log"
+tail --lines=+1 --follow --sleep-interval=0.05 --pid=$job "$log"
 wait $job

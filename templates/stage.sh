@@ -3,6 +3,7 @@
 #
 # usage: stage.sh APP_DIR RELEASE <ARCHIVE     (tar.gz in base64, with modes and owners)
 set -eu
+export GOGC=off # compose is short-lived here: it need not clean up
 umask 077 # the archive holds secrets: nothing of it is readable for others, at no moment
 releases=$1/releases release=$2
 

@@ -14,7 +14,8 @@ shift 9
 min_healthy_time=$1 healthy_deadline=$2 lock_id=$3 by=$4 budget=$5 wait=$6 adopt=$7 adopt_path=$8
 export GOGC=400 # docker's commands are short-lived: they need not clean up so often
 began=$(now)
-image='' issuances=0 allowed=$budget asking='' may_ask='' stopped_adopted=''
+port_in_hex=$(printf %04X "$port")
+image='' looked_at=never issuances=0 allowed=$budget asking='' may_ask='' stopped_adopted=''
 
 say() { echo "$*" >&2; }
 compose() { # release, arguments of docker compose
@@ -31,14 +32,20 @@ last_log_lines() {
 }
 
 # A client that asks while the container's address is empty leaves the kernel without its neighbour,
-# and it looks again after a second (ip-sysctl, neigh retrans_time_ms): for this while after 50 ms.
-look_for_neighbours_after() { # milliseconds
-  for network in $networks; do
-    setting=/proc/sys/net/ipv4/neigh/br-$network/retrans_time_ms
-    if [ -w "$setting" ]; then
-      patience=$(cat "$setting") # not `read`: it reads byte by byte, of which the kernel gives one
-      echo "$1" >"$setting"
-    fi
+# and it looks again after a second (ip-sysctl, neigh retrans_time_ms): for this while after 50 ms, on
+# all of Docker's bridges, for to ask which one is ours takes longer than it costs the others.
+be_impatient() {
+  for setting in /proc/sys/net/ipv4/neigh/br-*/retrans_time_ms; do
+    [ -w "$setting" ] || continue
+    patience=$(cat "$setting") # not `read`: it reads byte by byte, of which the kernel gives one
+    [ "$patience" != 50 ] || continue # another switch is at it
+    was_patient="$was_patient$patience $setting$newline"
+    echo 50 >"$setting"
+  done
+}
+be_patient_again() {
+  echo "$was_patient" | while read -r patience setting; do
+    [ ! -w "$setting" ] || echo "$patience" >"$setting"
   done
 }
 
@@ -57,18 +64,19 @@ ready_token() { # release
   heed_settings_of "$1"
   key=$(cat "$app_dir/releases/$1/app_key_fingerprint" 2>/dev/null)
   whose=$(token_key "$token_file")
-  if [ "$(token_state "$token_file")" = damaged ] || [ "${whose:-$key}" != "$key" ]; then
+  look_at_token
+  if [ "$state" = damaged ] || [ "${whose:-$key}" != "$key" ]; then
     containers | xargs -r docker stop >/dev/null
     count_issuances
   fi
   reason="the token directory ${token_file%/*} could not be made ready, see above"
-  set_damaged_aside "$token_file"
+  [ "$state" != damaged ] || set_damaged_aside "$token_file"
   [ -z "$key" ] || select_token "$token_file" "$key" "$user" || return 1
   own_token_dir "$token_file" "$user" || return 1
   remember_token
   if ! must_ask; then
     # One that asks later than at its start may do so now, or one whose token is about to end.
-    lasts "$token_file" "$worth_keeping" || allowed=$((issuances + 1))
+    is_token_left "$worth_keeping" || allowed=$((issuances + 1))
     return 0
   fi
   [ -z "$may_ask" ] || allowed=$((issuances + 1))
@@ -238,9 +246,8 @@ elif ! grep -q "\"id\": \"$lock_id\"" "$app_dir/lock" 2>/dev/null; then
 else
   current=$(readlink "$app_dir/current") && current=${current##*/}
   remember_token
-  networks=$(docker network ls --quiet --filter "label=com.docker.compose.project=$project")
-  look_for_neighbours_after 50
-  was_patient=${patience:-}
+  was_patient=''
+  be_impatient
   if [ "$action" = restart ]; then restart; else switch; fi
-  [ -z "$was_patient" ] || look_for_neighbours_after "$was_patient"
+  be_patient_again
 fi
