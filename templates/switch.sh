@@ -54,9 +54,10 @@ heed_settings_of() { # release
   lines=$app_dir/releases/$1/docker-compose.yml
   found=$(sed -n 's/^    user: "\([0-9]*:[0-9]*\)"$/\1/p' "$lines")
   user=${found:-$user}
-  found=$(sed -n -e 's/^        source: "\(\/[^"\\$]*\)"$/\1/p' \
-    -e 's/^      KIS_TOKEN_FILE_PATH: "\/app\/tokens\(\/[A-Za-z0-9._-]*\)"$/\1/p' "$lines" | tr -d '\n')
-  case $found in /*/*) token_file=$found ;; esac
+  directory=$(sed -n 's/^        source: "\(\/[^"\\$]*\)"$/\1/p' "$lines")
+  name=$(sed -n 's/^      KIS_TOKEN_FILE_PATH: "\/app\/tokens\/\([A-Za-z0-9._-]*\)"$/\1/p' "$lines")
+  # Both, or neither: a directory alone would pass for a damaged token file.
+  [ -z "$directory" ] || [ -z "$name" ] || token_file=$directory/$name
 }
 
 # Before a gateway starts: the token is its app key's, and nothing runs that would write another's.
