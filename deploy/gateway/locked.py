@@ -36,7 +36,8 @@ class Locked(StringCommand):
         try:
             status, output = self.attempt(state, host, connector_arguments)
         except (EOFError, OSError, SSHException) as error:  # one of them would end all hosts' run
-            what = f"the connection was lost: {error or type(error).__name__}"
+            why = str(error) or type(error).__name__
+            what = f"the connection was lost ({why}); a switch ends there by itself: deploy again"
             logger.error(f"{host.print_prefix}{click.style(what, 'red')}")
             status, output = False, CommandOutput([])
         if not status:
