@@ -5,6 +5,7 @@
 # ADOPT names a container that may run a gateway by other
 # means, with its token at ADOPT_PATH inside, or is empty.
 # Prints one fact a line, `name value`; what is not there is not printed. No secret is printed.
+# shellcheck disable=SC2154  # token.sh sets the others
 app_dir=$1 project=$2 service=$3 token_file=$4 adopt=$5 adopt_path=$6 release=$7
 shift 7
 export LC_ALL=C # the words of stat are compared
@@ -20,21 +21,13 @@ echo "architecture $(uname -m)"
 command -v apt-get >/dev/null && echo "apt yes"
 command -v docker >/dev/null && echo "docker_cli yes"
 command -v dockerd >/dev/null && echo "dockerd yes"
-has_compose() {
-  # Where docker itself looks for plugins; asking it takes longer than all else here.
-  for directory in "${DOCKER_CONFIG:-${HOME:-/root}/.docker}" /usr/local/lib/docker \
-    /usr/local/libexec/docker /usr/lib/docker /usr/libexec/docker; do
-    [ ! -x "$directory/cli-plugins/docker-compose" ] || return 0
-  done
-  docker compose version >/dev/null 2>&1
-}
-has_compose && echo "compose yes"
+{ compose_plugin || docker compose version >/dev/null 2>&1; } && echo "compose yes"
 docker_root=/var/lib/docker
 while [ ! -d "$docker_root" ]; do docker_root=${docker_root%/*} docker_root=${docker_root:-/}; done
-echo "disk_free_kb $(df -Pk "$docker_root" | awk 'NR == 2 { print $4 }')"
+echo "disk_free_kb $(($(stat -f -c '%a * (%S / 512) / 2' "$docker_root")))"
 
 # Listening TCP sockets as the kernel shows them: address and port in hexadecimal.
-cat /proc/net/tcp /proc/net/tcp6 2>/dev/null | awk '$4 == "0A" { print "listening " $2 }' | sort -u
+awk '$4 == "0A" && !seen[$2]++ { print "listening " $2 }' /proc/net/tcp /proc/net/tcp6 2>/dev/null
 
 token_dir=${token_file%/*}
 [ -e "$token_dir" ] && echo "token_dir $(stat -c '%a %u:%g %F' "$token_dir")"
@@ -42,13 +35,10 @@ token_ends=0
 if [ -e "$token_file" ] || [ -L "$token_file" ]; then
   stat -c 'token_file %a %u:%g %F
 token_written %Y' "$token_file"
-  if ends=$(token_expiry 2>/dev/null <"$token_file"); then
-    token_ends=$ends
-    echo "token_state token"
-    echo "token_expires $ends"
-  else
-    echo "token_state $(token_state "$token_file")"
-  fi
+  examine "$token_file"
+  token_ends=$ends
+  echo "token_state $state"
+  [ "$state" != token ] || echo "token_expires $ends"
   whose=$(token_key "$token_file")
   [ -n "$whose" ] && echo "token_key $whose"
 fi
@@ -76,9 +66,8 @@ if [ -r "$app_dir/current/docker-compose.yml" ]; then
 fi
 for directory in "$app_dir/releases"/*; do
   [ -d "$directory" ] || continue
-  key=''
-  [ ! -r "$directory/app_key_fingerprint" ] || read -r key <"$directory/app_key_fingerprint"
-  echo "release ${directory##*/} $key"
+  read_line "$directory/app_key_fingerprint"
+  echo "release ${directory##*/} $line"
 done
 [ -e "$app_dir/history.jsonl" ] && tail -n 5 "$app_dir/history.jsonl" | awk '{ print "history " $0 }'
 if cd "$app_dir/releases/$release" 2>/dev/null; then
@@ -119,7 +108,6 @@ if [ -n "$adopted" ]; then
     echo "adopted_token_expires $ends"
 fi
 # Who has no token may be asking KIS for one all the time.
-# shellcheck disable=SC2154  # token.sh's
 [ "$token_ends" -le $((now + margin)) ] || exit 0
 for id in $talkers; do
   refused=$(docker logs --timestamps --since 130s "$id" 2>&1 | refusals | tail -n 1)

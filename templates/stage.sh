@@ -14,7 +14,7 @@ trap 'rm -rf "$staging"' EXIT
 base64 -d | tar --extract --gzip --directory "$staging" --same-owner --same-permissions
 
 # `config` exits 0 with only a warning where a variable is not set: any word is a refusal.
-if ! output=$(docker compose --file "$staging/docker-compose.yml" config --quiet 2>&1) ||
+if ! output=$(docker_compose --file "$staging/docker-compose.yml" config --quiet 2>&1) ||
   [ -n "$output" ]; then
   echo "$output" >&2
   echo "docker compose refuses the compose file, or warns of it: see above. The running" >&2

@@ -3,15 +3,16 @@
 # Run by run_detached.sh; leaves 0 or 1 in $status.
 #
 # usage: switch.sh ACTION APP_DIR PROJECT SERVICE RELEASE TOKEN_FILE UID:GID TOKEN_AT_START PORT
-#                  MIN_HEALTHY_TIME HEALTHY_DEADLINE LOCK_ID BY BUDGET WAIT ADOPT ADOPT_PATH
+#                  MIN_HEALTHY_TIME HEALTHY_DEADLINE LOCK_ID BY BUDGET WAIT ADOPT ADOPT_PATH HEALTH_CHECK
 # ACTION is `switch`, `rollback`, `revert` (RELEASE is empty where none ran before) or `restart`.
 # TOKEN_AT_START is empty where the gateway asks for a token later than at its start. PORT: inside.
 # Times in milliseconds; WAIT, for which KIS is to be left alone, in seconds. BUDGET: issuances.
+# HEALTH_CHECK: the words of the default one, on a line each.
 # ADOPT names a container of a gateway that was started by other means, its token at ADOPT_PATH.
 # shellcheck disable=SC2034,SC2154  # gate.sh uses the others, and token.sh has some
 action=$1 app_dir=$2 project=$3 service=$4 release=$5 token_file=$6 user=$7 token_at_start=$8 port=$9
 shift 9
-min_healthy_time=$1 healthy_deadline=$2 lock_id=$3 by=$4 budget=$5 wait=$6 adopt=$7 adopt_path=$8
+min_healthy_time=$1 healthy_deadline=$2 lock_id=$3 by=$4 budget=$5 wait=$6 adopt=$7 adopt_path=$8 default_check=$9
 export GOGC=400 # docker's commands are short-lived: they need not clean up so often
 began=$(now)
 port_in_hex=$(printf %04X "$port")
@@ -21,7 +22,7 @@ say() { echo "$*" >&2; }
 compose() { # release, arguments of docker compose
   file=$app_dir/releases/$1/docker-compose.yml
   shift
-  docker compose --progress quiet --file "$file" "$@" >&2
+  docker_compose --progress quiet --file "$file" "$@" >&2
 }
 last_log_lines() {
   for container in $(containers); do
@@ -52,10 +53,14 @@ be_patient_again() {
 # A restore, a revert or a rollback goes by what the release itself says, not by today's inventory.
 heed_settings_of() { # release
   lines=$app_dir/releases/$1/docker-compose.yml
-  found=$(sed -n 's/^    user: "\([0-9]*:[0-9]*\)"$/\1/p' "$lines")
-  user=${found:-$user}
-  directory=$(sed -n 's/^        source: "\(\/[^"\\$]*\)"$/\1/p' "$lines")
-  name=$(sed -n 's/^      KIS_TOKEN_FILE_PATH: "\/app\/tokens\/\([A-Za-z0-9._-]*\)"$/\1/p' "$lines")
+  directory='' name=''
+  while read -r what found; do
+    case $what in user) user=$found ;; directory) directory=$found ;; name) name=$found ;; esac
+  done <<END
+$(sed -n 's/^    user: "\([0-9]*:[0-9]*\)"$/user \1/p
+s/^        source: "\(\/[^"\\$]*\)"$/directory \1/p
+s/^      KIS_TOKEN_FILE_PATH: "\/app\/tokens\/\([A-Za-z0-9._-]*\)"$/name \1/p' "$lines")
+END
   # Both, or neither: a directory alone would pass for a damaged token file.
   [ -z "$directory" ] || [ -z "$name" ] || token_file=$directory/$name
 }
@@ -63,7 +68,8 @@ heed_settings_of() { # release
 # Before a gateway starts: the token is its app key's, and nothing runs that would write another's.
 ready_token() { # release
   heed_settings_of "$1"
-  key=$(cat "$app_dir/releases/$1/app_key_fingerprint" 2>/dev/null)
+  read_line "$app_dir/releases/$1/app_key_fingerprint"
+  key=$line
   whose=$(token_key "$token_file")
   look_at_token
   if [ "$state" = damaged ] || [ "${whose:-$key}" != "$key" ]; then
@@ -135,7 +141,7 @@ prune() {
 # The token comes out of the container that is replaced before that is stopped.
 adopt() {
   [ "$action" = switch ] || return 0
-  rm -f "$app_dir/.replaced"
+  [ ! -e "$app_dir/.replaced" ] || rm "$app_dir/.replaced"
   adopted=$(adopted_container "$adopt" "$app_dir") || return 0
   key=$(cat "$app_dir/releases/$release/app_key_fingerprint")
   if bring_adopted_token; then

@@ -10,31 +10,40 @@
 # shellcheck disable=SC2034  # of the scripts that use this
 margin=600 worth_keeping=1200
 
-# Prints `o` where standard input is one whole JSON object, `a` for an array, `"` for a string, `0`
-# for another value: what is left after putting a mark for each value, from the inside out (RFC 8259).
-json_kind() {
-  tr '\0\n\r\t' '\1   ' | LC_ALL=C sed -E '
-    s/"([^"\\]|\\.)*"/"/g
-    s/true|false|null|-?[0-9]+(\.[0-9]+)?([eE][-+]?[0-9]+)?/0/g
-    s/ +//g
-    :inside_out
-    s/\[(["0ao](,["0ao])*)?\]/a/g
-    s/\{(":["0ao](,":["0ao])*)?\}/o/g
-    t inside_out
+# Of one line of JSON sed leaves a mark for each value, from the inside out (RFC 8259): at last `o` of
+# one whole object, `a` of an array, `"` of a string, `0` of another value.
+inside_out='
+  s/"([^"\\]|\\.)*"/"/g
+  s/true|false|null|-?[0-9]+(\.[0-9]+)?([eE][-+]?[0-9]+)?/0/g
+  s/ +//g
+  :inside_out
+  s/\[(["0ao](,["0ao])*)?\]/a/g
+  s/\{(":["0ao](,":["0ao])*)?\}/o/g
+  t inside_out'
+one_line() { tr '\0\n\r\t' '\1   '; }
+json_kind() { # prints the mark of standard input, or nothing
+  one_line | LC_ALL=C sed -E "$inside_out"'
     /^["0ao]$/!d'
 }
-is_json_object() { [ "$(json_kind)" = o ]; }
+
+read_line() { # path; sets $line to its first line, or to nothing where there is none
+  line=''
+  [ ! -f "$1" ] || read -r line <"$1" || true
+}
 
 # Prints the epoch second at which the token on standard input ends; fails where there is no token.
 # Reads what gateways write: `expires_at` as a number or an ISO date, or KIS's own
 # `access_token_token_expired`. A date without a zone is Korean time (KIS Developers, tokenP).
 token_expiry() {
-  text=$(head -c 65536 | tr '\0' '\1')
-  printf '%s' "$text" | is_json_object || return 1
-  printf '%s' "$text" | grep -q '"access_token" *: *"[^"]' || return 1
-  ends=$(printf '%s\n' "$text" |
-    sed -n 's/.*"\(expires_at\|access_token_token_expired\)" *: *"\{0,1\}\([^",}]*[^",}[:space:]]\).*/\2/p' |
-    head -n 1 | tr T ' ')
+  ends=$(head -c 65536 | one_line | LC_ALL=C sed -nE "h $inside_out"'
+    /^o$/!q
+    g
+    /"access_token" *: *"[^"]/!q
+    s/"(expires_at|access_token_token_expired)" *: *"?([^",}]*[^",} ]).*/\n\2/
+    /\n/!q
+    s/.*\n//
+    s/T/ /
+    p')
   case $ends in
     '') return 1 ;;
     *[!0-9.]*) # a date
@@ -48,23 +57,28 @@ token_expiry() {
   esac
 }
 
-# Prints `missing`, `token` (expired or not), `damaged` (no gateway can have meant it) or `unknown`
-# (a form that this package does not know, and leaves alone: other JSON, or a bare word as tokens are).
-token_state() { # token file
+# Sets $state to `missing`, `token` (expired or not), `damaged` (no gateway can have meant it) or
+# `unknown` (a form that this package does not know, and leaves alone: other JSON, or a bare word as
+# tokens are); and $ends to the epoch second at which the token ends, 0 where there is none.
+examine() { # token file
   if [ ! -e "$1" ] && [ ! -L "$1" ]; then
-    echo missing
+    state=missing
   elif [ -L "$1" ] || [ ! -f "$1" ]; then
-    echo damaged # a directory, as Docker makes one where a mounted file is missing
-  elif token_expiry >/dev/null 2>&1 <"$1"; then
-    echo token
+    state=damaged # a directory, as Docker makes one where a mounted file is missing
+  elif ends=$(token_expiry 2>/dev/null <"$1"); then
+    state=token
   else
     case $(json_kind <"$1")-$(tr -d ' \0\n\r\t' <"$1" | head -c 1) in
-      [oa\"]-*) echo unknown ;;
-      *-'{' | *-) echo damaged ;; # it is cut off, or says nothing
-      *) if [ "${1%.json}" = "$1" ] || is_bare_token <"$1"; then echo unknown; else echo damaged; fi ;;
+      [oa\"]-*) state=unknown ;;
+      *-'{' | *-) state=damaged ;; # it is cut off, or says nothing
+      *)
+        state=unknown
+        [ "${1%.json}" = "$1" ] || is_bare_token <"$1" || state=damaged ;;
     esac
   fi
+  [ "$state" = token ] || ends=0
 }
+token_state() { examine "$1" && echo "$state"; } # token file
 is_bare_token() { head -c 4096 | tr -d '\r\n' | grep -Eqx '[A-Za-z0-9._-]{32,}'; }
 
 token_ends() { # token file; prints 0 where it holds no token
@@ -74,8 +88,9 @@ lasts() { [ "$(token_ends "$1")" -gt $(($(date +%s) + ${2:-0})) ]; } # token fil
 
 # Whose token it is, where that is known: the reference gateway says so in the file itself.
 token_key() { # token file
-  own=$(sed -n 's/.*"app_key_fingerprint" *: *"\([0-9a-f]\{12\}\)".*/\1/p' "$1" 2>/dev/null | head -n 1)
-  if [ -n "$own" ]; then echo "$own"; else cat "$1.key" 2>/dev/null; fi
+  own=$(sed -n '/.*"app_key_fingerprint" *: *"\([0-9a-f]\{12\}\)".*/{s//\1/p;q;}' "$1" 2>/dev/null)
+  if [ -n "$own" ]; then line=$own; else read_line "$1.key"; fi
+  [ -z "$line" ] || echo "$line"
 }
 
 # Of a gateway that is writing at this moment a file may be seen half way: it gets a second.
@@ -114,7 +129,8 @@ select_token() { # token file, fingerprint of the app key, uid:gid
     [ "$(token_ends "$1.of-$2")" -gt "$(token_ends "$1")" ]; then
     mv -T "$1.of-$2" "$1" || return 1
   fi
-  [ "$(cat "$1.key" 2>/dev/null)" = "$2" ] && return
+  read_line "$1.key"
+  [ "$line" != "$2" ] || return 0
   echo "$2" | write_new "$1.key.tmp" "$3" && mv -T "$1.key.tmp" "$1.key"
 }
 

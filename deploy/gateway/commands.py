@@ -12,7 +12,14 @@ from importlib.metadata import distribution
 from pathlib import Path
 
 from deploy.gateway.plan import Plan
-from deploy.gateway.release import ROOT, Image, Release, archive, simulator_image
+from deploy.gateway.release import (
+    ROOT,
+    Image,
+    Release,
+    archive,
+    default_healthcheck,
+    simulator_image,
+)
 from deploy.gateway.rollout import Run
 from deploy.gateway.settings import SERVICE, Settings
 
@@ -48,7 +55,7 @@ def read_host(settings: Settings, release: Release) -> Command:
     """Prints what `reading.parse_reading` understands."""
     images = [release.image] + ([simulator_image()] if settings.simulator else [])
     return _script(
-        ["token.sh", "read_host.sh"],
+        ["compose.sh", "token.sh", "read_host.sh"],
         [
             settings.app_dir,
             settings.project,
@@ -107,7 +114,8 @@ def start_simulator() -> Command:
 
 def stage(settings: Settings, release: Release) -> Command:
     """Lays the release down, checked by the host's compose. Its `stdin` holds the secrets."""
-    return _script(["stage.sh"], [settings.app_dir, release.id], archive(release.files.items()))
+    names, files = ["compose.sh", "stage.sh"], archive(release.files.items())
+    return _script(names, [settings.app_dir, release.id], files)
 
 
 def switch(
@@ -119,7 +127,7 @@ def switch(
     shall run; empty for a revert to nothing. `budget`: how many issuances it may take. `wait`: for
     how many seconds KIS must be left alone first.
     """
-    names = ["history.sh", "token.sh", "adopt.sh", "gate.sh", "switch.sh"]
+    names = ["history.sh", "compose.sh", "token.sh", "adopt.sh", "gate.sh", "switch.sh"]
     return _script(
         ["run_detached.sh"],
         [
@@ -142,6 +150,7 @@ def switch(
             str(wait),
             settings.adopt_container or "",
             settings.adopt_token_path,
+            "\n".join(default_healthcheck(settings.container_port)["test"]),
         ],
     )
 
@@ -166,7 +175,9 @@ def give_token(settings: Settings, key: str, token: str) -> Command:
 
 def down(settings: Settings, run: Run) -> Command:
     """Removes container and network, and notes that in the history."""
-    return _script(["history.sh", "down.sh"], [settings.app_dir, settings.project, run.by])
+    return _script(
+        ["history.sh", "compose.sh", "down.sh"], [settings.app_dir, settings.project, run.by]
+    )
 
 
 def _milliseconds(seconds: float) -> str:

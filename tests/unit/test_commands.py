@@ -19,6 +19,7 @@ from deploy.gateway.release import (
     File,
     Image,
     Release,
+    default_healthcheck,
     make_release,
     simulator_image,
 )
@@ -42,13 +43,13 @@ BUILT = Image("kis:2", {"Dockerfile": File(b"ARG BASE_IMAGE=debian:trixie-slim\n
 RUN = Run("abc", "ops", "desk", 4711)
 SWITCH = "".join(
     (ROOT / "templates" / name).read_text()
-    for name in ("history.sh", "token.sh", "adopt.sh", "gate.sh", "switch.sh")
+    for name in ("history.sh", "compose.sh", "token.sh", "adopt.sh", "gate.sh", "switch.sh")
 )
 
 COMMANDS = {
     "read_host": (
         commands.read_host(SETTINGS, RELEASE),
-        ["token.sh", "read_host.sh"],
+        ["compose.sh", "token.sh", "read_host.sh"],
         [
             "/opt/my gateway",
             "kis",
@@ -99,7 +100,7 @@ COMMANDS = {
     ),
     "stage": (
         commands.stage(SETTINGS, RELEASE),
-        ["stage.sh"],
+        ["compose.sh", "stage.sh"],
         ["/opt/my gateway", RELEASE.id],
     ),
     "take_lock": (
@@ -135,6 +136,7 @@ COMMANDS = {
             "42",
             "",
             SETTINGS.adopt_token_path,
+            "\n".join(default_healthcheck(SETTINGS.container_port)["test"]),
         ],
     ),
     "stop_loop": (
@@ -154,7 +156,7 @@ COMMANDS = {
     ),
     "down": (
         commands.down(SETTINGS, RUN),
-        ["history.sh", "down.sh"],
+        ["history.sh", "compose.sh", "down.sh"],
         ["/opt/my gateway", "kis", "ops"],
     ),
 }
