@@ -88,15 +88,30 @@ class Round:
             say(f"{measured}")
 
     def measure(self, case: str, command: list[str]) -> Measurement:
-        before, began = os.times(), time.monotonic()
+        before, machine, began = os.times(), processors(), time.monotonic()
         done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
         seconds, after = time.monotonic() - began, os.times()
+        busy, idle = (now - then for now, then in zip(processors(), machine, strict=True))
         if done.returncode:
             raise RuntimeError(f"{self.contender}, {case}:\n{(done.stdout + done.stderr)[-4000:]}")
         cpu = sum(after[2:4]) - sum(before[2:4])
         return Measurement(
-            self.contender, case, self.fleet.count, self.rtt, self.number, seconds, cpu
+            self.contender,
+            case,
+            self.fleet.count,
+            self.rtt,
+            self.number,
+            seconds,
+            cpu,
+            busy / (busy + idle),
         )
+
+
+def processors() -> tuple[int, int]:
+    """Ticks for which the processors of this machine were busy, and idle, so far (proc_stat(5))."""
+    ticks = [int(each) for each in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
+    idle = ticks[3] + ticks[4]
+    return sum(ticks) - idle, idle
 
 
 def containers(fleet: Fleet) -> list[str]:
@@ -160,6 +175,7 @@ def measure_outage(fleet: Fleet, rounds: int, results: Results) -> None:
         host = fleet.hosts[0]
         work = fresh(fleet.work / "outage")
         fleet.reset()
+        results.forget(["outage"], 1)
         address = fleet.address(host)
         for number in range(-1, rounds):
             command = CONTENDERS["ours"](Job(fleet, targets, f"outage-{number}", fleet.image), work)
@@ -209,6 +225,8 @@ def main() -> None:
 
 
 def measure_scale(work: Path, options: argparse.Namespace, results: Results) -> None:
+    for targets in options.targets:
+        results.forget(["scale"], targets)
     with scale.host(work):
         for number, targets in product(range(options.rounds), options.targets):
             run = scale.no_op(work, targets)
@@ -226,6 +244,8 @@ def measure_hosts(fleet: Fleet, options: argparse.Namespace, results: Results) -
         ]:
             with fleet.targets(0) as targets:
                 Round(fleet, targets, contender, -1, 0, results).play([])
+        for rtt in options.rtt:
+            results.forget(options.cases, fleet.count, rtt)
         for rtt, number in product(options.rtt, range(options.rounds)):
             for contender in options.contenders:
                 if contender == "kamal" and rtt:  # it cannot go through the proxy

@@ -27,7 +27,7 @@ CASE_NAMES = {
 
 @dataclass
 class Measurement:
-    """One run: wall seconds and CPU seconds of the controller.
+    """One run: wall seconds, CPU seconds of the controller, which share of the machine was busy.
 
     `sessions` are SSH commands and uploads per host, `kilobytes` what passed its network, both
     directions together; 0 where they were not counted.
@@ -40,6 +40,7 @@ class Measurement:
     round: int
     seconds: float
     cpu: float
+    busy: float = 0.0
     sessions: float = 0.0
     kilobytes: float = 0.0
 
@@ -50,8 +51,24 @@ class Measurement:
 
 @dataclass
 class Results:
+    """What lies in `directory` of earlier runs stays, but for what is measured anew."""
+
     directory: Path
-    measurements: list[Measurement] = field(default_factory=list)
+    measurements: list[Measurement] = field(init=False)
+
+    def __post_init__(self) -> None:
+        raw = self.directory / "results.json"
+        self.measurements = (
+            [Measurement(**each) for each in json.loads(raw.read_text())] if raw.exists() else []
+        )
+
+    def forget(self, cases: Iterable[str], hosts: int, rtt: int = 0) -> None:
+        """Ratios are of one run: what an earlier one measured of the same is not mixed in."""
+        self.measurements = [
+            m
+            for m in self.measurements
+            if not (m.case in cases and (m.hosts, m.rtt) == (hosts, rtt))
+        ]
 
     def add(self, measurement: Measurement) -> None:
         self.measurements.append(measurement)
@@ -99,6 +116,7 @@ class Results:
             "SSH sessions a host, no-op · changed",
             "kB a host, no-op · changed",
             "controller CPU, no-op",
+            "machine busy, changed",
         ]
         rows = [header, ["---"] * len(header)]
         for contender in ("ours", "floor", "pyinfra", "kamal", "ansible"):
@@ -116,6 +134,8 @@ class Results:
                 ]
                 row.append(" · ".join(f"{count:.0f}" for count in counts))
             row.append(f"{median(m.cpu for m in no_op):.2f} s")
+            changed = [m.busy for m in self.of(contender, "changed", hosts, rtt)]
+            row.append(f"{median(changed):.0%}" if changed else "")
             rows.append(row)
         return table(rows)
 

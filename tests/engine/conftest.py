@@ -4,12 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import secrets
-import socket
-import subprocess
-import sys
-import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -19,39 +14,11 @@ from typing import Any
 import pytest
 
 from deploy.gateway.release import ROOT
+from tests.tools import BIN, Outcome, command, docker, free_port
 
-BIN = Path(sys.executable).parent
 SIMULATOR = "http://127.0.0.1:9443"
 STUBBORN_GATEWAY = ROOT / "tests" / "stubborn_gateway"
 REFERENCE_GATEWAY = ROOT / "services" / "kis-gateway"
-
-
-def command(*arguments: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
-    """Runs a program to its end; its exit status is the caller's to look at."""
-    return subprocess.run(arguments, capture_output=True, text=True, timeout=300, **options)
-
-
-def docker(*arguments: str) -> str:
-    """The output of a docker command that must succeed."""
-    result = command("docker", *arguments)
-    assert result.returncode == 0, result.stderr
-    return result.stdout.strip()
-
-
-def wait_for(condition: Callable[[], Any], what: str, seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"
-        time.sleep(0.1)
-
-
-def get(url: str, **headers: str) -> tuple[int, str]:
-    """Status and body, whatever the status."""
-    try:
-        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=5) as got:
-            return got.status, got.read().decode()
-    except urllib.error.HTTPError as error:
-        return error.code, error.read().decode()
 
 
 def ask_simulator(method: str, path: str, body: object = None) -> Any:
@@ -151,26 +118,6 @@ class Deployment:
             # A directory's time changes with a file that came and went.
             state.add((path, at.st_mode, at.st_uid, None if path.is_dir() else at.st_mtime))
         return state
-
-
-@dataclass
-class Outcome:
-    """How a run ended, and all that the operator saw."""
-
-    status: int
-    output: str
-
-    def changes(self) -> int:
-        """How many operations changed something, by pyinfra's own account."""
-        total = re.search(r"Grand total\s+\d+\s+(\d+|-)\s+(\d+|-)\s+(\d+|-)", self.output)
-        assert total, self.output
-        return 0 if total[1] == "-" else int(total[1])
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def base_data(directory: Path, project: str) -> dict[str, Any]:

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from deploy.gateway.release import ROOT
-from tests.engine.conftest import STUBBORN_GATEWAY, Deployment, Outcome, command, docker, get
+from tests.engine.conftest import STUBBORN_GATEWAY, Deployment
+from tests.tools import Outcome, command, docker, get
 from tests.unit.builders import saved_tar
 
 NAME = f"kis-test-sent-{secrets.token_hex(4)}"  # no host has it yet
@@ -106,13 +107,6 @@ def test_a_name_that_moved_on_is_a_change(
     assert deployment.inspect("{{.Image}}") == image
 
 
-def assert_refused(outcome: Outcome, *words: str) -> None:
-    assert outcome.status == 1, outcome.output
-    assert "Traceback" not in outcome.output
-    for word in words:
-        assert word in outcome.output
-
-
 def test_a_tar_that_is_no_image_is_refused_before_anything_is_touched(
     deployed: tuple[Deployment, Outcome], tmp_path: Path
 ) -> None:
@@ -122,7 +116,7 @@ def test_a_tar_that_is_no_image_is_refused_before_anything_is_touched(
     with tarfile.open(path, "w") as tar:
         tar.add(STUBBORN_GATEWAY, "sources")
     outcome = deployment.up(gateway_image_archive=path)
-    assert_refused(outcome, "no host was touched", "gateway_image_archive", "has no manifest.json")
+    outcome.assert_refused("no host was touched", "gateway_image_archive", "has no manifest.json")
     assert deployment.host_state() == before
 
 
@@ -132,7 +126,7 @@ def test_an_image_that_this_machine_lacks_is_refused_before_anything_is_touched(
     deployment, _ = deployed
     before = deployment.host_state()
     outcome = deployment.up(gateway_image=f"{NAME}:nowhere", gateway_image_archive=None)
-    assert_refused(outcome, "no host was touched", "No such image", "build or pull it here")
+    outcome.assert_refused("no host was touched", "No such image", "build or pull it here")
     assert deployment.host_state() == before
 
 
@@ -144,7 +138,7 @@ def test_an_image_that_cannot_be_loaded_leaves_the_gateway_and_no_lock(
     config = f"{secrets.token_hex(32)}.json"  # which the archive lacks
     path = saved_tar(tmp_path / "damaged.tar", config)
     outcome = deployment.up(gateway_image_archive=path)
-    assert_refused(outcome, config, "could not be loaded", "archive is damaged")
+    outcome.assert_refused(config, "could not be loaded", "archive is damaged")
     assert deployment.container() == container
     assert get(f"{deployment.url}/health")[0] == 200
     assert not (deployment.app_dir / "lock").exists()

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from deploy.gateway.release import ROOT
-from tests.engine.conftest import Deployment, Outcome, command, get
+from tests.engine.conftest import Deployment
+from tests.tools import command, get
 
 
 @pytest.fixture(scope="module")
@@ -32,13 +33,6 @@ def untouched(deployed: Deployment) -> Iterator[Deployment]:
     assert get(f"{deployed.url}/ready")[0] == 200
 
 
-def assert_refused(outcome: Outcome, *words: str) -> None:
-    assert outcome.status == 1, outcome.output
-    assert "Traceback" not in outcome.output
-    for word in words:
-        assert word in outcome.output
-
-
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -55,7 +49,7 @@ def assert_refused(outcome: Outcome, *words: str) -> None:
     ],
 )
 def test_wrong_settings(untouched: Deployment, changes: dict[str, Any], words: list[str]) -> None:
-    assert_refused(untouched.up(**changes), "@local", "no host was touched", *words)
+    untouched.up(**changes).assert_refused("@local", "no host was touched", *words)
 
 
 @pytest.mark.parametrize(
@@ -66,11 +60,11 @@ def test_secrets_that_are_no_secrets(
 ) -> None:
     file = tmp_path / "keys.json"
     file.write_text(content)
-    assert_refused(untouched.up(gateway_secrets_file=str(file)), str(file), words)
+    untouched.up(gateway_secrets_file=str(file)).assert_refused(str(file), words)
 
 
 def test_an_unreadable_secrets_file(untouched: Deployment, tmp_path: Path) -> None:
-    assert_refused(untouched.up(gateway_secrets_file=str(tmp_path)), "Is a directory")
+    untouched.up(gateway_secrets_file=str(tmp_path)).assert_refused("Is a directory")
 
 
 def test_a_port_that_something_else_holds(untouched: Deployment) -> None:
@@ -78,7 +72,7 @@ def test_a_port_that_something_else_holds(untouched: Deployment) -> None:
         holder.bind(("127.0.0.1", 0))
         holder.listen()
         port = holder.getsockname()[1]
-        assert_refused(untouched.up(gateway_port=port), f"port {port} is held by something else")
+        untouched.up(gateway_port=port).assert_refused(f"port {port} is held by something else")
 
 
 def test_an_image_that_cannot_be_had(untouched: Deployment) -> None:
@@ -87,26 +81,26 @@ def test_an_image_that_cannot_be_had(untouched: Deployment) -> None:
         gateway_image_source="registry",
         gateway_build_context=None,
     )
-    assert_refused(outcome, "localhost:1/kis-nowhere:1@", "could not be pulled", "gateway_image")
+    outcome.assert_refused("localhost:1/kis-nowhere:1@", "could not be pulled", "gateway_image")
 
 
 def test_a_compose_warning(untouched: Deployment, tmp_path: Path) -> None:
     env_file = tmp_path / "gateway.env"
     env_file.write_text("GREETING=${NOBODY_SET_THIS}\n")
     outcome = untouched.up(gateway_env_file=str(env_file))
-    assert_refused(outcome, "NOBODY_SET_THIS", "docker compose refuses the compose file")
+    outcome.assert_refused("NOBODY_SET_THIS", "docker compose refuses the compose file")
 
 
 def test_a_compose_error(untouched: Deployment) -> None:
     outcome = untouched.up(gateway_healthcheck={"test": ["CMD", "true"], "intervall": "2s"})
-    assert_refused(outcome, "intervall", "docker compose refuses the compose file")
+    outcome.assert_refused("intervall", "docker compose refuses the compose file")
 
 
 def test_a_host_without_sudo(untouched: Deployment, tmp_path: Path) -> None:
     for program in ("sh", "env"):
         (tmp_path / program).symlink_to(shutil.which(program) or "")
     outcome = untouched.up(_sudo=True, prefix=("env", f"PATH={tmp_path}"))
-    assert_refused(outcome, "sudo: not found", "[@local] the host could not be read as root")
+    outcome.assert_refused("sudo: not found", "[@local] the host could not be read as root")
 
 
 def test_too_little_disk(untouched: Deployment) -> None:
@@ -115,7 +109,7 @@ def test_too_little_disk(untouched: Deployment) -> None:
     outcome = untouched.up(
         gateway_labels={"a": "change"}, prefix=("unshare", "--mount", "sh", "-c", small, "sh")
     )
-    assert_refused(outcome, "MiB of disk are free", "64 are needed")
+    outcome.assert_refused("MiB of disk are free", "64 are needed")
 
 
 def test_no_network_for_packages() -> None:
@@ -133,5 +127,5 @@ def test_secrets_of_other_services_are_named_in_no_message(
     file = tmp_path / "keys.json"
     file.write_text(json.dumps({"other-service": "s3cr3t-of-another"}))
     outcome = untouched.up(gateway_secrets_file=str(file))
-    assert_refused(outcome, "names no field of")
+    outcome.assert_refused("names no field of")
     assert "s3cr3t-of-another" not in outcome.output

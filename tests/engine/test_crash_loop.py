@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from tests.engine.conftest import Deployment, docker, wait_for
+from tests.engine.conftest import Deployment
+from tests.tools import docker, wait_for
 
 
 def test_a_token_inside_the_container_makes_a_crash_loop_of_a_recreation(

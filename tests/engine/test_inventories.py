@@ -8,7 +8,7 @@ from pathlib import Path
 
 from deploy.gateway.release import ROOT
 from deploy.gateway.settings import validate_fleet
-from tests.engine.conftest import BIN, command
+from tests.tools import BIN, command
 
 
 def test_the_example_fleet_is_valid_once_its_secrets_are_there(tmp_path: Path) -> None:

@@ -16,16 +16,8 @@ from pathlib import Path
 import pytest
 
 from deploy.gateway.release import built_image
-from tests.engine.conftest import (
-    BIN,
-    REFERENCE_GATEWAY,
-    Deployment,
-    Outcome,
-    command,
-    docker,
-    free_port,
-    wait_for,
-)
+from tests.engine.conftest import REFERENCE_GATEWAY, Deployment
+from tests.tools import BIN, Outcome, command, docker, free_port, wait_for
 
 USER, PASSWORD = "tester", "the registry's password"
 HTPASSWD = f"{USER}:$2b$04$BKejNzNC0rbRXKrVeco/POJwY3MhiOc5WQcAMfuWIaDBnWl1zY2qy\n"  # bcrypt
@@ -166,13 +158,6 @@ def drift(deployment: Deployment) -> Outcome:
     return Outcome(result.returncode, result.stdout + result.stderr)
 
 
-def assert_refused(outcome: Outcome, *words: str) -> None:
-    assert outcome.status == 1, outcome.output
-    assert "Traceback" not in outcome.output
-    for word in words:
-        assert word in outcome.output
-
-
 def test_what_runs_is_pinned(deployed: tuple[Deployment, Outcome, str]) -> None:
     deployment, _, digest = deployed
     wanted = f"{deployment.data['gateway_image']}@{digest}"
@@ -214,7 +199,7 @@ def test_a_registry_that_is_silent_changes_nothing(
     assert f"the registry {registry.address} did not answer" in outcome.output
     assert f"{digest} runs here and is kept" in outcome.output
     assert drifted.status == 0, drifted.output
-    assert_refused(unknown, f"{registry.address} did not answer", "with its digest")
+    unknown.assert_refused(f"{registry.address} did not answer", "with its digest")
     assert given.status == 0, given.output
     assert given.changes() == 0
     assert "did not answer" not in given.output
@@ -230,7 +215,7 @@ def test_a_login_that_is_wrong_is_refused_before_anything_is_touched(
     path = tmp_path / "config.json"
     path.write_text(json.dumps({"auths": {registry.address: {"auth": wrong}}}))
     outcome = deployment.up("-vvv", gateway_registry_auth_file=path)
-    assert_refused(outcome, f"{registry.address} refused: 401", "docker login")
+    outcome.assert_refused(f"{registry.address} refused: 401", "docker login")
     for secret in ("another password", wrong):
         assert secret not in outcome.output
     assert deployment.host_state() == before
@@ -242,7 +227,7 @@ def test_a_tag_that_is_not_there_is_refused(
     deployment, _, _ = deployed
     before = deployment.host_state()
     outcome = deployment.up(gateway_image=f"{registry.address}/kis:nowhere")
-    assert_refused(outcome, f"{registry.address} refused: 404")
+    outcome.assert_refused(f"{registry.address} refused: 404")
     assert deployment.host_state() == before
 
 
@@ -258,7 +243,7 @@ def test_without_the_setting_docker_login_counts(
         assert outcome.status == 0, outcome.output
         assert outcome.changes() == 0
     else:
-        assert_refused(outcome, f"{registry.address} refused: 401")
+        outcome.assert_refused(f"{registry.address} refused: 401")
 
 
 def test_a_tag_that_moved_is_a_change(
@@ -271,7 +256,7 @@ def test_a_tag_that_moved_is_a_change(
     command("docker", "image", "rm", "--force", newer)  # that it is pulled
     registry.push_index(inner, "1.4")
     before = deployment.host_state()
-    assert_refused(drift(deployment), "drift: 3 changes on 1 host", "is not on the host")
+    drift(deployment).assert_refused("drift: 3 changes on 1 host", "is not on the host")
     assert deployment.host_state() == before
     outcome = deployment.up()
     assert outcome.status == 0, outcome.output

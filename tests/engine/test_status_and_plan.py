@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from tests.engine.conftest import BIN, Deployment, command, wait_for
+from tests.engine.conftest import Deployment
+from tests.tools import BIN, command, wait_for
 
 Damage = Callable[[Deployment, Path], object]
 

@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from tests.engine.conftest import BIN, Deployment, command, docker, get, wait_for
+from tests.engine.conftest import Deployment
+from tests.tools import BIN, command, docker, get, wait_for
 
 
 @pytest.fixture(scope="module")

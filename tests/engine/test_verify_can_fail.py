@@ -82,7 +82,7 @@ def test_verify_fails_where_the_token_cannot_persist(
 
 
 def test_verify_says_what_is_wrong_with_an_inventory(tmp_path: Path) -> None:
-    from tests.engine.conftest import BIN, command
+    from tests.tools import BIN, command
 
     def verify(inventory: Path) -> str:
         result = command(BIN / "pytest", "tests/verify", "--inventory", inventory, cwd=ROOT)

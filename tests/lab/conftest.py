@@ -13,7 +13,7 @@ import pytest
 
 from deploy.gateway.release import ROOT
 from lab.lab import Lab, LabHost
-from tests.engine.conftest import BIN, Outcome, command
+from tests.tools import BIN, Outcome, command
 
 HOSTS = 2
 

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from deploy.gateway.release import ROOT
 from deploy.gateway.saved_image import find_image
 from lab.lab import Lab, ask_simulator
-from tests.engine.conftest import BIN, Outcome, command, docker
+from tests.tools import BIN, Outcome, command, docker
 
 T = TypeVar("T")
 
@@ -39,6 +39,11 @@ QUICK = {
     "rollout_healthy_deadline": 60,
     "rollout_batches": [1, 1, "100%"],
 }
+
+
+def changed() -> dict[str, Any]:
+    """A setting that was never there before: it makes a release of its own."""
+    return {"gateway_labels": {"changed": secrets.token_hex(4)}}
 
 
 @dataclass

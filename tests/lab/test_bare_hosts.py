@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.engine.conftest import BIN
 from tests.lab.conftest import OwnLab
 from tests.lab.fleet import Fleet
+from tests.tools import BIN
 
 
 def test_bare_hosts_get_docker_and_a_gateway_that_verifies(

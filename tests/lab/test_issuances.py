@@ -22,9 +22,9 @@ import pytest
 
 from deploy.gateway.release import ROOT
 from lab.lab import ask_simulator
-from tests.engine.conftest import Outcome, docker, wait_for
 from tests.lab.conftest import OwnLab
-from tests.lab.fleet import Fleet
+from tests.lab.fleet import Fleet, changed
+from tests.tools import Outcome, docker, wait_for
 
 ALL = ["lab-1", "lab-2", "lab-3", "lab-4"]
 FIFTH = "lab-5"
@@ -245,11 +245,6 @@ def new_event(fleet: Fleet, images: dict[str, dict[str, Any]]) -> Iterator[Calla
 
 NewEvent = Callable[..., Event]
 NewAccount = Callable[..., Account]
-
-
-def changed() -> dict[str, Any]:
-    """A setting that was never there before: it makes a release of its own."""
-    return {"gateway_labels": {"changed": secrets.token_hex(4)}}
 
 
 @pytest.fixture

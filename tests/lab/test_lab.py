@@ -13,8 +13,8 @@ import pytest
 
 from deploy.gateway.release import ROOT
 from lab.lab import LabHost, ask_simulator
-from tests.engine.conftest import BIN, command, docker, wait_for
 from tests.lab.conftest import HOSTS, OwnLab
+from tests.tools import BIN, command, docker, wait_for
 
 
 def token(lab: OwnLab, host: LabHost) -> str:

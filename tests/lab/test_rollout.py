@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from tests.engine.conftest import docker, wait_for
 from tests.lab.conftest import OwnLab
-from tests.lab.fleet import Fleet
+from tests.lab.fleet import Fleet, changed
+from tests.tools import docker, wait_for
 
 ALL = ["lab-1", "lab-2", "lab-3", "lab-4"]
 
@@ -67,11 +67,6 @@ def all_serve_afterwards(fleet: Fleet) -> Any:
     assert fleet.serving() == ALL
     assert fleet.issuances() == dict.fromkeys(ALL, 1)
     assert fleet.rejections() == dict.fromkeys(ALL, 0)
-
-
-def changed() -> dict[str, Any]:
-    """A setting that was never there before: it makes a release of its own."""
-    return {"gateway_labels": {"changed": str(time.time_ns())}}
 
 
 def test_a_second_up_changes_nothing_on_any_host(fleet: Fleet) -> None:
