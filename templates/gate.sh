@@ -54,8 +54,8 @@ listens() { # its process; in the kernel's table: local address and port, remote
   grep -Eqs ":$port_in_hex 0+:0000 0A " "/proc/$1/net/tcp" "/proc/$1/net/tcp6"
 }
 
-# What the default health check asks, asked from the host: `docker exec` costs a tenth of a second of
-# the processor to start a program in the container, and the program as much again.
+# What the default health check asks, asked from the host: `docker exec` takes 50 ms of the processor
+# before its program begins in the container.
 says_it_is_healthy() { # address
   # shellcheck disable=SC2016  # they are bash's
   timeout 5 bash -c 'exec 3<>"/dev/tcp/$0/$1" && printf "GET /health HTTP/1.0\r\n\r\n" >&3 &&

@@ -54,8 +54,12 @@ be_patient_again() {
 heed_settings_of() { # release
   lines=$app_dir/releases/$1/docker-compose.yml
   directory='' name=''
-  while read -r what found; do
-    case $what in user) user=$found ;; directory) directory=$found ;; name) name=$found ;; esac
+  while IFS= read -r found; do # a path may end with a blank
+    case $found in
+      'user '*) user=${found#* } ;;
+      'directory '*) directory=${found#* } ;;
+      'name '*) name=${found#* } ;;
+    esac
   done <<END
 $(sed -n 's/^    user: "\([0-9]*:[0-9]*\)"$/user \1/p
 s/^        source: "\(\/[^"\\$]*\)"$/directory \1/p
@@ -141,7 +145,7 @@ prune() {
 # The token comes out of the container that is replaced before that is stopped.
 adopt() {
   [ "$action" = switch ] || return 0
-  [ ! -e "$app_dir/.replaced" ] || rm "$app_dir/.replaced"
+  rm -f "$app_dir/.replaced"
   adopted=$(adopted_container "$adopt" "$app_dir") || return 0
   key=$(cat "$app_dir/releases/$release/app_key_fingerprint")
   if bring_adopted_token; then
