@@ -1,7 +1,7 @@
-"""The same job, done in several ways: token directory, secrets, compose file, `up` until healthy.
+"""One job, done in several ways: token directory, secrets, compose file, `up` until healthy.
 
-Each is one program that is started, does the job on all hosts and ends. `prepare` writes what it is
-given (an inventory, a playbook) and is not measured.
+Each is one program that is started, does the job on all hosts and ends. A contender's function
+returns its command; before, and not measured, it writes an inventory, a playbook and the like.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ def ansible(job: Job, work: Path) -> Command:
 
 
 def floor(job: Job, work: Path) -> Command:
-    """What the network and the engine allow: one parallel ssh per host, one script, no checks.
+    """What the network and the engine allow: ssh to all hosts side by side, no checks.
 
     Where nothing has changed it is told so beforehand, and only brings up; else all files come in
     one tar on standard input.

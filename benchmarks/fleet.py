@@ -66,11 +66,12 @@ class Fleet:
             list(pool.map(self._prepare, self.hosts))
 
     def _prepare(self, host: LabHost) -> None:
+        # Not a reload, which ends before sshd listens again.
         self.root(
             host,
             "command -v python3 >/dev/null || { apt-get update -q && "
             "apt-get install -q -y --no-install-recommends python3; } >/dev/null 2>&1; "
-            "echo 'LogLevel VERBOSE' >/etc/ssh/sshd_config.d/bench.conf; systemctl reload ssh; "
+            "echo 'LogLevel VERBOSE' >/etc/ssh/sshd_config.d/bench.conf; systemctl restart ssh; "
             "install -d -m 0700 -o 10001 -g 10001 /docker_data/bench; usermod -aG docker ops",
         )
         with self.share_one_key().open("rb") as secrets:
@@ -180,7 +181,7 @@ class Fleet:
         return Path(self.hosts[0].secrets_file)
 
     def ssh_config(self, targets: Sequence[Target], is_direct: bool = False) -> Path:
-        """For contenders that use OpenSSH's files: host keys are known, connections are kept.
+        """For contenders that use OpenSSH's files: host keys are known.
 
         `is_direct` leads to the hosts' own addresses and port 22 instead of the targets' ports.
         """

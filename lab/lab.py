@@ -275,8 +275,10 @@ def ensure_engine() -> None:
     say("installing or starting the Docker engine")
     templates = ROOT / "templates"
     # Asked about no deployment.
-    nothing = ["/nonexistent", "-", "-", "/nonexistent/token", "", "-", "-"]
-    reading = parse_reading(run("sh", str(templates / "read_host.sh"), *nothing).splitlines())
+    nothing = ["/nonexistent", "-", "-", "/nonexistent/token", "", "-", "-", ""]
+    names = ["compose.sh", "token.sh", "read_host.sh"]
+    script = "".join((templates / name).read_text() for name in names)
+    reading = parse_reading(run(*AS_ROOT, "sh", "-c", script, "sh", *nothing).splitlines())
     run(*AS_ROOT, "sh", str(templates / "engine.sh"), *missing_packages(reading))
 
 

@@ -62,6 +62,11 @@ says_it_is_healthy() { # address
     read -r _ code _ <&3 && [ "$code" = 200 ]' "$1" "$port"
 }
 
+# In the host's network the container has none: then engines print nothing, or `invalid IP`.
+is_address() {
+  case $1 in [0-9]*.*) ;; *) return 1 ;; esac
+}
+
 # Whether the gateway answers what its health check asks: known sooner than by the engine's probe.
 # At most five questions a start, for each is a line in some gateways' logs. Until it listens, the
 # kernel says for less than the engine whether there is something new: for two seconds at most.
@@ -77,7 +82,7 @@ answers() { # container, its process, its start, its address, the words of its h
   done
   questions=$((questions + 1))
   container_id=$1 start=$3
-  if [ "$5" = "$default_check" ] && [ -n "$4" ] && command -v bash >/dev/null; then
+  if [ "$5" = "$default_check" ] && is_address "$4" && command -v bash >/dev/null; then
     says_it_is_healthy "$4" >/dev/null 2>&1 && answered=$start
     return
   fi

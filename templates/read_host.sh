@@ -1,13 +1,13 @@
 #!/bin/sh
 # Reads all that a plan needs to know about one host, in one piece, and changes nothing.
 #
-# usage: read_host.sh APP_DIR PROJECT SERVICE TOKEN_FILE ADOPT ADOPT_PATH RELEASE IMAGE...
-# ADOPT names a container that may run a gateway by other
-# means, with its token at ADOPT_PATH inside, or is empty.
+# usage: read_host.sh APP_DIR PROJECT SERVICE TOKEN_FILE ADOPT ADOPT_PATH RELEASE WITH_LAYERS IMAGE...
+# ADOPT names a container that may run a gateway by other means, with its token at ADOPT_PATH inside,
+# or is empty. WITH_LAYERS is empty where an image that is missing does not come from the controller.
 # Prints one fact a line, `name value`; what is not there is not printed. No secret is printed.
 # shellcheck disable=SC2154  # token.sh sets the others
-app_dir=$1 project=$2 service=$3 token_file=$4 adopt=$5 adopt_path=$6 release=$7
-shift 7
+app_dir=$1 project=$2 service=$3 token_file=$4 adopt=$5 adopt_path=$6 release=$7 with_layers=$8
+shift 8
 export LC_ALL=C # the words of stat are compared
 # Each docker command is short-lived: collecting its garbage would cost a third of its time.
 export GOGC=off
@@ -94,10 +94,22 @@ while read -r id labels name image; do
 done <<END
 $containers
 END
+lacks=''
 for image; do
   case " $named " in *" $image "*) continue ;; esac
-  id=$(docker image inspect --format '{{.Id}}' "$image" 2>/dev/null) && echo "image $image $id"
+  if id=$(docker image inspect --format '{{.Id}}' "$image" 2>/dev/null); then
+    echo "image $image $id"
+  else
+    lacks=yes
+  fi
 done
+# Layers that are here need not be sent with an image. Containerd's image store has to get all of them.
+[ -z "$with_layers" ] || [ -z "$lacks" ] || case $(docker info --format '{{.DriverStatus}}' 2>/dev/null) in
+  '' | *io.containerd.snapshotter*) ;;
+  *)
+    docker image ls --quiet --no-trunc | sort -u |
+      xargs -r docker image inspect --format 'layers{{range .RootFS.Layers}} {{.}}{{end}}' 2>/dev/null ;;
+esac
 if [ -n "$chosen" ]; then
   # shellcheck disable=SC2086  # one word an id
   docker inspect --format 'container {"id": {{json .Id}}, "name": {{json .Name}}, "auto_remove": {{json .HostConfig.AutoRemove}}, "image": {{json .Image}}, "image_name": {{json .Config.Image}}, "labels": {{json .Config.Labels}}, "status": {{json .State.Status}}, "restarts": {{json .RestartCount}}, "restart_policy": {{json .HostConfig.RestartPolicy.Name}}, "health": {{with index .State "Health"}}{{json .Status}}{{else}}null{{end}}, "ports": {{json .HostConfig.PortBindings}}}' $chosen 2>/dev/null

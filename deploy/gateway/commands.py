@@ -64,6 +64,7 @@ def read_host(settings: Settings, release: Release) -> Command:
             settings.adopt_container or "",
             settings.adopt_token_path,
             release.id,
+            "yes" if release.image.saved else "",
             *(image.reference for image in images),
         ],
     )

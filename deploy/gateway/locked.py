@@ -107,18 +107,19 @@ TOKEN_LINE = re.compile("token ([A-Za-z0-9+/]+=*)")
 
 
 class LoadImage(Locked):
-    """Sends a saved image, and shows how far that is."""
+    """Sends what the host lacks of a saved image, and shows how far that is."""
 
-    def __init__(self, image: Image, saved: SavedImage, settings: Settings) -> None:
-        super().__init__(commands.fetch_image(image), settings)
+    def __init__(self, image: Image, saved: SavedImage, target: Target) -> None:
+        super().__init__(commands.fetch_image(image), target.settings)
         self.image, self.saved = image, saved
+        self.on_host = target.reading.layers if target.reading else ()
 
     def attempt(self, state: Any, host: Any, connector_arguments: Any) -> Any:
         def say(what: str) -> None:
             logger.info(f"{host.print_prefix}{self.image.reference}: {what}")
 
         try:
-            pieces = cut(pack(self.saved, say), say)
+            pieces = cut(pack(self.saved, self.on_host, say), say)
             self.connector_arguments["_stdin"] = pieces  # type: ignore[typeddict-item]
             return super().attempt(state, host, connector_arguments)
         except (EOFError, OSError, SSHException, ValueError) as error:

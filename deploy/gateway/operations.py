@@ -127,7 +127,7 @@ def fetch_images(target: Target) -> Commands:
     """Pulls, builds or loads the images that the host lacks."""
     for image in target.plan.images:
         if image.saved:
-            yield LoadImage(image, image.saved, target.settings)
+            yield LoadImage(image, image.saved, target)
         else:
             yield Locked(commands.fetch_image(image), target.settings)
 

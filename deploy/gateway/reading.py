@@ -136,6 +136,9 @@ class Reading(_Read):
     history: tuple[Event, ...] = ()
     release_files: dict[str, ReleaseFile] = {}
     images: dict[str, str] = {}
+    # Where a host lacks an image that it is to be sent: of each image that it has, the digests of
+    # its layers, from the lowest on. Empty where its engine has to get all layers.
+    layers: tuple[tuple[str, ...], ...] = ()
     containers: tuple[Container, ...] = ()
     adopted_id: str | None = None
     # By the controller's clock, when the reading had arrived; None where nobody says.
@@ -174,6 +177,7 @@ def parse_reading(lines: Iterable[str], arrived: float | None = None) -> Reading
     hashes: dict[str, str] = {}
     images: dict[str, str] = {}
     image_of: dict[str, str] = {}
+    layers: list[tuple[str, ...]] = []
     containers: list[Container] = []
     current_files: dict[str, str] = {}
     releases: dict[str, str] = {}
@@ -198,6 +202,8 @@ def parse_reading(lines: Iterable[str], arrived: float | None = None) -> Reading
                 case "image_of":
                     container_id, reference = value.split(" ")
                     image_of[reference] = container_id
+                case "layers":
+                    layers.append(tuple(value.split()))
                 case "current_compose":
                     found[name] = base64.b64decode(value).decode()
                 case "current_file":
@@ -256,6 +262,7 @@ def parse_reading(lines: Iterable[str], arrived: float | None = None) -> Reading
                 "listening": frozenset(listening),
                 "release_files": release_files,
                 "images": images,
+                "layers": tuple(layers),
                 "containers": tuple(containers),
                 "current_files": current_files,
                 "releases": releases,

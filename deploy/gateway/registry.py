@@ -73,7 +73,7 @@ def read_login(image: str, auth_file: Path) -> str:
     registry = split(image)[0]
     try:
         auths = json.loads(auth_file.read_bytes())["auths"]
-        login = (auths.get(split(image)[0]) or auths.get(f"https://{registry}") or {}).get("auth")
+        login = (auths.get(registry) or auths.get(f"https://{registry}") or {}).get("auth")
     except OSError as error:
         raise ValueError(f"cannot be read: {error.strerror}") from None
     except (ValueError, KeyError, AttributeError, TypeError):
@@ -90,14 +90,15 @@ def login_config(image: str, auth_file: Path) -> str:
 
 def _own_login(image: str) -> str:
     """What `docker login` keeps on this machine; empty where the registry may want none."""
+    registry = split(image)[0]
     path = Path(os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker") / "config.json"
     try:
         config = json.loads(path.read_bytes())
-        helper = config.get("credHelpers", {}).get(split(image)[0]) or config.get("credsStore")
+        helper = config.get("credHelpers", {}).get(registry) or config.get("credsStore")
         if not helper:
             return read_login(image, path)
         program = [f"docker-credential-{helper}", "get"]
-        asked = subprocess.run(program, input=split(image)[0].encode(), capture_output=True)
+        asked = subprocess.run(program, input=registry.encode(), capture_output=True)
         got = json.loads(asked.stdout)
         return base64.b64encode(f"{got['Username']}:{got['Secret']}".encode()).decode()
     except (OSError, ValueError, KeyError, AttributeError, TypeError):

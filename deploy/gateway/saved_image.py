@@ -9,19 +9,21 @@ import gzip
 import json
 import os
 import re
-import shutil
 import subprocess
 import tarfile
 import tempfile
 import time
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from errno import EDQUOT, ENOSPC
 from functools import cache
+from itertools import takewhile
+from operator import eq
 from pathlib import Path
 from threading import Lock
-from typing import BinaryIO, cast
+from typing import IO, BinaryIO, cast
 
 GZIP_MAGIC = b"\x1f\x8b"  # RFC 1952
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"  # RFC 8878
@@ -32,7 +34,7 @@ SECONDS_OF_SILENCE = 5
 
 # Hosts are deployed to side by side; the first one that asks does the work for all.
 _one_at_a_time = Lock()
-_packed: dict[SavedImage, BinaryIO] = {}
+_packed: dict[tuple[SavedImage, frozenset[str]], BinaryIO] = {}
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ def find_image(image: str, tar: Path | None) -> SavedImage:
         ValueError: there is none, in words that follow the setting's name.
     """
     with _one_at_a_time:
-        return SavedImage(_id_in_tar(tar) if tar else _id_in_engine(image), tar)
+        return SavedImage(_content_in_tar(tar)[0].id if tar else _id_in_engine(image), tar)
 
 
 @cache
@@ -77,71 +79,157 @@ def _id_in_engine(image: str) -> str:
         ) from None
 
 
+@dataclass(frozen=True)
+class _Content:
+    """What a `docker save` tar holds: the image's id, and of each layer digest and file, from the
+    lowest on.
+    """
+
+    id: str
+    layers: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
+
+
+# Of the image's configuration, whose digest is the image's id (Docker Image Specification 1.2):
+# `<hex>.json`; since engine 25 and from containerd's image store `blobs/sha256/<hex>`.
+_BY_DIGEST = re.compile(r"(?:blobs/sha256/)?([0-9a-f]{64})(?:\.json)?")
+_MOST_OF_A_CONFIGURATION = 2**20  # bytes
+_DAMAGE = (OSError, EOFError, zlib.error, tarfile.TarError)
+
+
 @cache
-def _id_in_tar(path: Path) -> str:
-    """The image's id, which is the digest of its configuration (Docker Image Specification 1.2)."""
+def _content_in_tar(path: Path) -> tuple[_Content, os.stat_result]:
     try:
         with _unpacked(path) as tar:
-            manifest = _manifest(tar)
-    except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
+            at = path.stat()
+            return _content(tar), at
+    except _DAMAGE as error:
         raise ValueError(f"is damaged: {error}") from None
-    if manifest is None:
+
+
+@cache
+def _content_in_engine(image_id: str) -> _Content:
+    """Without layers where what the engine saves is not understood: it may still be loaded."""
+    try:
+        with _output_of("docker", "save", image_id) as tar:
+            return _content(tar)
+    except (*_DAMAGE, ValueError):
+        return _Content(image_id)
+
+
+def _content(stream: BinaryIO) -> _Content:
+    found: dict[str, bytes] = {}
+    with _members(stream) as tar:
+        for member in tar:
+            is_wanted = member.name == "manifest.json" or _BY_DIGEST.fullmatch(member.name)
+            if is_wanted and member.isfile() and member.size <= _MOST_OF_A_CONFIGURATION:
+                found[member.name] = cast(IO[bytes], tar.extractfile(member)).read()
+    if "manifest.json" not in found:
         raise ValueError("is no image: it has no manifest.json; write it with `docker save`")
     try:
-        configurations = [entry["Config"] for entry in json.loads(manifest)]
+        entries = [
+            (str(entry["Config"]), list(entry["Layers"] or []))
+            for entry in json.loads(found["manifest.json"])
+        ]
     except (ValueError, TypeError, KeyError):
         raise ValueError("is no image: its manifest.json is not that of `docker save`") from None
-    if len(configurations) != 1:
-        raise ValueError(f"holds {len(configurations)} images: save the one that is wanted alone")
-    # `<hex>.json`; since engine 25 and from containerd's image store `blobs/sha256/<hex>`.
-    found = re.fullmatch(r"(?:blobs/sha256/)?([0-9a-f]{64})(?:\.json)?", str(configurations[0]))
-    if not found:
+    if len(entries) != 1:
+        raise ValueError(f"holds {len(entries)} images: save the one that is wanted alone")
+    configuration, files = entries[0]
+    digest = _BY_DIGEST.fullmatch(configuration)
+    if not digest:
         raise ValueError("is no image: its manifest.json names no configuration by its digest")
-    return f"sha256:{found[1]}"
+    layers: list[str] = []  # where they cannot be told, an engine may still know what to do
+    with suppress(ValueError, TypeError, KeyError):
+        layers = list(json.loads(found[configuration])["rootfs"]["diff_ids"])
+    if len(layers) != len(files):
+        layers = files = []
+    return _Content(f"sha256:{digest[1]}", tuple(map(str, layers)), tuple(map(str, files)))
 
 
-def _manifest(stream: BinaryIO) -> bytes | None:
-    """Reads to the end, though it may have been found before: else no damage would be seen."""
-    content = None
+def _members(stream: BinaryIO) -> tarfile.TarFile:
     # A pipe cannot go back, and a file need not be read through.
-    with tarfile.open(fileobj=stream, mode="r:" if stream.seekable() else "r|") as tar:
-        for member in tar:
-            if member.name == "manifest.json" and (file := tar.extractfile(member)):
-                content = file.read()
-    return content
+    return tarfile.open(fileobj=stream, mode="r:" if stream.seekable() else "r|")
 
 
-def pack(image: SavedImage, say: Callable[[str], None]) -> BinaryIO:
-    """The image's tar in gzip, as an open file that all hosts share: read it with `pread` only.
+def pack(
+    image: SavedImage, on_host: Collection[Sequence[str]], say: Callable[[str], None]
+) -> BinaryIO:
+    """The image's tar in gzip, without the layers that a host has: all hosts alike share the file.
 
-    `say` is told where that takes time.
+    It is open, and to be read with `pread` only. `on_host`: of each image that the host has the
+    digests of its layers, from the lowest on. `say` is told what is left out, and what takes time.
 
     Raises:
-        ValueError: the tar or the engine's image has gone, or the temporary directory has no room.
+        ValueError: the tar or the engine's image has gone or is another one now, or the temporary
+            directory has no room.
     """
     with _one_at_a_time:
-        if image not in _packed:
-            if image.tar and _magic(image.tar).startswith(GZIP_MAGIC):
-                _packed[image] = image.tar.open("rb")
+        content = _Content(image.id)
+        if image.tar:
+            content, before = _content_in_tar(image.tar)
+        elif on_host:
+            content = _content_in_engine(image.id)
+        left_out = _left_out(content, on_host)
+        if left_out:
+            count = sum(file in left_out for file in content.files)
+            say(f"{count} of its {len(content.layers)} layers are there and are not sent")
+        if (image, left_out) not in _packed:
+            if image.tar and not left_out and _magic(image.tar).startswith(GZIP_MAGIC):
+                packed: BinaryIO = image.tar.open("rb")
             else:
-                say("packing it, once for all hosts")
-                _packed[image] = _pack(image)
-        return _packed[image]
+                say("packing it, once for all hosts that need the same")
+                packed = _pack(image, left_out)
+            # What is loaded is given the id of what was found, and is not looked at again.
+            if image.tar and _has_changed(image.tar, before):
+                raise ValueError("the archive has been written anew since this run began")
+            _packed[image, left_out] = packed
+        return _packed[image, left_out]
 
 
-def _pack(image: SavedImage) -> BinaryIO:
+def _has_changed(path: Path, before: os.stat_result) -> bool:
+    now = path.stat()
+    return (now.st_ino, now.st_mtime_ns) != (before.st_ino, before.st_mtime_ns)
+
+
+def _left_out(content: _Content, on_host: Iterable[Sequence[str]]) -> frozenset[str]:
+    """The files of the layers that need not be sent: the lowest that one image there has, too.
+
+    The engine knows a layer by itself and all below it: `docker load` looks for it so (OCI Image
+    Specification, "Layer ChainID"), and reads its file only where it is not there.
+    """
+
+    def in_common(other: Sequence[str]) -> int:
+        return sum(1 for _ in takewhile(bool, map(eq, content.layers, other)))
+
+    count = max(map(in_common, on_host), default=0)
+    there = zip(content.layers[:count], content.files, strict=False)
+    # One that comes again further up may lie there as a link to the first.
+    return frozenset(file for layer, file in there if layer not in content.layers[count:])
+
+
+def _pack(image: SavedImage, left_out: frozenset[str]) -> BinaryIO:
     # By its id, so that it is that very image even if its name has moved on meanwhile.
     source = _unpacked(image.tar) if image.tar else _output_of("docker", "save", image.id)
     try:
         # It has no name and mode 0600, and is gone with this process, however that ends.
         file: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115
         # Not zstd: older engines, Debian 12's among them, cannot load it.
-        with source as tar, gzip.GzipFile(fileobj=file, mode="wb", compresslevel=1) as packed:
-            shutil.copyfileobj(tar, packed, PIECE)
+        with (
+            source as stream,
+            _members(stream) as tar,
+            gzip.GzipFile(fileobj=file, mode="wb", compresslevel=1) as packed,
+            tarfile.open(fileobj=packed, mode="w|", bufsize=PIECE) as rest,
+        ):
+            for member in tar:
+                if member.name not in left_out:
+                    rest.addfile(member, tar.extractfile(member) if member.isreg() else None)
         file.flush()
-    except OSError as error:
-        where = f"in {tempfile.gettempdir()} of this machine; TMPDIR can name another directory"
-        raise ValueError(f"{error.strerror} {where}") from None
+    except _DAMAGE as error:
+        if isinstance(error, OSError) and error.errno in {ENOSPC, EDQUOT}:
+            where = f"in {tempfile.gettempdir()} of this machine; TMPDIR can name another directory"
+            raise ValueError(f"{error.strerror} {where}") from None
+        raise ValueError(str(error)) from None
     return file
 
 
@@ -162,6 +250,8 @@ def _unpacked(path: Path) -> Iterator[BinaryIO]:
     elif magic.startswith(GZIP_MAGIC):
         with gzip.open(path) as file:
             yield cast(BinaryIO, file)
+            while file.read(PIECE):
+                pass  # at its end is the checksum
     elif magic[TAR_MAGIC_AT:] == TAR_MAGIC:
         with path.open("rb") as tar:
             yield tar

@@ -58,6 +58,7 @@ COMMANDS = {
             "",
             SETTINGS.adopt_token_path,
             RELEASE.id,
+            "",
             "kis:1.4",
         ],
     ),
@@ -227,6 +228,12 @@ def test_a_simulator_that_is_wanted_is_looked_for() -> None:
     wanted = commands.read_host(settings(simulator=True), RELEASE).script
     assert simulator_image().reference in wanted
     assert simulator_image().reference not in commands.read_host(settings(), RELEASE).script
+
+
+def test_layers_are_looked_for_where_the_controller_sends_the_image() -> None:
+    sent = Release(Image("kis:4", saved=SavedImage("sha256:4", None)), RELEASE.files)
+    asked = commands.read_host(SETTINGS, sent).script
+    assert f" {sent.id} yes kis:4\n" in asked
 
 
 def test_no_secret_is_in_a_script_or_a_repr(tmp_path: Path) -> None:

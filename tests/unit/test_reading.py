@@ -41,6 +41,8 @@ release_file 600 0:0 docker-compose.yml
 release_hash 3f0f0296fd69d1e7d6c04f6fc1cbcdccee8d3b3d9c37daf60dd31f49732f9ca3  docker-compose.yml
 release_file 400 10001:10001 secrets.json
 release_hash fe43709b4788efd52ab2416b8c40f2746189f08710a537a40ef6f8f7f49ed67d  secrets.json
+layers sha256:base sha256:library
+layers
 image kis-gateway:5a5cacd3b0d1 sha256:2869251e6e8634af738d110b7bfa3668fa61a9df94e6aff438735547b5e93cc2
 container {"id": "a72a10bbe9be", "image": "sha256:2869251e6e8634af738d110b7bfa3668fa61a9df94e6aff438735547b5e93cc2",    "image_name": "kis-gateway:5a5cacd3b0d1", "labels": {"com.docker.compose.oneoff":"False","com.docker.compose.project":"kis","com.docker.compose.project.config_files":"/opt/kis-gateway/releases/5393e3d2b05a/docker-compose.yml","com.docker.compose.service":"kis-gateway"},    "status": "running", "restarts": 0,    "health": "healthy",    "ports": {"8080/tcp":[{"HostIp":"127.0.0.1","HostPort":"8080"}]}}
 
@@ -66,6 +68,7 @@ def test_a_deployed_host_is_read_in_full() -> None:
         sha256="fe43709b4788efd52ab2416b8c40f2746189f08710a537a40ef6f8f7f49ed67d",
     )
     assert list(read.images) == ["kis-gateway:5a5cacd3b0d1"]
+    assert read.layers == (("sha256:base", "sha256:library"), ())
 
 
 def test_the_containers_of_a_deployed_host_are_told_apart() -> None:

@@ -5,8 +5,9 @@ import io
 import json
 import subprocess
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import IO, BinaryIO, cast
 
 import pytest
 
@@ -16,21 +17,30 @@ HEX = "0123456789abcdef" * 4
 ID = f"sha256:{HEX}"
 
 
-def tar(manifest: object, **others: bytes) -> bytes:
-    """An archive with this manifest.json; without one where it is None."""
+def tar(manifest: object, **others: bytes | None) -> bytes:
+    """An archive with this manifest.json; without one where it is None. Others: None for a link."""
     content = json.dumps(manifest).encode() if not isinstance(manifest, bytes) else manifest
     files = others | ({} if manifest is None else {"manifest.json": content})
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as written:
         for name, data in files.items():
             info = tarfile.TarInfo(name)
-            info.size = len(data)
-            written.addfile(info, io.BytesIO(data))
+            if data is None:
+                info.type, info.linkname = tarfile.SYMTYPE, "../base/layer.tar"
+            info.size = len(data or b"")
+            written.addfile(info, io.BytesIO(data or b""))
     return buffer.getvalue()
 
 
-def entry(config: str) -> dict[str, object]:
-    return {"Config": config, "RepoTags": ["kis:1.4"], "Layers": []}
+def entry(config: str | None, *layers: str) -> dict[str, object]:
+    return {"Config": config, "RepoTags": ["kis:1.4"], "Layers": list(layers)}
+
+
+def members(packed: BinaryIO) -> dict[str, bytes]:
+    """The files of a tar.gz by their names."""
+    packed.seek(0)
+    with tarfile.open(fileobj=packed, mode="r:gz") as read:
+        return {each.name: cast(IO[bytes], read.extractfile(each)).read() for each in read}
 
 
 def zstd(content: bytes) -> bytes:
@@ -58,6 +68,7 @@ def test_the_id_is_in_the_manifest(
         (gzip.compress(b"{}" * 500), "is damaged: "),
         (gzip.compress(GOOD)[:200], "is damaged: "),
         (gzip.compress(GOOD)[:50] + b"x" * 500, "is damaged: "),
+        (gzip.compress(GOOD)[:-8] + b"x" * 8, "is damaged: CRC"),
         (GOOD[:60000], "is damaged: "),
         (zstd(GOOD)[:100], "is damaged: "),
         (zstd(GOOD)[:-20] + b"x" * 20, "is damaged: |stdin|checksum"),
@@ -67,7 +78,9 @@ def test_the_id_is_in_the_manifest(
         (tar({"schemaVersion": 2}), "is not that of `docker save`"),
         (tar([{"config": HEX}]), "is not that of `docker save`"),
         (tar([entry("config.json")]), "no configuration by its digest"),
-        (tar([{"Config": None}]), "no configuration by its digest"),
+        (tar([{"Config": HEX}]), "is not that of `docker save`"),
+        (tar([{"Config": HEX, "Layers": 3}]), "is not that of `docker save`"),
+        (tar([entry(None)]), "no configuration by its digest"),
         (tar([]), "holds 0 images: save the one that is wanted alone"),
         (tar([entry(HEX), entry(HEX)]), "holds 2 images: save the one that is wanted alone"),
     ],
@@ -99,35 +112,108 @@ def test_a_tar_is_sent_in_gzip(tmp_path: Path, packed: Callable[[bytes], bytes])
     path = tmp_path / "image"
     path.write_bytes(packed(GOOD))
     said: list[str] = []
-    file = pack(find_image("kis", path), said.append)
-    file.seek(0)
-    assert gzip.decompress(file.read()) == GOOD
-    assert said == ["packing it, once for all hosts"]
+    packed_again = members(pack(find_image("kis", path), (), said.append))
+    assert packed_again == members(io.BytesIO(gzip.compress(GOOD)))
+    assert said == ["packing it, once for all hosts that need the same"]
 
 
 def test_what_is_in_gzip_already_is_sent_as_it_is(tmp_path: Path) -> None:
     path = tmp_path / "image.tar.gz"
     path.write_bytes(gzip.compress(GOOD))
     said: list[str] = []
-    assert pack(find_image("kis", path), said.append).read() == path.read_bytes()
+    others = [("sha256:other",)]
+    assert pack(find_image("kis", path), others, said.append).read() == path.read_bytes()
     assert said == []
+
+
+LAYERS = ("sha256:base", "sha256:library", "sha256:program")
+LAYERED = {"base/layer.tar": b"b" * 9000, "library/layer.tar": b"l", "program/layer.tar": b"p"}
+
+
+def layered(layers: Sequence[str] = LAYERS, is_linked: bool = False) -> bytes:
+    """An archive of three layers, as engines before 25 write it; the last may link to the first."""
+    configuration = json.dumps({"rootfs": {"type": "layers", "diff_ids": layers}}).encode()
+    files: dict[str, bytes | None] = {**LAYERED, f"{HEX}.json": configuration}
+    if is_linked:
+        files["program/layer.tar"] = None
+    return tar([entry(f"{HEX}.json", *LAYERED)], **files)
+
+
+@pytest.mark.parametrize(
+    ("on_host", "sent"),
+    [
+        ([], 3),
+        ([("sha256:base",)], 2),
+        ([("sha256:base", "sha256:library", "sha256:other")], 1),
+        ([("sha256:base",), ("sha256:base", "sha256:library"), ()], 1),
+        ([LAYERS], 0),
+        ([(*LAYERS, "sha256:more")], 0),
+        ([("sha256:library", "sha256:program")], 3),  # a layer counts with all below it
+        ([("sha256:other", "sha256:library")], 3),
+    ],
+)
+@pytest.mark.parametrize("packed", [bytes, gzip.compress, zstd], ids=["plain", "gzip", "zstd"])
+def test_a_layer_that_the_host_has_is_not_sent(
+    tmp_path: Path, packed: Callable[[bytes], bytes], on_host: list[Sequence[str]], sent: int
+) -> None:
+    path = tmp_path / "image"
+    path.write_bytes(packed(layered()))
+    said: list[str] = []
+    content = members(pack(find_image("kis", path), on_host, said.append))
+    expected = dict(list(LAYERED.items())[3 - sent :])
+    assert {name: data for name, data in content.items() if name in LAYERED} == expected
+    assert {"manifest.json", f"{HEX}.json"} <= content.keys()
+    there = [what for what in said if "are not sent" in what]
+    assert there == ([f"{3 - sent} of its 3 layers are there and are not sent"] if sent < 3 else [])
+
+
+def test_a_layer_that_comes_again_above_is_sent(tmp_path: Path) -> None:
+    """Engines before 25 write it there as a link to the first."""
+    path = tmp_path / "image.tar"
+    path.write_bytes(layered(("sha256:base", "sha256:library", "sha256:base"), is_linked=True))
+    said: list[str] = []
+    packed = pack(find_image("kis", path), [("sha256:base", "sha256:library")], said.append)
+    content = members(packed)
+    assert content.keys() & LAYERED.keys() == {"base/layer.tar", "program/layer.tar"}
+    assert content["program/layer.tar"] == LAYERED["base/layer.tar"]
+    assert said[0].startswith("1 of its 3 layers")
+
+
+def test_all_is_sent_of_an_image_whose_layers_cannot_be_told(tmp_path: Path) -> None:
+    path = tmp_path / "image.tar"
+    path.write_bytes(layered(("sha256:base",)))
+    content = members(pack(find_image("kis", path), [("sha256:base",)], print))
+    assert content.keys() & LAYERED.keys() == LAYERED.keys()
+
+
+def test_an_archive_that_was_written_anew_is_not_sent_under_the_old_id(tmp_path: Path) -> None:
+    path = tmp_path / "image.tar"
+    path.write_bytes(GOOD)
+    image = find_image("kis", path)
+    path.unlink()
+    path.write_bytes(layered())
+    with pytest.raises(ValueError, match="has been written anew"):
+        pack(image, (), print)
 
 
 def test_nobody_else_can_read_what_is_packed(tmp_path: Path) -> None:
     path = tmp_path / "image.tar"
     path.write_bytes(GOOD)
-    at = Path(f"/proc/self/fd/{pack(find_image('kis', path), print).fileno()}")
+    at = Path(f"/proc/self/fd/{pack(find_image('kis', path), (), print).fileno()}")
     assert at.stat().st_mode & 0o077 == 0
     assert at.readlink().name.endswith("(deleted)")
 
 
-def test_all_hosts_are_sent_one_file(tmp_path: Path) -> None:
+def test_all_hosts_alike_are_sent_one_file(tmp_path: Path) -> None:
     path = tmp_path / "image.tar"
-    path.write_bytes(GOOD)
+    path.write_bytes(layered())
     said: list[str] = []
-    first = pack(find_image("kis", path), said.append)
-    assert pack(find_image("paper", path), said.append) is first
+    first = pack(find_image("kis", path), (), said.append)
+    assert pack(find_image("paper", path), [("sha256:other",)], said.append) is first
     assert len(said) == 1
+    rest = pack(find_image("kis", path), [LAYERS[:2]], said.append)
+    assert rest is not first
+    assert pack(find_image("kis", path), [LAYERS[:2], LAYERS[:1]], said.append) is rest
 
 
 class Clock:
