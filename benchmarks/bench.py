@@ -96,7 +96,7 @@ class Round:
         seconds, after = time.monotonic() - began, os.times()
         busy, idle = (now - then for now, then in zip(processors(), machine, strict=True))
         if done.returncode:
-            raise RuntimeError(f"{self.contender}, {case}:\n{(done.stdout + done.stderr)[-4000:]}")
+            raise RuntimeError(f"{self.contender}, {case}:\n{done.stdout}{done.stderr}")
         cpu = sum(after[2:4]) - sum(before[2:4])
         return Measurement(
             self.contender,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import time
 from contextlib import suppress
+from functools import cache
+from threading import Lock
 from typing import Any
 
 import click
@@ -76,31 +78,47 @@ class Switch(Locked):
 class BringToken(Locked):
     """Brings a token from another host; it is in this process's memory, and nowhere else."""
 
-    def __init__(self, target: Target, source: str) -> None:
+    def __init__(self, target: Target, source: str, batch: int) -> None:
         super().__init__(commands.give_token(target.settings, target.key, ""), target.settings)
-        self.key, self.source = target.key, source
+        self.key, self.source, self.batch = target.key, source, batch
 
     def attempt(self, state: Any, host: Any, connector_arguments: Any) -> Any:
-        source = inventory.get_host(self.source)
-        settings, _ = wanted(self.source)
-        arguments, _ = pop_global_arguments(state, source, {})
-        _, output = source.run_shell_command(
-            StringCommand(commands.take_token(settings, self.key).script),
-            print_output=False,
-            print_input=False,
-            **{name: value for name, value in arguments.items() if name in CONNECTOR_ARGUMENT_KEYS},
-        )
-        # Some hosts greet whoever logs in.
-        tokens = [found[1] for found in map(TOKEN_LINE.fullmatch, output.stdout_lines) if found]
-        if not tokens:
+        with _one_at_a_time:
+            token = _take_token(state, self.source, self.key, self.batch)
+        if not token:
             what = f"{self.source} has no token any more that it could give: deploy again"
             logger.error(f"{host.print_prefix}{click.style(what, 'red')}")
             return False, CommandOutput([])
         connector_arguments.update(self.connector_arguments)
-        connector_arguments["_stdin"] = tokens[0]
+        connector_arguments["_stdin"] = token
         return host.run_shell_command(
             self, print_output=False, print_input=False, **connector_arguments
         )
+
+
+# The first host of a batch that needs a token takes it for all of them.
+_one_at_a_time = Lock()
+
+
+@cache
+def _take_token(state: Any, source: str, key: str, batch: int) -> str:  # noqa: ARG001
+    """In base64; empty where there is none any more.
+
+    Once a batch, for a later one may find another. Not once for each host: an sshd opens ten
+    sessions a connection at most, unless told otherwise (sshd_config(5), MaxSessions).
+    """
+    host = inventory.get_host(source)
+    settings, _ = wanted(source)
+    arguments, _ = pop_global_arguments(state, host, {})
+    _, output = host.run_shell_command(
+        StringCommand(commands.take_token(settings, key).script),
+        print_output=False,
+        print_input=False,
+        **{name: value for name, value in arguments.items() if name in CONNECTOR_ARGUMENT_KEYS},
+    )
+    # Some hosts greet whoever logs in.
+    tokens = [found[1] for found in map(TOKEN_LINE.fullmatch, output.stdout_lines) if found]
+    return tokens[0] if tokens else ""
 
 
 TOKEN_LINE = re.compile("token ([A-Za-z0-9+/]+=*)")

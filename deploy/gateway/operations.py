@@ -168,7 +168,7 @@ def switch(target: Target, batch: int, action: str = "switch") -> Commands:
         return
     _say(f"batch {batch + 1} of {len(progress.batches)}: {', '.join(progress.batches[batch])}")
     if source := progress.issuances.given.get(target.name):
-        yield BringToken(target, source)
+        yield BringToken(target, source, batch)
     yield Switch(target, action, target.release_id)
     progress.switched.append(target.name)  # reached only where the command succeeded
 
