@@ -24,6 +24,7 @@ from benchmarks.contenders import CONTENDERS, DIRECTORY, Job
 from benchmarks.fleet import Fleet, Target, fresh
 from benchmarks.report import Measurement, Results
 from deploy.gateway.release import ROOT
+from lab import engine
 from lab import lab as labs
 from lab.lab import Lab
 
@@ -127,13 +128,13 @@ def another_image(fleet: Fleet) -> tuple[str, Path]:
     context = fresh(fleet.work / "image")
     (context / "layer").write_bytes(os.urandom(NEW_LAYER))
     (context / "Dockerfile").write_text(f"FROM {fleet.image}\nCOPY layer /layer\n")
-    image_id = labs.docker("build", "--quiet", "--tag", "kis-lab-bench", str(context))
+    image_id = engine.docker("build", "--quiet", "--tag", "kis-lab-bench", str(context))
     shutil.rmtree(context)
     reference = f"kis-lab-bench:{image_id.removeprefix('sha256:')[:12]}"
-    labs.docker("tag", image_id, reference)
+    engine.docker("tag", image_id, reference)
     archive = fleet.work / "image.tar"
-    labs.docker("save", "--output", str(archive), reference)
-    labs.docker("image", "rm", reference, "kis-lab-bench")
+    engine.docker("save", "--output", str(archive), reference)
+    engine.docker("image", "rm", reference, "kis-lab-bench")
     return reference, archive
 
 
@@ -180,7 +181,7 @@ def measure_outage(fleet: Fleet, rounds: int, results: Results) -> None:
             command = CONTENDERS["ours"](Job(fleet, targets, f"outage-{number}", fleet.image), work)
             recreate = f"cd {DIRECTORY}/current && docker compose up -d --force-recreate"
             container = fleet.lab.container(host.name)
-            by_hand = [*labs.AS_ROOT, "docker", "exec", container, "sh", "-c", recreate]
+            by_hand = [*engine.AS_ROOT, "docker", "exec", container, "sh", "-c", recreate]
             for name, words in {"ours": command, "recreation": by_hand}.items():
                 gaps: list[float] = []
                 with asking(address, 8080, gaps):

@@ -15,8 +15,9 @@ from typing import TypeVar
 
 from benchmarks.proxy import delayed
 from deploy.gateway.release import built_image
+from lab import engine
 from lab import lab as labs
-from lab.lab import Lab, LabHost, ensure_program
+from lab.lab import Lab, LabHost
 
 # Kamal brings no files for a service: the credentials lie there before it comes.
 KAMAL_SECRETS = "/etc/bench-secrets.json"
@@ -97,7 +98,7 @@ class Fleet:
 
     def root(self, host: LabHost, script: str) -> str:
         """What a script says on a host, past its sshd."""
-        return labs.docker("exec", self.lab.container(host.name), "sh", "-c", script)
+        return engine.docker("exec", self.lab.container(host.name), "sh", "-c", script)
 
     def each(self, script: str) -> list[str]:
         with ThreadPoolExecutor(8) as pool:
@@ -137,7 +138,7 @@ class Fleet:
     @contextmanager
     def local_registry(self) -> Iterator[None]:
         """Kamal's, with the gateway's image under the label that Kamal asks for."""
-        ensure_program("docker-registry", "docker-registry")
+        engine.ensure_program("docker-registry", "docker-registry")
         directory = fresh(self.work / "registry")
         config = {
             "version": 0.1,
@@ -153,15 +154,15 @@ class Fleet:
         ) as registry:
             try:
                 content = f"FROM {self.image}\nLABEL service=kis\n".encode()
-                labs.docker("build", "--quiet", "--tag", image, "-", content=content)
+                engine.docker("build", "--quiet", "--tag", image, "-", content=content)
                 wait_for(
-                    lambda: labs.succeeds(*labs.AS_ROOT, "docker", "push", "--quiet", image),
+                    lambda: engine.succeeds(*engine.AS_ROOT, "docker", "push", "--quiet", image),
                     "the registry takes the image",
                 )
                 yield
             finally:
                 registry.terminate()
-                labs.docker("image", "rm", "--force", image)
+                engine.docker("image", "rm", "--force", image)
 
     @contextmanager
     def targets(self, rtt: int) -> Iterator[list[Target]]:
@@ -174,7 +175,7 @@ class Fleet:
 
     def address(self, host: LabHost) -> str:
         template = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}"
-        return labs.docker("inspect", "--format", template, self.lab.container(host.name))
+        return engine.docker("inspect", "--format", template, self.lab.container(host.name))
 
     def share_one_key(self) -> Path:
         """One account for all hosts: its secrets file."""

@@ -23,7 +23,7 @@ from benchmarks.contenders import BIN
 from benchmarks.fleet import fresh, wait_for
 from deploy.gateway.release import ROOT, make_release
 from deploy.gateway.settings import SERVICE, Settings
-from lab.lab import ensure_program
+from lab.engine import ensure_program
 
 PORT = 22900
 SSHD = """\

@@ -2,7 +2,8 @@
 
 import sys
 
-from lab.lab import Lab, LabError
+from lab.engine import LabError
+from lab.lab import Lab
 
 _lab = Lab.from_environment()
 try:

@@ -11,7 +11,6 @@ has of it carries the label `kis-lab=DIRECTORY`. Labs do not disturb each other.
 from __future__ import annotations
 
 import argparse
-import base64
 import contextlib
 import functools
 import hashlib
@@ -20,7 +19,6 @@ import os
 import secrets
 import shutil
 import socket
-import subprocess
 import sys
 import time
 import urllib.request
@@ -29,28 +27,30 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, TypeVar
 
-from deploy.gateway.plan import missing_packages
-from deploy.gateway.reading import parse_reading
-from deploy.gateway.release import ROOT, SIMULATOR_CONTEXT, Image, archive, built_image
+from deploy.gateway.release import ROOT, SIMULATOR_CONTEXT, built_image
+from lab.engine import (
+    AS_ROOT,
+    LabError,
+    build,
+    docker,
+    ensure_engine,
+    ensure_program,
+    exists,
+    make_base_image,
+    run,
+    say,
+)
 
 GATEWAY_CONTEXT = ROOT / "services" / "kis-gateway"
 HOST_CONTEXT = ROOT / "lab" / "host"
-BASE_IMAGE = "kis-lab-base:trixie"
-# What `templates/build_image.sh` calls the same image, here and on the hosts.
-PRODUCT_BASE_IMAGE = "kis-base:trixie"
 FIRST_SSH_PORT = 22001  # below the ports that outgoing connections take
 ENGINE_DATA = ("docker", "containerd")  # directories of /var/lib
 FILES = ("key", "key.pub", "known_hosts", "ssh_config", "hosts.json", "*.secrets.json", "*.tar")
 MOST_HOSTS = 99
 READY_WITHIN = 120  # seconds; ten hosts that boot side by side on two cores take some 30
-AS_ROOT = [] if os.geteuid() == 0 else ["sudo"]
 T = TypeVar("T")
-
-
-class LabError(Exception):
-    """What went wrong with the lab and what to do about it, for the operator's eyes."""
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ def up(lab: Lab, count: int, bare: bool) -> None:
     if not lab.key.exists():
         run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", lab.name, "-f", str(lab.key))
 
-    make_base_image(lab)
+    make_base_image(lab.directory)
     kind = "bare" if bare else "docker"
     host_image = build(built_image(f"kis-lab-{kind}", HOST_CONTEXT), "--target", kind)
     simulator_image = build(built_image("kis-lab-simulator", SIMULATOR_CONTEXT))
@@ -218,44 +218,7 @@ def down(lab: Lab, keep_images: bool) -> None:
         lab.directory.rmdir()
 
 
-# The machine's own engine
-
-
-def say(text: str) -> None:
-    print(f"lab: {text}", flush=True)
-
-
-def run(*command: str, content: bytes | None = None, stdin: BinaryIO | None = None) -> str:
-    """The command's standard output; it reads `content` or `stdin`.
-
-    Raises:
-        LabError: it failed; with the last lines that it wrote.
-    """
-    try:
-        result = subprocess.run(command, input=content, stdin=stdin, capture_output=True)
-    except OSError as error:
-        raise LabError(f"{command[0]} cannot be run: {error.strerror}. Install it.") from None
-    if result.returncode:
-        words = result.stderr.decode(errors="replace").strip().splitlines()[-15:]
-        raise LabError("\n".join([f"`{' '.join(command)[:200]}` failed:", *words]))
-    return result.stdout.decode().strip()
-
-
-def succeeds(*command: str) -> bool:
-    try:
-        run(*command)
-    except LabError:
-        return False
-    return True
-
-
-def docker(*arguments: str, content: bytes | None = None) -> str:
-    return run(*AS_ROOT, "docker", *arguments, content=content)
-
-
-def exists(kind: str, name: str) -> bool:
-    """Whether the engine has this `image`, `network` or `container`."""
-    return succeeds(*AS_ROOT, "docker", kind, "inspect", name)
+# What the engine has of the lab
 
 
 def labelled(lab: Lab, kind: str) -> list[str]:
@@ -268,55 +231,12 @@ def containers(lab: Lab) -> list[str]:
     return docker("ps", "--all", "--filter", f"label={lab.label}", "--format", "{{.Names}}").split()
 
 
-def ensure_engine() -> None:
-    """Installs and starts an engine as `up` does on a host; one that runs is left alone."""
-    if succeeds(*AS_ROOT, "docker", "version"):
-        return
-    say("installing or starting the Docker engine")
-    templates = ROOT / "templates"
-    # Asked about no deployment.
-    nothing = ["/nonexistent", "-", "-", "/nonexistent/token", "", "-", "-", ""]
-    names = ["compose.sh", "token.sh", "read_host.sh"]
-    script = "".join((templates / name).read_text() for name in names)
-    reading = parse_reading(run(*AS_ROOT, "sh", "-c", script, "sh", *nothing).splitlines())
-    run(*AS_ROOT, "sh", str(templates / "engine.sh"), *missing_packages(reading))
-
-
-def ensure_program(program: str, *packages: str) -> None:
-    if not shutil.which(program):
-        say(f"installing {', '.join(packages)}")
-        run(*AS_ROOT, "apt-get", "update", "-q")
-        run(*AS_ROOT, "apt-get", "install", "-q", "-y", "--no-install-recommends", *packages)
-
-
-def make_base_image(lab: Lab) -> None:
-    """Debian 13 from the distribution's packages: no hub is asked for anything."""
-    if exists("image", BASE_IMAGE):
-        return
-    if exists("image", PRODUCT_BASE_IMAGE):
-        docker("tag", PRODUCT_BASE_IMAGE, BASE_IMAGE)
-        return
-    say("making a Debian 13 image (once)")
-    ensure_program("mmdebstrap", "mmdebstrap", "debian-archive-keyring")
-    tar = str(lab.directory / "base.tar")
-    # Not in /tmp, which may be mounted noexec: programs of the new system run there.
-    run(*AS_ROOT, "env", "TMPDIR=/var/tmp", "mmdebstrap", "--variant=minbase", "trixie", tar)
-    docker("import", tar, BASE_IMAGE)
-    run(*AS_ROOT, "rm", tar)
-
-
-def build(image: Image, *options: str) -> str:
-    """The reference of an image that is there afterwards. Its tag is the hash of its context."""
-    if not exists("image", image.reference):
-        say(f"building {image.reference} (once)")
-        docker(
-            "build", "--tag", image.reference, "--build-arg", f"BASE_IMAGE={BASE_IMAGE}",
-            *options, "-", content=base64.b64decode(archive((image.context or {}).items())),
-        )  # fmt: skip
-    return image.reference
-
-
 def make_network(lab: Lab) -> None:
+    """One for each lab: its hosts reach each other, and no other lab's.
+
+    Raises:
+        LabError: the lab of another directory has this one's name.
+    """
     if lab.name in labelled(lab, "network"):
         return
     if exists("network", lab.name):

@@ -1,0 +1,117 @@
+"""This machine's own engine, in which a lab's hosts run: started, and given its images."""
+
+from __future__ import annotations
+
+import base64
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import BinaryIO
+
+from deploy.gateway.plan import missing_packages
+from deploy.gateway.reading import parse_reading
+from deploy.gateway.release import ROOT, Image, archive
+
+BASE_IMAGE = "kis-lab-base:trixie"
+# What `templates/build_image.sh` calls the same image, here and on the hosts.
+PRODUCT_BASE_IMAGE = "kis-base:trixie"
+AS_ROOT = [] if os.geteuid() == 0 else ["sudo"]
+
+
+class LabError(Exception):
+    """What went wrong with the lab and what to do about it, for the operator's eyes."""
+
+
+def say(text: str) -> None:
+    print(f"lab: {text}", flush=True)
+
+
+def run(*command: str, content: bytes | None = None, stdin: BinaryIO | None = None) -> str:
+    """The command's standard output; it reads `content` or `stdin`.
+
+    Raises:
+        LabError: it failed; with the last lines that it wrote.
+    """
+    try:
+        result = subprocess.run(command, input=content, stdin=stdin, capture_output=True)
+    except OSError as error:
+        raise LabError(f"{command[0]} cannot be run: {error.strerror}. Install it.") from None
+    if result.returncode:
+        words = result.stderr.decode(errors="replace").strip().splitlines()[-15:]
+        raise LabError("\n".join([f"`{' '.join(command)[:200]}` failed:", *words]))
+    return result.stdout.decode().strip()
+
+
+def succeeds(*command: str) -> bool:
+    try:
+        run(*command)
+    except LabError:
+        return False
+    return True
+
+
+def docker(*arguments: str, content: bytes | None = None) -> str:
+    """What the docker command prints.
+
+    Raises:
+        LabError: it failed.
+    """
+    return run(*AS_ROOT, "docker", *arguments, content=content)
+
+
+def exists(kind: str, name: str) -> bool:
+    """Whether the engine has this `image`, `network` or `container`."""
+    return succeeds(*AS_ROOT, "docker", kind, "inspect", name)
+
+
+def ensure_engine() -> None:
+    """Installs and starts an engine as `up` does on a host; one that runs is left alone."""
+    if succeeds(*AS_ROOT, "docker", "version"):
+        return
+    say("installing or starting the Docker engine")
+    templates = ROOT / "templates"
+    # Asked about no deployment.
+    nothing = ["/nonexistent", "-", "-", "/nonexistent/token", "", "-", "-", ""]
+    names = ["compose.sh", "token.sh", "read_host.sh"]
+    script = "".join((templates / name).read_text() for name in names)
+    reading = parse_reading(run(*AS_ROOT, "sh", "-c", script, "sh", *nothing).splitlines())
+    run(*AS_ROOT, "sh", str(templates / "engine.sh"), *missing_packages(reading))
+
+
+def ensure_program(program: str, *packages: str) -> None:
+    """Installs Debian's packages where the program is not there yet."""
+    if not shutil.which(program):
+        say(f"installing {', '.join(packages)}")
+        run(*AS_ROOT, "apt-get", "update", "-q")
+        run(*AS_ROOT, "apt-get", "install", "-q", "-y", "--no-install-recommends", *packages)
+
+
+def make_base_image(directory: Path) -> None:
+    """Debian 13 from the distribution's packages: no hub is asked for anything.
+
+    `directory` has room for its tar for a moment.
+    """
+    if exists("image", BASE_IMAGE):
+        return
+    if exists("image", PRODUCT_BASE_IMAGE):
+        docker("tag", PRODUCT_BASE_IMAGE, BASE_IMAGE)
+        return
+    say("making a Debian 13 image (once)")
+    ensure_program("mmdebstrap", "mmdebstrap", "debian-archive-keyring")
+    tar = str(directory / "base.tar")
+    # Not in /tmp, which may be mounted noexec: programs of the new system run there.
+    run(*AS_ROOT, "env", "TMPDIR=/var/tmp", "mmdebstrap", "--variant=minbase", "trixie", tar)
+    docker("import", tar, BASE_IMAGE)
+    run(*AS_ROOT, "rm", tar)
+
+
+def build(image: Image, *options: str) -> str:
+    """The reference of an image that is there afterwards. Its tag is the hash of its context."""
+    if not exists("image", image.reference):
+        say(f"building {image.reference} (once)")
+        docker(
+            "build", "--tag", image.reference, "--build-arg", f"BASE_IMAGE={BASE_IMAGE}",
+            *options, "-", content=base64.b64decode(archive((image.context or {}).items())),
+        )  # fmt: skip
+    return image.reference
