@@ -17,6 +17,7 @@ NAMES = {
     "ansible": "Ansible, tuned",
     "recreation": "plain compose re-creation",
 }
+CONTENDERS = ("ours", "floor", "pyinfra", "kamal", "ansible")
 CASE_NAMES = {
     "noop": "no-op",
     "changed": "changed setting",
@@ -119,7 +120,7 @@ class Results:
             "machine busy, changed",
         ]
         rows = [header, ["---"] * len(header)]
-        for contender in ("ours", "floor", "pyinfra", "kamal", "ansible"):
+        for contender in CONTENDERS:
             if not (no_op := self.of(contender, "noop", hosts, rtt)):
                 continue
             row = [NAMES[contender]]
@@ -158,31 +159,42 @@ class Results:
 
     def _plot(self) -> None:
         from matplotlib import pyplot
+        from matplotlib.ticker import LogLocator, StrMethodFormatter
 
-        rtts = self.values("rtt")
-        if not rtts:
+        panels = [
+            (case, rtt)
+            for rtt, case in product(self.values("rtt"), CASE_NAMES)
+            if any((m.case, m.rtt) == (case, rtt) for m in self.measurements)
+        ]
+        if not panels:
             return
-        cases = [case for case in CASE_NAMES if any(m.case == case for m in self.measurements)]
-        figure, axes = pyplot.subplots(
-            len(rtts), len(cases), figsize=(4 * len(cases), 3.4 * len(rtts)), squeeze=False
-        )
-        for (row, rtt), (column, case) in product(enumerate(rtts), enumerate(cases)):
-            plot = axes[row][column]
-            for contender in ("ansible", "kamal", "pyinfra", "ours", "floor"):
-                points = [
-                    (hosts, median(m.seconds for m in own))
-                    for hosts in self.values("hosts")
-                    if (own := self.of(contender, case, hosts, rtt))
-                ]
-                if points:
-                    plot.plot(*zip(*points, strict=True), marker="o", label=NAMES[contender])
+        columns = min(len(panels), len(CASE_NAMES))
+        rows = -(-len(panels) // columns)
+        figure = pyplot.figure(figsize=(4 * columns, 3.4 * rows + 0.5))
+        counts = [str(hosts) for hosts in self.values("hosts")]
+        for place, (case, rtt) in enumerate(panels, 1):
+            plot = figure.add_subplot(rows, columns, place)
+            plot.plot(counts, [None] * len(counts))  # all of them, in every panel
+            plot.set_xlim(-0.3, len(counts) - 0.7)
+            for color, contender in enumerate(CONTENDERS):
+                points = {
+                    hosts: median(m.seconds for m in own)
+                    for hosts in counts
+                    if (own := self.of(contender, case, int(hosts), rtt))
+                }
+                style = {"marker": "o", "color": f"C{color}", "label": NAMES[contender]}
+                plot.plot(list(points), list(points.values()), **style)
             plot.set_title(f"{CASE_NAMES[case]}, {rtt} ms")
             plot.set_yscale("log")
+            plot.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            plot.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            plot.yaxis.set_minor_locator(LogLocator(subs=()))
             plot.set_xlabel("hosts")
             plot.set_ylabel("seconds")
-            plot.grid(visible=True, which="both", alpha=0.3)
-        axes[0][0].legend(fontsize=8)
-        figure.tight_layout()
+            plot.grid(visible=True, alpha=0.3)
+        handles, labels = figure.axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="lower center", ncols=len(labels), frameon=False)
+        figure.tight_layout(rect=(0, 0.06, 1, 1))
         figure.savefig(self.directory / "results.svg")
 
 
