@@ -83,10 +83,14 @@ class BringToken(Locked):
         self.key, self.source, self.batch = target.key, source, batch
 
     def attempt(self, state: Any, host: Any, connector_arguments: Any) -> Any:
-        with _one_at_a_time:
-            token = _take_token(state, self.source, self.key, self.batch)
+        try:
+            with _one_at_a_time:
+                token = _take_token(state, self.source, self.key, self.batch)
+            why = "has no token any more that it could give"
+        except (EOFError, OSError, SSHException) as error:
+            token, why = "", f"could not be asked for its token ({error})"
         if not token:
-            what = f"{self.source} has no token any more that it could give: deploy again"
+            what = f"{self.source} {why}: deploy again"
             logger.error(f"{host.print_prefix}{click.style(what, 'red')}")
             return False, CommandOutput([])
         connector_arguments.update(self.connector_arguments)

@@ -578,13 +578,13 @@ def test_a_token_on_its_way_is_in_no_line_of_what_pyinfra_says(
         assert secret not in output
 
 
-def test_one_session_is_enough_for_a_token_to_reach_many_hosts(
+def test_few_sessions_are_enough_for_a_token_to_reach_many_hosts(
     new_event: NewEvent, new_account: NewAccount
 ) -> None:
     """An sshd opens ten a connection unless told otherwise (sshd_config(5), MaxSessions)."""
     event = new_event("stubborn", dict.fromkeys(ALL, new_account()))
     few = "/etc/ssh/sshd_config.d/few.conf"
-    event.on(f"echo 'MaxSessions 1' >{few} && systemctl restart ssh", ALL[0])
+    event.on(f"echo 'MaxSessions 2' >{few} && systemctl restart ssh", ALL[0])
     try:
         event.must(rollout_batches=["100%"])
     finally:
