@@ -9,6 +9,8 @@ from itertools import product
 from pathlib import Path
 from statistics import median
 
+from benchmarks.contenders import CONTENDERS
+
 NAMES = {
     "ours": "this package",
     "floor": "floor: parallel ssh",
@@ -17,7 +19,6 @@ NAMES = {
     "ansible": "Ansible, tuned",
     "recreation": "plain compose re-creation",
 }
-CONTENDERS = ("ours", "floor", "pyinfra", "kamal", "ansible")
 CASE_NAMES = {
     "noop": "no-op",
     "changed": "changed setting",

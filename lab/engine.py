@@ -9,9 +9,10 @@ import subprocess
 from pathlib import Path
 from typing import BinaryIO
 
-from deploy.gateway.plan import missing_packages
+from deploy.gateway import commands
+from deploy.gateway.plan import Plan, missing_packages
 from deploy.gateway.reading import parse_reading
-from deploy.gateway.release import ROOT, Image, archive
+from deploy.gateway.release import Image, archive
 
 BASE_IMAGE = "kis-lab-base:trixie"
 # What `templates/build_image.sh` calls the same image, here and on the hosts.
@@ -70,13 +71,9 @@ def ensure_engine() -> None:
     if succeeds(*AS_ROOT, "docker", "version"):
         return
     say("installing or starting the Docker engine")
-    templates = ROOT / "templates"
-    # Asked about no deployment.
-    nothing = ["/nonexistent", "-", "-", "/nonexistent/token", "", "-", "-", ""]
-    names = ["compose.sh", "token.sh", "read_host.sh"]
-    script = "".join((templates / name).read_text() for name in names)
-    reading = parse_reading(run(*AS_ROOT, "sh", "-c", script, "sh", *nothing).splitlines())
-    run(*AS_ROOT, "sh", str(templates / "engine.sh"), *missing_packages(reading))
+    reading = parse_reading(run(*AS_ROOT, "sh", "-c", commands.read_engine().script).splitlines())
+    plan = Plan(packages=missing_packages(reading))
+    run(*AS_ROOT, "sh", "-c", commands.install_engine(plan).script)
 
 
 def ensure_program(program: str, *packages: str) -> None:

@@ -23,6 +23,7 @@ from deploy.gateway.release import (
 from deploy.gateway.rollout import Run
 from deploy.gateway.settings import SERVICE, Settings
 
+READ_HOST = ["compose.sh", "token.sh", "read_host.sh"]
 COMPOSE_PLUGIN = "/usr/local/lib/docker/cli-plugins/docker-compose"
 
 
@@ -55,7 +56,7 @@ def read_host(settings: Settings, release: Release) -> Command:
     """Prints what `reading.parse_reading` understands."""
     images = [release.image] + ([simulator_image()] if settings.simulator else [])
     return _script(
-        ["compose.sh", "token.sh", "read_host.sh"],
+        READ_HOST,
         [
             settings.app_dir,
             settings.project,
@@ -68,6 +69,12 @@ def read_host(settings: Settings, release: Release) -> Command:
             *(image.reference for image in images),
         ],
     )
+
+
+def read_engine() -> Command:
+    """Prints the same of a machine that is asked about no deployment."""
+    nowhere = "/nonexistent"
+    return _script(READ_HOST, [nowhere, "-", "-", f"{nowhere}/token", "", "-", "-", ""])
 
 
 def take_lock(settings: Settings, run: Run, gone: str) -> Command:

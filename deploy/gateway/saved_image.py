@@ -169,6 +169,7 @@ def pack(
         if image.tar:
             content, before = _content_in_tar(image.tar)
         elif on_host:
+            say("reading its layers")
             content = _content_in_engine(image.id)
         left_out = _left_out(content, on_host)
         if left_out:

@@ -62,6 +62,11 @@ COMMANDS = {
             "kis:1.4",
         ],
     ),
+    "read_engine": (
+        commands.read_engine(),
+        ["compose.sh", "token.sh", "read_host.sh"],
+        ["/nonexistent", "-", "-", "/nonexistent/token", "", "-", "-", ""],
+    ),
     "install_engine": (
         commands.install_engine(Plan(packages=("docker.io", "docker-cli"))),
         ["engine.sh"],
