@@ -1,7 +1,13 @@
 # The front door. `make deploy` on a fresh machine needs Python 3.11+ and root or sudo, nothing else.
 INVENTORY ?= inventory/local.py
 HOSTS ?= 4
-PYINFRA := .venv/bin/pyinfra
+SETTABLE := INVENTORY LIMIT RELEASE JSON SAFE HOSTS BARE ARGS
+# What is given to make is text: make expands nothing in it, and no shell reads it as code.
+$(foreach name,$(SETTABLE),$(eval override $(name) := $$(value $(name))))
+export $(SETTABLE)
+UNKNOWN := $(strip $(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$(name))))
+$(if $(UNKNOWN),$(error $(UNKNOWN): unknown variable, nothing was done; these are known: $(SETTABLE)))
+RUN := .venv/bin/python -m deploy
 PYTEST := .venv/bin/pytest
 SOURCES := benchmarks deploy inventory lab services tests
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
@@ -19,31 +25,31 @@ help:  ## this list
 	@touch $@
 
 deploy: .venv/ready  ## bring the gateway up on every host of INVENTORY
-	$(PYINFRA) -y $(INVENTORY) deploy/up.py
+	@$(RUN) up "$$INVENTORY" "$$LIMIT"
 
 verify: .venv/ready  ## check every host of INVENTORY; SAFE=1 restarts nothing
-	$(PYTEST) tests/verify --inventory $(INVENTORY) $(if $(SAFE),-m "not restarts")
+	@$(PYTEST) tests/verify --inventory "$$INVENTORY" --limit "$$LIMIT" $(if $(SAFE),-m "not restarts")
 
 status: .venv/ready  ## what runs on every host, its token's age, the last switches; JSON=1 for machines
-	@$(PYINFRA) -y $(INVENTORY) deploy/status.py $(if $(JSON),--data json=1)
+	@$(RUN) status "$$INVENTORY" "$$LIMIT" $(if $(JSON),--data json=1)
 
 plan: .venv/ready  ## what deploy would change and why; touches nothing
-	$(PYINFRA) -y $(INVENTORY) deploy/plan.py
+	@$(RUN) plan "$$INVENTORY" "$$LIMIT"
 
 drift: .venv/ready  ## the same, for a schedule: fails where anything would change
-	$(PYINFRA) -y $(INVENTORY) deploy/drift.py
+	@$(RUN) drift "$$INVENTORY" "$$LIMIT"
 
 restart: .venv/ready  ## restart the gateways, batch by batch
-	$(PYINFRA) -y $(INVENTORY) deploy/restart.py
+	@$(RUN) restart "$$INVENTORY" "$$LIMIT"
 
 rollback: .venv/ready  ## go back to the release before, or to RELEASE=id, batch by batch
-	$(PYINFRA) -y $(INVENTORY) deploy/rollback.py $(if $(RELEASE),--data 'release="$(RELEASE)"')
+	@$(RUN) rollback "$$INVENTORY" "$$LIMIT" $(if $(RELEASE),--data "release=\"$$RELEASE\"")
 
 down: .venv/ready  ## take the gateways down; token directory and releases stay
-	$(PYINFRA) -y $(INVENTORY) deploy/down.py
+	@$(RUN) down "$$INVENTORY" "$$LIMIT"
 
 lab: .venv/ready  ## HOSTS=4 throw-away hosts on this machine; BARE=1: without Docker
-	.venv/bin/python -m lab.lab up --hosts $(HOSTS) $(if $(BARE),--bare)
+	.venv/bin/python -m lab.lab up --hosts "$$HOSTS" $(if $(BARE),--bare)
 
 lab-down: .venv/ready  ## remove every trace of the lab
 	.venv/bin/python -m lab.lab down
@@ -58,7 +64,7 @@ test: .venv/ready  ## all tests, on a real Docker engine
 	@touch $@
 
 bench: .venv-bench/ready  ## this package against others, on lab hosts; ARGS='--hosts 1 8'
-	.venv-bench/bin/python -m benchmarks.bench $(ARGS)
+	.venv-bench/bin/python -m benchmarks.bench $$ARGS
 
 lint: .venv/ready  ## ruff, mypy, shellcheck
 	.venv/bin/ruff check $(SOURCES)

@@ -62,6 +62,27 @@ says_it_is_healthy() { # address
     read -r _ code _ <&3 && [ "$code" = 200 ]' "$1" "$port"
 }
 
+# Says whether a client gets an answer: nothing is said of a gateway that was not asked.
+say_what_serves() {
+  for serving in $(containers); do
+    # shellcheck disable=SC2046  # the address may be missing
+    set -- $(docker inspect --format \
+      '{{.State.Running}}{{range .NetworkSettings.Networks}} {{.IPAddress}}{{end}}' "$serving")
+    [ "$1" = true ] || continue
+    if ! command -v bash >/dev/null; then
+      say "A container runs; whether it answers could not be asked, because this host has no bash."
+      return
+    fi
+    address=127.0.0.1
+    ! is_address "${2:-}" || address=$2
+    if says_it_is_healthy "$address" >/dev/null 2>&1; then
+      say "The gateway answers /health now, though it did not pass the gate."
+      return
+    fi
+  done
+  say "THE GATEWAY DOES NOT SERVE: it was asked for /health on port $port and did not answer."
+}
+
 # In the host's network the container has none: then engines print nothing, or `invalid IP`.
 is_address() {
   case $1 in [0-9]*.*) ;; *) return 1 ;; esac

@@ -43,12 +43,11 @@ token_written %Y' "$token_file"
   [ -n "$whose" ] && echo "token_key $whose"
 fi
 for aside in "$token_file".of-*; do
-  [ ! -f "$aside" ] || echo "aside ${aside##*.of-} $(token_ends "$aside")"
+  ! is_id "${aside##*.of-}" || echo "aside ${aside##*.of-} $(token_ends "$aside")"
 done
 # What the reference gateway remembers of the last time that it asked KIS, and with which key.
-attempt=$(sed -n \
-  's/.*"attempted_at": *\([0-9]*\).*"app_key_fingerprint": *"\([0-9a-f]*\)".*/attempted \1 \2/p' \
-  "$token_file.attempt" 2>/dev/null)
+attempt=$(read_file "$token_file.attempt" | sed -n \
+  's/.*"attempted_at": *\([0-9]\{1,11\}\)[^0-9].*"app_key_fingerprint": *"\([0-9a-f]\{12\}\)".*/attempted \1 \2/p')
 [ -z "$attempt" ] || echo "$attempt"
 
 [ -s "$app_dir/lock" ] && echo "lock $(cat "$app_dir/lock")"
@@ -56,6 +55,7 @@ current=''
 for name in current previous; do
   [ -L "$app_dir/$name" ] || continue
   target=$(readlink "$app_dir/$name")
+  is_id "${target##*/}" || continue
   echo "$name ${target##*/}"
   [ "$name" = previous ] || current=${target##*/}
 done
@@ -65,8 +65,8 @@ if [ -r "$app_dir/current/docker-compose.yml" ]; then
   [ "$current" = "$release" ] || (cd "$app_dir/current" && sha256sum -- * | sed 's/^/current_file /')
 fi
 for directory in "$app_dir/releases"/*; do
-  [ -d "$directory" ] || continue
-  read_line "$directory/app_key_fingerprint"
+  is_id "${directory##*/}" || continue
+  read_id "$directory/app_key_fingerprint"
   echo "release ${directory##*/} $line"
 done
 [ -e "$app_dir/history.jsonl" ] && tail -n 5 "$app_dir/history.jsonl" | awk '{ print "history " $0 }'

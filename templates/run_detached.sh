@@ -7,12 +7,14 @@ umask 077
 app_dir=$1 script=$2
 shift 2
 
-log=$app_dir/.switch.$$.log
+# The script finds this one in its environment, so that no path is ever read as sh.
+export log="$app_dir/.switch.$$.log"
 : >"$log"
 # A session of its own: neither a hang-up nor a closed pipe reaches it.
-setsid sh -c "$script
-mv \"$log\" \"$app_dir/switch.log\"
-exit \$status" switch "$@" >"$log" 2>&1 </dev/null &
+# shellcheck disable=SC2016  # the new shell expands them
+setsid sh -c "$script"'
+mv "$log" "$app_dir/switch.log"
+exit $status' switch "$@" >"$log" 2>&1 </dev/null &
 job=$!
 tail --lines=+1 --follow --sleep-interval=0.05 --pid=$job "$log"
 wait $job

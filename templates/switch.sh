@@ -72,7 +72,7 @@ END
 # Before a gateway starts: the token is its app key's, and nothing runs that would write another's.
 ready_token() { # release
   heed_settings_of "$1"
-  read_line "$app_dir/releases/$1/app_key_fingerprint"
+  read_id "$app_dir/releases/$1/app_key_fingerprint"
   key=$line
   whose=$(token_key "$token_file")
   look_at_token
@@ -224,7 +224,7 @@ switch() {
       say "Mend the cause ($failure) and deploy again."
       finish restored 1
     else
-      say "THE GATEWAY DOES NOT SERVE: the container $adopt could not be started again."
+      say "NO GATEWAY RUNS: the container $adopt could not be started again, see above."
       finish failed 1
     fi
   elif [ "$current" = "$release" ]; then
@@ -241,7 +241,8 @@ switch() {
   else
     last_log_lines
     say "Restoring release $current failed too: $reason"
-    say "THE GATEWAY DOES NOT SERVE. See: docker compose --project-name $project ps"
+    say_what_serves
+    say "See: docker compose --project-name $project ps"
     finish failed 1
   fi
 }

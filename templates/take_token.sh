@@ -9,4 +9,4 @@ if [ "${whose:-$key}" != "$key" ] ||
   [ "$(token_ends "$token_file.of-$key")" -gt "$(token_ends "$token_file")" ]; then
   best=$token_file.of-$key
 fi
-lasts "$best" && echo "token $(base64 -w 0 "$best")"
+lasts "$best" && echo "token $(read_file "$best" | base64 -w 0)"

@@ -10,8 +10,24 @@
 # shellcheck disable=SC2034  # of the scripts that use this
 margin=600 worth_keeping=1200
 
-# Of one line of JSON sed leaves a mark for each value, from the inside out (RFC 8259): at last `o` of
-# one whole object, `a` of an array, `"` of a string, `0` of another value.
+# Prints what a file of the token directory holds, 64 KiB at most. Its user may put anything there:
+# a link is not followed, a FIFO is not waited for.
+read_file() { # path
+  [ ! -L "$1" ] && [ -f "$1" ] &&
+    dd if="$1" iflag=nofollow,nonblock,fullblock bs=65536 count=1 2>/dev/null
+}
+is_id() { # of a release or of an app key: 12 hexadecimal digits
+  case $1 in *[!0-9a-f]*) return 1 ;; esac
+  [ ${#1} -eq 12 ]
+}
+read_id() { # path, in a directory of root's; sets $line to the id in its first line, or to nothing
+  line=''
+  [ ! -f "$1" ] || read -r line <"$1" || true
+  is_id "$line" || line=''
+}
+
+# sed reduces each JSON value of one line to a mark, innermost first (RFC 8259): `o` is an object, `a`
+# an array, `"` a string, `0` another value.
 inside_out='
   s/"([^"\\]|\\.)*"/"/g
   s/true|false|null|-?[0-9]+(\.[0-9]+)?([eE][-+]?[0-9]+)?/0/g
@@ -21,76 +37,87 @@ inside_out='
   s/\{(":["0ao](,":["0ao])*)?\}/o/g
   t inside_out'
 one_line() { tr '\0\n\r\t' '\1   '; }
-json_kind() { # prints the mark of standard input, or nothing
-  one_line | LC_ALL=C sed -E "$inside_out"'
-    /^["0ao]$/!d'
-}
+# Whether standard input is JSON that ends in the middle: what is left of it opens and does not close.
+is_cut_off() { one_line | LC_ALL=C sed -E "$inside_out" | grep -Eq '^[[{](.*[^]}])?$'; }
 
-read_line() { # path; sets $line to its first line, or to nothing where there is none
-  line=''
-  [ ! -f "$1" ] || read -r line <"$1" || true
+# Prints the epoch second at which the last of the JWTs on standard input expires (RFC 7519, `exp`).
+jwt_expiry() {
+  ends=$(grep -aoE 'eyJ[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+' | head -n 20 | cut -d. -f2 |
+    while read -r claims; do
+      echo "$claims===" | head -c $(((${#claims} + 3) / 4 * 4)) | tr '_-' '/+' | base64 -d 2>/dev/null |
+        sed -nE 's/.*"exp" *: *([0-9]{1,11})([^0-9].*)?$/\1/p'
+      echo # after the last line, which has no line break
+    done | sort -n | tail -n 1)
+  [ -n "$ends" ] && echo "$ends"
 }
-
-# Prints the epoch second at which the token on standard input ends; fails where there is no token.
-# Reads what gateways write: `expires_at` as a number or an ISO date, or KIS's own
-# `access_token_token_expired`. A date without a zone is Korean time (KIS Developers, tokenP).
-token_expiry() {
-  ends=$(head -c 65536 | one_line | LC_ALL=C sed -nE "h $inside_out"'
+# Prints the epoch second that the token's own field names: `expires_at` as a number or a date with a
+# zone, or KIS's own `access_token_token_expired`, which is Korean time (KIS Developers, tokenP). Any
+# other date without a zone may be Korean time or UTC: it says nothing.
+field_expiry() {
+  ends=$(LC_ALL=C sed -nE "h $inside_out"'
     /^o$/!q
     g
     /"access_token" *: *"[^"]/!q
-    s/"(expires_at|access_token_token_expired)" *: *"?([^",}]*[^",} ]).*/\n\2/
+    s/"(expires_at|access_token_token_expired)" *: *"?([^",}]*[^",} ]).*/\n\1 \2/
     /\n/!q
     s/.*\n//
-    s/T/ /
+    s/(-[0-9]+)T/\1 /
     p')
+  field=${ends%% *} ends=${ends#* }
   case $ends in
     '') return 1 ;;
     *[!0-9.]*) # a date
-      case ${ends#????-??-??} in
-        *Z | *[+-][0-9]*) date -d "$ends" +%s ;;
-        *) date -d "$ends +0900" +%s ;;
+      case $field,${ends#????-??-??} in
+        *Z | *,*[+-][0-9]*) date -d "$ends" +%s ;;
+        access_token_token_expired,*) date -d "$ends +0900" +%s ;;
+        *) return 1 ;;
       esac ;;
     *)
       ends=${ends%%.*}
-      [ ${#ends} -le 11 ] && echo "$ends" ;; # more digits are no seconds
+      [ ${#ends} -le 11 ] && echo "$ends" ;; # more digits are not seconds
   esac
 }
+# Prints the epoch second at which the token on standard input expires; fails if that cannot be told.
+# A gateway goes by its field, KIS by the JWT: the earlier one counts.
+token_expiry() {
+  content=$(one_line)
+  {
+    printf %s "$content" | jwt_expiry
+    printf %s "$content" | field_expiry
+  } | sort -n | head -n 1 | grep .
+}
 
-# Sets $state to `missing`, `token` (expired or not), `damaged` (no gateway can have meant it) or
-# `unknown` (a form that this package does not know, and leaves alone: other JSON, or a bare word as
-# tokens are); and $ends to the epoch second at which the token ends, 0 where there is none.
+# Sets $state to `missing`, `token` (expired or not), `damaged` (empty, no file, or JSON that ends in
+# the middle) or `unknown` (any other form: this package leaves it alone, and the gateway judges it);
+# and $ends to the epoch second at which the token expires, 0 if there is none.
 examine() { # token file
+  ends=0
   if [ ! -e "$1" ] && [ ! -L "$1" ]; then
     state=missing
-  elif [ -L "$1" ] || [ ! -f "$1" ]; then
-    state=damaged # a directory, as Docker makes one where a mounted file is missing
-  elif ends=$(token_expiry 2>/dev/null <"$1"); then
-    state=token
+  elif [ -L "$1" ] || [ ! -f "$1" ] || [ ! -s "$1" ]; then
+    state=damaged # Docker makes a directory where a mounted file is missing
+  elif [ "$(stat -c %s "$1")" -gt 65536 ]; then
+    state=unknown
+  elif expires=$(read_file "$1" | token_expiry 2>/dev/null); then
+    state=token ends=$expires
+  elif ! read_file "$1" | tr -d ' \0\n\r\t' | grep -q . || read_file "$1" | is_cut_off; then
+    state=damaged
   else
-    case $(json_kind <"$1")-$(tr -d ' \0\n\r\t' <"$1" | head -c 1) in
-      [oa\"]-*) state=unknown ;;
-      *-'{' | *-) state=damaged ;; # it is cut off, or says nothing
-      *)
-        state=unknown
-        [ "${1%.json}" = "$1" ] || is_bare_token <"$1" || state=damaged ;;
-    esac
+    state=unknown
   fi
-  [ "$state" = token ] || ends=0
 }
 token_state() { examine "$1" && echo "$state"; } # token file
-is_bare_token() { head -c 4096 | tr -d '\r\n' | grep -Eqx '[A-Za-z0-9._-]{32,}'; }
 
-token_ends() { # token file; prints 0 where it holds no token
-  token_expiry 2>/dev/null <"$1" || echo 0
+token_ends() { # token file; prints 0 if it holds no token
+  read_file "$1" | token_expiry 2>/dev/null || echo 0
 }
 lasts() { [ "$(token_ends "$1")" -gt $(($(date +%s) + ${2:-0})) ]; } # token file, seconds
 
-# Whose token it is, where that is known: the reference gateway says so in the file itself.
+# Whose token it is, if that is known: the reference gateway says so in the file itself.
 token_key() { # token file
-  own=$(sed -n '/.*"app_key_fingerprint" *: *"\([0-9a-f]\{12\}\)".*/{s//\1/p;q;}' "$1" 2>/dev/null)
-  if [ -n "$own" ]; then line=$own; else read_line "$1.key"; fi
-  [ -z "$line" ] || echo "$line"
+  own=$(read_file "$1" | sed -n '/.*"app_key_fingerprint" *: *"\([0-9a-f]\{12\}\)".*/{s//\1/p;q;}')
+  [ -n "$own" ] || own=$(read_file "$1.key" | head -n 1 | tr -d '\0')
+  ! is_id "$own" || echo "$own"
 }
 
 # Of a gateway that is writing at this moment a file may be seen half way: it gets a second.
@@ -129,8 +156,7 @@ select_token() { # token file, fingerprint of the app key, uid:gid
     [ "$(token_ends "$1.of-$2")" -gt "$(token_ends "$1")" ]; then
     mv -T "$1.of-$2" "$1" || return 1
   fi
-  read_line "$1.key"
-  [ "$line" != "$2" ] || return 0
+  [ "$(read_file "$1.key" | tr -d '\0')" != "$2" ] || return 0
   echo "$2" | write_new "$1.key.tmp" "$3" && mv -T "$1.key.tmp" "$1.key"
 }
 
@@ -158,6 +184,8 @@ refusals() {
 
 # What lies at PATH in a container, running or not, also on a tmpfs where it runs.
 file_of_container() { # container, path
-  docker cp "$1:$2" - 2>/dev/null | tar --extract --to-stdout 2>/dev/null ||
-    docker exec "$1" cat "$2" 2>/dev/null
+  {
+    docker cp "$1:$2" - 2>/dev/null | tar --extract --to-stdout 2>/dev/null ||
+      docker exec "$1" cat "$2" 2>/dev/null
+  } | head -c 65536
 }

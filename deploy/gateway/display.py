@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -163,18 +163,20 @@ def host_plan(
     notes: Iterable[str] = (),
 ) -> str:
     """What `up` would change on one host, and why; with what stands in the way of it."""
+    in_the_way = list(in_the_way)
     lines = [f"- {reason}" for reason in plan.reasons]
     lines += notes
     if plan.switch:
         lines.append(_fate_of_the_container(settings, release, reading))
     if plan.stage or plan.switch:
         lines += _file_changes(release, reading)
-        lines += compose_diff(
-            reading.current_compose, release.files[COMPOSE_FILE].content.decode(), release.id
-        )
+        wanted = release.files[COMPOSE_FILE].content.decode()
+        lines += compose_diff(reading.current_compose, wanted, release.id, settings.plan_show)
     lines += [click.style(f"! {warning}", "yellow") for warning in plan.warnings]
     lines += [click.style(f"! in the way: {problem}", "red") for problem in in_the_way]
     count = f"{len(plan.reasons)} changes" if plan.is_needed else "nothing to change"
+    if in_the_way:
+        count = f"blocked, {len(plan.reasons)} changes"
     return "\n  ".join([click.style(f"{name}: {count}", bold=True), *lines])
 
 
@@ -200,10 +202,11 @@ def budget(asks: Sequence[str]) -> str:
     return f"issuances: {len(asks)}" + (f" ({', '.join(asks)})" if asks else "")
 
 
-def summary(verb: str, plans: Iterable[Plan]) -> str:
-    """The last line: `plan: 3 changes on 2 hosts`."""
+def summary(verb: str, plans: Iterable[Plan], blocked: Collection[str] = ()) -> str:
+    """The last line: `plan: 3 changes on 2 hosts`; before the count `blocked on web-1; `."""
     counts = [len(plan.reasons) for plan in plans if plan.is_needed]
-    return f"{verb}: {sum(counts)} changes on {len(counts)} hosts"
+    way = f"blocked on {', '.join(blocked)}; " if blocked else ""
+    return f"{verb}: {way}{sum(counts)} changes on {len(counts)} hosts"
 
 
 def _fate_of_the_container(settings: Settings, release: Release, reading: Reading) -> str:
@@ -227,10 +230,13 @@ def _file_changes(release: Release, reading: Reading) -> list[str]:
     return lines
 
 
-def compose_diff(current: str, wanted: str, release_id: str) -> list[str]:
+def compose_diff(
+    current: str, wanted: str, release_id: str, show: Collection[str] = ()
+) -> list[str]:
     """A unified diff of what two compose files say: without comments, and one value a line.
 
-    Values whose name looks secret are shown as `(hidden)`, or as `(changed)` where they are.
+    A value that may be secret is shown as `(hidden)`, or as `(changed)` if it differs. `show` are
+    names whose values are shown all the same.
     """
     if current == wanted:
         return []
@@ -241,7 +247,8 @@ def compose_diff(current: str, wanted: str, release_id: str) -> list[str]:
         before = None
     if not isinstance(before, dict):
         return [f"{COMPOSE_FILE}: what lies on the host is no compose file, so no diff is shown"]
-    old, new = _as_lines(_redact(before, None)), _as_lines(_redact(after, before))
+    old = _as_lines(_redact(before, None, show))
+    new = _as_lines(_redact(after, before, show))
     diff = difflib.unified_diff(
         old, new, f"{COMPOSE_FILE} on the host", f"{COMPOSE_FILE} of {release_id}", lineterm=""
     )
@@ -257,37 +264,62 @@ def _as_lines(value: Any) -> list[str]:
     return text.splitlines()
 
 
-def _looks_secret(name: object) -> bool:
-    text = str(name).upper()
-    return bool(re.search("SECRET|PASSWORD|TOKEN|KEY", text)) and not text.endswith(
-        ("_PATH", "_FILE", "_FIELD")
-    )
+def _redact(
+    value: Any, other: Any, show: Collection[str], name: str = "", is_own: bool = False
+) -> Any:
+    """`value` without what may be secret; `other` is its counterpart in the other file.
 
-
-def _redact(value: Any, other: Any) -> Any:
-    """`value` without what looks secret; `other` is what stands in its place in the other file."""
+    A name says little about its value. So a value is hidden unless it is `_harmless`, or its name
+    is in `show`, or is one of `COMPOSE_KEYS` and not in a mapping whose names the operator chose.
+    """
     if isinstance(value, dict):
         others = other if isinstance(other, dict) else {}
+        own = is_own or name in {"environment", "labels"}
         return {
-            name: _stand_in(item, others.get(name))
-            if _looks_secret(name) and not isinstance(item, dict | list)
-            else _redact(item, others.get(name))
-            for name, item in value.items()
+            key: _redact(item, others.get(key), show, str(key), own) for key, item in value.items()
         }
-    if isinstance(value, list):  # an environment may be a list of NAME=value, too
-        others = {_name(item): item for item in other} if isinstance(other, list) else {}
+    if isinstance(value, list) and name == "environment":  # NAME=value, or NAME alone
+        before = _variables(other) if isinstance(other, list) else {}
         return [
-            f"{_name(item)}={_stand_in(item, others.get(_name(item)))}"
-            if isinstance(item, str) and "=" in item and _looks_secret(_name(item))
-            else _redact(item, None)
-            for item in value
+            f"{key}={_redact(item, before.get(key), show, key)}" if item is not None else key
+            for key, item in _variables(value).items()
         ]
-    return value
-
-
-def _name(assignment: object) -> str:
-    return str(assignment).partition("=")[0]
-
-
-def _stand_in(value: object, other: object) -> str:
+    if isinstance(value, list):
+        known = other if isinstance(other, list) else []
+        return [
+            _redact(item, item if item in known else None, show, name, is_own) for item in value
+        ]
+    if name in show or (name in COMPOSE_KEYS and not is_own) or _harmless(value):
+        return value
     return HIDDEN if other in (None, value) else CHANGED
+
+
+def _variables(environment: list[Any]) -> dict[str, str | None]:
+    parts = [str(item).partition("=") for item in environment]
+    return {name: value if equals else None for name, equals, value in parts}
+
+
+def _harmless(value: object) -> bool:
+    """Whether a value is a short number, a boolean, a path or an address, none of which is secret.
+
+    Segments of paths are short: a secret in base64 may begin with a slash. An address has neither
+    user nor path: webhooks hold their secret there.
+    """
+    if value is None or isinstance(value, bool):
+        return True
+    text = str(value)
+    return any(re.fullmatch(form, text, re.ASCII) for form in HARMLESS)
+
+
+HARMLESS = (
+    r"[0-9]{1,6}|[0-9]{1,4}\.[0-9]{1,2}|true|false",
+    r"\.{0,2}(/[A-Za-z0-9._-]{1,32}){1,12}/?|/",
+    r"([a-z][a-z0-9+.-]{0,15}://)?[0-9]{1,3}(\.[0-9]{1,3}){3}(:[0-9]{1,5}){0,2}/?",
+    r"[a-z][a-z0-9+.-]{0,15}://[A-Za-z0-9.-]{1,253}(:[0-9]{1,5})?/?",
+)
+# Keys of the compose file whose values the settings restrict to forms that hold no secret.
+COMPOSE_KEYS = {
+    *("name", "image", "pull_policy", "user", "restart", "stop_grace_period", "type"),
+    *("network_mode", "mem_limit", "cpus", "interval", "timeout", "start_period", "driver"),
+    *("max-size", "max-file", "extra_hosts", "cap_drop", "security_opt"),
+}

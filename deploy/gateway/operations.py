@@ -269,14 +269,17 @@ def show_plan(verb: str) -> Commands:
                 why = display.UNREADABLE if target else display.UNREACHABLE
                 click.echo(display.not_read(name, why))
         click.echo(display.budget(rollout().issuances.asks))
-        click.echo(display.summary(verb, [t.plan for t in targets.values() if t]))
+        blocked = [name for name, target in targets.items() if not target or why_untouched(name)]
+        click.echo(display.summary(verb, [t.plan for t in targets.values() if t], blocked))
     yield from ()
 
 
 @operation()
-def expect(target: Target, no_changes: bool = False) -> Commands:
-    """Fails on a host that could not be read, or on which anything would change."""
+def expect(target: Target, unblocked: bool = False, no_changes: bool = False) -> Commands:
+    """Fails on a host that could not be read, is blocked, or would be changed."""
     if target.reading is None:
         yield _fail(CANNOT_READ)
-    elif no_changes and (target.plan.reasons or target.plan.refusals):
-        yield _fail("the host is not as its settings want it (see above); `make deploy` mends that")
+    elif unblocked and state.is_executing and (problems := why_untouched(target.name)):
+        yield _fail(*(f"blocked: {problem}" for problem in problems))
+    elif no_changes and target.plan.reasons:
+        yield _fail("the host has drifted (see above): run `make deploy`")

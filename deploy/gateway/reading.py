@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from collections.abc import Iterable
 from contextlib import suppress
 from ipaddress import IPv4Address, IPv6Address
@@ -162,6 +163,14 @@ class Reading(_Read):
         return next((container for container in self.containers if container.is_simulator), None)
 
 
+def is_id(text: str) -> bool:
+    """Whether it has the form of a release's id, which is that of an app key's fingerprint, too.
+
+    Both become parts of paths on a host. Anything else counts as absent.
+    """
+    return re.fullmatch("[0-9a-f]{12}", text) is not None
+
+
 def parse_reading(lines: Iterable[str], arrived: float | None = None) -> Reading:
     """`read_host.sh`'s lines, `name value` each, as a `Reading`.
 
@@ -211,13 +220,19 @@ def parse_reading(lines: Iterable[str], arrived: float | None = None) -> Reading
                     current_files[file] = sha256
                 case "release":
                     release_id, _, key = value.partition(" ")
-                    releases[release_id] = key
+                    if is_id(release_id):
+                        releases[release_id] = key if is_id(key) else ""
+                case "current" | "previous" | "token_key":
+                    if is_id(value):
+                        found[name] = value
                 case "aside":
-                    key, ends = value.split(" ")
-                    aside[key] = int(ends)
+                    key, _, ends = value.rpartition(" ")
+                    if is_id(key):
+                        aside[key] = int(ends)
                 case "attempted":
-                    moment, key = value.split(" ")
-                    attempted[key] = int(moment)
+                    moment, _, key = value.partition(" ")
+                    if is_id(key):
+                        attempted[key] = int(moment)
                 # Of these two a full disk or a loss of power may have left half a line.
                 case "history":
                     with suppress(ValueError):

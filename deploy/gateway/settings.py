@@ -140,11 +140,11 @@ Label = Annotated[str, AfterValidator(_label)]
 
 def alias(field: str) -> str:
     """The inventory's name of a `Settings` attribute."""
-    return field if field.startswith("rollout_") else f"gateway_{field}"
+    return field if field.startswith(("rollout_", "plan_")) else f"gateway_{field}"
 
 
 class Settings(BaseModel):
-    """The inventory contract: one field for each `gateway_…` and `rollout_…` name.
+    """The inventory contract: one field for each `gateway_…` and `rollout_…` name, and `plan_show`.
 
     `gateway_` is left out of the attribute (`settings.port` is `gateway_port`). Durations are in
     seconds. Paths are on the host unless the name says otherwise in the README's table.
@@ -159,43 +159,103 @@ class Settings(BaseModel):
     )
 
     image: ImageReference
+    """Image reference: with its registry or a digest for `registry`, without a tag for `build`."""
     secrets_file: Path
+    """Path of the secrets file on the deploying machine: one flat JSON object."""
     app_key_field: str
+    """Field of the secrets file that holds the app key."""
 
     image_source: Literal["registry", "archive", "build"] = "registry"
+    """`registry`: the host pulls the image, pinned by its digest; `archive`: the image is sent
+    over SSH; `build`: the host builds it.
+    """
     registry_auth_file: Path | None = None
+    """For `registry`: a docker `config.json` on the deploying machine with the login; without it,
+    each machine's own `docker login` applies.
+    """
     image_archive: Path | None = None
+    """For `archive`: a `docker save` tar on the deploying machine, plain, gzip or zstd; without
+    it, that machine's Docker exports `gateway_image`.
+    """
     build_context: Path | None = None
+    """For `build`: a directory with a Dockerfile on the deploying machine."""
     user: User = "10001:10001"
+    """`uid:gid` that the container runs as; it owns the token directory and the secrets."""
     bind_address: Annotated[str, AfterValidator(_address)] = "127.0.0.1"
+    """IPv4 address on which the host publishes the gateway."""
     port: Port = 8080
+    """Port on which the host publishes the gateway."""
     container_port: Port = 8080
+    """Port on which the gateway listens in its container; the container gets it as `PORT`."""
     network_mode: Literal["bridge", "host"] = "bridge"
+    """`bridge`, or `host` for a gateway in the host's own network."""
     environment: dict[Name, Text] = {}
+    """Additional environment variables; `KIS_TOKEN_FILE_PATH`, `SECRETS_FILE` and `PORT` are
+    refused here.
+    """
     env_file: Path | None = None
+    """Path of an env file on the deploying machine; `KIS_TOKEN_FILE_PATH`, `SECRETS_FILE` and
+    `PORT` in it are ignored.
+    """
     healthcheck: dict[str, JsonValue] | None = None
+    """A compose `healthcheck` mapping; without it, the image's `python3` asks `GET /health` every
+    5 s.
+    """
     read_only: bool = True
+    """Whether the container's root file system is read-only; `/tmp` and the token directory stay
+    writable.
+    """
     memory_limit: Annotated[str, Field(pattern=r"^[1-9][0-9]*[bkmg]?$")] = "512m"
+    """Memory limit of the container, as compose's `mem_limit`."""
     cpus: Annotated[Number, Field(gt=0)] = 1.0
+    """Number of processors that the container may use, as in compose."""
     stop_grace_period: Annotated[str, Field(pattern=r"^([0-9]+(h|m|s|ms))+$")] = "10s"
+    """Time that the gateway gets to stop before it is killed, as in compose."""
     labels: dict[Label, Text] = {}
+    """Additional labels of the container."""
     token_dir: AbsolutePath = "/docker_data/kis_tokens"
+    """Token directory on the host, mounted at `/app/tokens`."""
     token_file: FileName = "kis_token.json"
+    """Name of the token file in that directory; the container gets its path as
+    `KIS_TOKEN_FILE_PATH`.
+    """
     app_dir: AbsolutePath = "/opt/kis-gateway"
+    """Directory on the host for releases, history and lock."""
     project: Project = "kis"
+    """Compose project name; two gateways on one machine need two names."""
     install_docker: bool = True
+    """Whether `deploy` may install Docker Engine and compose if they are missing."""
     adopt_container: ContainerName | None = None
+    """Name of a running gateway container, started by other means, that the deploy replaces and
+    whose token it keeps.
+    """
     adopt_token_path: AbsolutePath = "/tmp/kis_token_gateway.json"  # noqa: S108 - in a container
+    """Path of the token file inside the container that is adopted."""
     token_at_start: bool = True
+    """Whether a healthy gateway already has its token; `False` for a gateway that asks at its
+    first request.
+    """
     cached_token_log: str = "유효한 캐시 토큰 사용"
+    """Text that the gateway logs when it uses a stored token; `verify` looks for it."""
     simulator: bool = False
+    """Whether the host also runs the KIS simulator, reachable from the host and its containers
+    only.
+    """
 
     rollout_batches: BatchSizes = [1, "25%", "100%"]
+    """Batch sizes as counts or percentages of the hosts to switch; the last size repeats."""
     rollout_revert: Literal["fleet", "host"] = "fleet"
+    """After a failure, hosts that were already switched go back (`fleet`) or stay (`host`)."""
     rollout_share_token: bool = True
+    """Whether a host without a token gets the token of another host with the same app key."""
     rollout_lock_ttl: Annotated[int, Field(gt=0)] = 900
+    """Seconds after which another deploy may take over the lock of a host."""
     rollout_min_healthy_time: Annotated[Number, Field(ge=0)] = 5
+    """Seconds for which a new container must stay healthy."""
     rollout_healthy_deadline: Annotated[Number, Field(gt=0)] = 120
+    """Seconds within which it must have been healthy for that long."""
+    plan_show: list[Name] = []
+    """Names whose values `plan` and `drift` show; other values that may be secret are hidden."""
 
     @property
     def uid(self) -> int:
@@ -275,7 +335,8 @@ def _suggestion(name: str) -> str:
 
 def _field(location: tuple[int | str, ...]) -> str:
     """Where a value is wrong. A key that is itself wrong may be a secret: it is not repeated."""
-    return ".".join(str(part) for part in location) if len(location) == 2 else str(location[0])
+    is_named = len(location) == 2 and isinstance(location[1], str)
+    return f"{location[0]}.{location[1]}" if is_named else str(location[0])
 
 
 def _message(error: Any) -> str:

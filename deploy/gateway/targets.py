@@ -13,7 +13,7 @@ from pyinfra import logger
 from pyinfra.api.exceptions import ConnectError
 from pyinfra.context import ctx_host, host, inventory
 
-from deploy.gateway.facts import HostReading
+from deploy.gateway.facts import read_host
 from deploy.gateway.fleet import fleet, no_digest, wanted
 from deploy.gateway.issuance import WORTH_KEEPING, Gateway, gateway_of, most_divided_batches
 from deploy.gateway.plan import NEEDS_ROOT, Plan, make_plan
@@ -67,7 +67,7 @@ def this_run() -> Run:
 def survey() -> Target:
     """Reads the host in context, once, and plans for the release that its settings ask for."""
     settings, release = wanted(host.name)
-    reading = host.get_fact(HostReading, _ignore_errors=True)
+    reading = read_host(host)
     refusals: list[str] = []
     missing = no_digest(settings)
     if reading and missing:
@@ -77,7 +77,7 @@ def survey() -> Target:
             logger.warning(f"{host.print_prefix}{missing.why}; {pinned} runs here and is kept")
             release = make_release(settings, digest=kept)
             fleet()[host.name] = settings, release
-            reading = host.get_fact(HostReading, _ignore_errors=True)  # of that release
+            reading = read_host(host)  # of that release
         else:
             refusals = [str(missing)]
     if reading and not refusals:
@@ -221,6 +221,6 @@ def _beyond_the_limit(
         if each.name in of_this_run or release.key not in lacking:
             continue
         with suppress(ConnectError), ctx_host.use(each):
-            if reading := each.get_fact(HostReading, _ignore_errors=True):
+            if reading := read_host(each):
                 found[each.name] = gateway_of(reading, release.key)
     return found

@@ -2,27 +2,51 @@
 
 It asks KIS for a token while it starts and exits where it gets none; it trusts any file that it
 finds, does not say whose key the token is for, writes in place, and answers /health 200 always.
-Its token file is in the container unless KIS_TOKEN_FILE_PATH says otherwise.
+Its token file is in the container unless KIS_TOKEN_FILE_PATH says otherwise. TOKEN_FORM is how it
+writes it: `json`; `sealed`, which only the gateway can read; `naive`, with a date without a zone.
 """
 
+import base64
 import json
 import os
 import time
 import urllib.request
+from datetime import datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 TOKEN_FILE = Path(os.environ.get("KIS_TOKEN_FILE_PATH", "/tmp/kis_token_gateway.json"))  # noqa: S108
 SECRETS = json.loads(Path(os.environ["SECRETS_FILE"]).read_text())
+FORM = os.environ.get("TOKEN_FORM", "json")
 FIELD = os.environ.get("APP_KEY_FIELD", "kis-r-app-key")
+
+
+def read() -> tuple[str, float]:
+    text = TOKEN_FILE.read_text()
+    if FORM == "sealed":
+        text = base64.b64decode(text.removeprefix("SEALED:")).decode()
+    cached = json.loads(text)
+    if FORM == "naive":
+        return cached["access_token"], datetime.fromisoformat(cached["expires_at"]).timestamp()
+    return cached["access_token"], cached["expires_at"]
+
+
+def write(token: str, expires_at: float) -> None:
+    text = json.dumps({"access_token": token, "expires_at": expires_at})
+    if FORM == "sealed":
+        text = "SEALED:" + base64.b64encode(text.encode()).decode()
+    if FORM == "naive":  # the container's zone is UTC; in Korea this moment is in the past
+        ends = datetime.now() + timedelta(hours=8)
+        text = json.dumps({"access_token": "opaque", "expires_at": ends.isoformat()})
+    TOKEN_FILE.write_text(text)
 
 
 def token() -> str:
     if TOKEN_FILE.exists():
-        cached = json.loads(TOKEN_FILE.read_text())
-        if time.time() < cached["expires_at"] - 600:
+        cached, expires_at = read()
+        if time.time() < expires_at - 600:
             print("(Auth) ✅ 유효한 캐시 토큰 사용. (잠금 내)", flush=True)
-            return str(cached["access_token"])
+            return cached
     body = {
         "grant_type": "client_credentials",
         "appkey": SECRETS[FIELD],
@@ -35,10 +59,7 @@ def token() -> str:
     )
     with urllib.request.urlopen(request, timeout=5) as answer:
         issued = json.load(answer)
-    expires_at = time.time() + issued["expires_in"]
-    TOKEN_FILE.write_text(
-        json.dumps({"access_token": issued["access_token"], "expires_at": expires_at})
-    )
+    write(issued["access_token"], time.time() + issued["expires_in"])
     return str(issued["access_token"])
 
 

@@ -154,14 +154,14 @@ def diff(current: str, wanted: str) -> list[str]:
 
 def test_the_diff_is_of_what_the_files_say() -> None:
     assert diff("a: 1\n", "a: 1\n") == []
-    assert diff("a: [1]\nb: x\n", 'a: [2]  # why\nb: "x"\n') == [
+    assert diff("a: [1]\nb: 3\n", "a: [2]  # why\nb: 3\n") == [
         "--- docker-compose.yml on the host",
         "+++ docker-compose.yml of 5393e3d2b05a",
         "@@ -1,3 +1,3 @@",
         " a:",
         "-- 1",
         "+- 2",
-        " b: x",
+        " b: 3",
     ]
     [only] = diff("a: 1 # one\n", "a: 1\n")
     assert "differs only in comments or layout" in only
@@ -172,29 +172,57 @@ def environment(text: str) -> str:
     return f"services:\n  kis-gateway:\n    environment:\n{text}"
 
 
-@pytest.mark.parametrize(
-    "name", ["APP_SECRET", "db_password", "KIS_TOKEN", "API_KEY", "KEYRING", "TOKEN_PATH_NOT"]
-)
-def test_values_with_secret_names_are_never_shown(name: str) -> None:
-    before, after = (
-        f"      {name}: s3cr3t\n",
-        f"      {name}: n3w\n      ADDED_KEY: |\n        n3w\n",
-    )
+SECRETS = {
+    "KIS_MY_SEC": "s3cr3t",
+    "APP_SEC_REAL": "PSabcdefghijklmnopqrstuvwxyz01234567",
+    "KIS_RSEC": "/9jA" + "k" * 40 + "+/=",
+    "KIS_ACCT_PW": "12345678",
+    "DATABASE_URL": "postgres://kim:s3cr3t@db:5432/kis",
+    "WEBHOOK": "https://hooks.example/services/T0/B0/s3cr3t",
+    "GREETING": "hello",
+    "REDIS": "redis://:s3cr3t@10.0.0.1",
+    "QUERY": "https://api.example?key=s3cr3t",
+    "PIN": "kim:1234",
+}
+
+
+@pytest.mark.parametrize(("name", "value"), SECRETS.items())
+def test_a_value_is_hidden_unless_its_form_is_harmless(name: str, value: str) -> None:
+    before = f"      {name}: '{value}'\n"
+    after = f"      {name}: n3w\n      ADDED: |\n        n3w\n"
     lines = diff(environment(before), environment(after))
     assert lines[-3:] == [
         f"-      {name}: (hidden)",
         f"+      {name}: (changed)",
-        "+      ADDED_KEY: (hidden)",
+        "+      ADDED: (hidden)",
     ]
     # Unchanged, it is context of a change beside it.
-    lines = diff(environment(before), environment(before + "      PLAIN: shown\n"))
-    assert lines[-2:] == [f"       {name}: (hidden)", "+      PLAIN: shown"]
+    lines = diff(environment(before), environment(before + "      PORT: 8080\n"))
+    assert lines[-2:] == [f"       {name}: (hidden)", "+      PORT: 8080"]
 
 
-@pytest.mark.parametrize("name", ["KIS_TOKEN_FILE_PATH", "SECRETS_FILE", "APP_KEY_FIELD", "PORT"])
-def test_paths_and_fields_of_secrets_are_shown(name: str) -> None:
-    lines = diff(environment(f"      {name}: old\n"), environment(f"      {name}: new\n"))
-    assert lines[-2:] == [f"-      {name}: old", f"+      {name}: new"]
+@pytest.mark.parametrize(
+    "value",
+    [
+        *("8080", "123456", "true", "/app/tokens/kis_token.json", "127.0.0.1:8080:8080", "1.5"),
+        *("https://openapi.koreainvestment.com:9443", "http://10.0.0.1:8080", "./secrets.json"),
+    ],
+)
+def test_a_short_number_a_boolean_a_path_and_an_address_are_shown(value: str) -> None:
+    lines = diff(environment(""), environment(f"      KIS_TOKEN: {value}\n"))
+    assert lines[-1] == f"+      KIS_TOKEN: {value}"
+
+
+def test_a_value_whose_name_is_in_plan_show_is_shown() -> None:
+    before, after = environment("      GREETING: old\n"), environment("      GREETING: new\n")
+    lines = [plain(line) for line in display.compose_diff(before, after, "1", {"GREETING"})]
+    assert lines[-2:] == ["-      GREETING: old", "+      GREETING: new"]
+
+
+def test_a_name_of_compose_is_the_operators_own_in_an_environment() -> None:
+    lines = diff("image: kis:1\n", "image: kis:2\n" + environment("      image: s3cr3t\n"))
+    assert "+image: kis:2" in lines
+    assert "+      image: (hidden)" in lines
 
 
 def test_a_file_edited_by_hand_shows_no_secret_either() -> None:
@@ -241,14 +269,14 @@ def test_a_plan_of_a_changed_setting() -> None:
     )
     lines = shown(host, settings, new, in_the_way=("the disk is full",))
     assert lines[:6] == [
-        "web-1: 2 changes",
+        "web-1: blocked, 2 changes",
         f"  - release {new.id}: is not on the host",
         f"  - release {old.id} runs, not {new.id}",
         f"  The container is re-created: release {old.id} runs, not {new.id}.",
         "  gateway.env: not in the release any more",
         "  secrets.json: changed",
     ]
-    assert "  +      GREETING: hello" in lines
+    assert "  +      GREETING: (hidden)" in lines
     assert lines[-1] == "  ! in the way: the disk is full"
 
 
@@ -277,3 +305,5 @@ def test_a_host_that_did_not_answer_and_the_last_line() -> None:
     )
     plans = [Plan(), Plan(reasons=["a", "b"]), Plan(reasons=["c"]), Plan(refusals=["d"])]
     assert display.summary("plan", plans) == "plan: 3 changes on 2 hosts"
+    blocked = display.summary("drift", plans, ["web-1", "web-2"])
+    assert blocked == "drift: blocked on web-1, web-2; 3 changes on 2 hosts"

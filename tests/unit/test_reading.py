@@ -33,7 +33,7 @@ current_compose bmFtZTogImtpcyIK
 current_file 3f0f0296fd69d1e7d6c04f6fc1cbcdccee8d3b3d9c37daf60dd31f49732f9ca3  docker-compose.yml
 release 1ce61895f976 f5e4d3c2b1a0
 release 5393e3d2b05a 0a1b2c3d4e5f
-release 0ld000000000 
+release 01d000000000 
 aside f5e4d3c2b1a0 1795480000
 attempted 1795469000 0a1b2c3d4e5f
 history {"began": 1795469000123, "seconds": 7.250, "by": "ops", "action": "switch", "from": "1ce61895f976", "to": "5393e3d2b05a", "image": "kis-gateway:5a5cacd3b0d1", "outcome": "switched", "issuances": 0}
@@ -92,7 +92,7 @@ def test_what_a_rollout_left_behind_is_read() -> None:
     assert read.releases == {
         "1ce61895f976": "f5e4d3c2b1a0",
         "5393e3d2b05a": "0a1b2c3d4e5f",
-        "0ld000000000": "",
+        "01d000000000": "",
     }
     assert read.aside == {"f5e4d3c2b1a0": 1795480000}
     assert read.attempted == {"0a1b2c3d4e5f": 1795469000}
@@ -225,3 +225,17 @@ def test_a_line_that_the_script_does_not_print_is_named(line: str) -> None:
 def test_an_answer_that_breaks_off_says_what_is_missing(missing: str) -> None:
     with pytest.raises(ValueError, match=f"not complete: {missing}$"):
         parse_reading(line for line in LEAST if not line.startswith(missing))
+
+
+@pytest.mark.parametrize("planted", ["../../tokens/evil", "0a1b2c3d4e5fx", "0A1B2C3D4E5F", "-", ""])
+def test_what_is_no_id_counts_as_absent(planted: str) -> None:
+    lines = [line for line in TRANSCRIPT if line.split(" ")[0] not in {"current", "previous"}]
+    forged = [
+        f"{name} {planted}" for name in ("current", "previous", "token_key", "release", "aside")
+    ]
+    forged[-1] += " 1800000000"
+    read = parse_reading([*lines, *forged, f"attempted 1800000000 {planted}"])
+    honest = parse_reading(lines)
+    assert (read.current, read.previous) == (None, None)
+    assert (read.token_key, read.releases) == (honest.token_key, honest.releases)
+    assert (read.aside, read.attempted) == (honest.aside, honest.attempted)

@@ -69,6 +69,7 @@ def test_the_defaults_are_those_of_the_documented_table() -> None:
         "rollout_share_token": True,
         "rollout_min_healthy_time": 5,
         "rollout_healthy_deadline": 120,
+        "plan_show": [],
     }
 
 

@@ -15,6 +15,7 @@ _hosts = pytest.StashKey[list[InventoryHost]]()
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--inventory", help="the pyinfra inventory whose hosts are verified")
+    parser.addoption("--limit", default="", help="names of its hosts, with commas; empty: all")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -24,7 +25,9 @@ def pytest_configure(config: pytest.Config) -> None:
     work_dir = tempfile.TemporaryDirectory(prefix="verify-")
     config.add_cleanup(work_dir.cleanup)
     try:
-        config.stash[_hosts] = load_inventory(inventory, Path(work_dir.name))
+        config.stash[_hosts] = load_inventory(
+            inventory, config.getoption("--limit"), Path(work_dir.name)
+        )
     except InventoryError as error:
         raise pytest.UsageError(str(error)) from None
 

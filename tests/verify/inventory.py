@@ -31,8 +31,8 @@ class InventoryHost:
     host: Host
 
 
-def load_inventory(inventory: str, work_dir: Path) -> list[InventoryHost]:
-    """Every host of the inventory, connected to once.
+def load_inventory(inventory: str, limit: str, work_dir: Path) -> list[InventoryHost]:
+    """Every host of the inventory, or those that `limit` names, with commas; connected to once.
 
     The inventory is read by pyinfra in a process of its own: its command line patches the process
     that imports it. `work_dir` gets an `ssh_config` made of the same host data that pyinfra uses.
@@ -47,6 +47,10 @@ def load_inventory(inventory: str, work_dir: Path) -> list[InventoryHost]:
         settings = validate_fleet(hosts)
     except SettingsError as error:
         raise InventoryError(str(error)) from None
+    named = [name.strip() for name in limit.split(",") if name]
+    if unknown := [name for name in named if name not in hosts]:
+        raise InventoryError(f"{inventory} has no host {', '.join(unknown)}")
+    hosts = {name: data for name, data in hosts.items() if not named or name in named}
     ssh_config = work_dir / "ssh_config"
     ssh_config.write_text(
         "\n".join(_ssh_config(name, data, work_dir) for name, data in hosts.items())

@@ -1,0 +1,221 @@
+"""What a container's user may plant in the token directory, and what an operator may mistype."""
+
+from __future__ import annotations
+
+import base64
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deploy.gateway.release import ROOT
+from tests.engine.conftest import Deployment
+from tests.tools import BIN, Outcome, command
+
+VERBS = ["up", "plan", "drift", "status", "restart", "rollback", "down"]
+QUIET_VERBS = ["plan", "status", "drift"]
+
+
+def run(deployment: Deployment, verb: str, *flags: str, **changes: Any) -> Outcome:
+    """`pyinfra -y INVENTORY deploy/VERB.py`, which must not hang."""
+    inventory = deployment.inventory(**changes)
+    result = command(
+        "timeout", "90", BIN / "pyinfra", "-y", *flags, inventory, f"deploy/{verb}.py",
+        cwd=deployment.checkout,
+    )  # fmt: skip
+    assert result.returncode != 124, f"{verb} hangs: {result.stdout + result.stderr}"
+    return Outcome(result.returncode, result.stdout + result.stderr)
+
+
+@pytest.fixture(scope="module")
+def deployed(
+    new_deployment: Callable[..., Deployment], stubborn_settings: dict[str, Any]
+) -> Deployment:
+    deployment = new_deployment("guards", **stubborn_settings)
+    outcome = deployment.up()
+    assert outcome.status == 0, outcome.output
+    return deployment
+
+
+@pytest.fixture
+def planted(deployed: Deployment) -> Iterator[Callable[[str], Path]]:
+    """Paths beside the token file, by their endings; nothing stays there after the test."""
+    own = {path.name: path.read_bytes() for path in deployed.token_file.parent.iterdir()}
+    yield lambda ending: deployed.token_file.with_name(f"kis_token.json{ending}")
+    for path in deployed.token_file.parent.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path.name not in own or not path.is_file() or path.is_symlink():
+            path.unlink()
+    for name, content in own.items():
+        path = deployed.token_file.with_name(name)
+        path.write_bytes(content)
+        os.chown(path, 10001, 10001)
+
+
+def test_a_planted_fingerprint_replaces_no_file_elsewhere(
+    deployed: Deployment, planted: Callable[[str], Path], tmp_path: Path
+) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("of root")
+    planted(".of-").mkdir()
+    planted(".key").unlink()
+    planted(".key").write_text(f"/../../../../../../../../../..{victim}")
+    outcome = run(deployed, "restart")
+    assert victim.read_text() == "of root"
+    assert outcome.status == 0, outcome.output
+
+
+def test_a_planted_fingerprint_makes_no_release(
+    deployed: Deployment, planted: Callable[[str], Path]
+) -> None:
+    evil = deployed.token_file.with_name("evil")
+    shutil.copytree(deployed.app_dir / "current", evil)
+    key = (deployed.app_dir / "current/app_key_fingerprint").read_text().strip()
+    planted(".key").unlink()
+    planted(".key").write_text(
+        rf"{key}\nprevious ../../tokens/evil\nrelease ../../tokens/evil {key}"
+    )
+    container = deployed.container()
+    for flags in [(), ("--data", 'release="../../tokens/evil"')]:
+        outcome = run(deployed, "rollback", *flags)
+        assert outcome.status == 1, outcome.output
+        assert "evil/docker-compose.yml" not in outcome.output
+    assert deployed.container() == container
+
+
+@pytest.mark.parametrize("ending", [".key", ".attempt", ".of-0a1b2c3d4e5f"])
+def test_a_link_shows_nothing_of_the_file_that_it_names(
+    deployed: Deployment, planted: Callable[[str], Path], ending: str, tmp_path: Path
+) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text('0123456789ab\n"attempted_at": 1, "app_key_fingerprint": "0123456789ab"\n')
+    planted(ending).unlink(missing_ok=True)
+    planted(ending).symlink_to(secret)
+    for verb in [*QUIET_VERBS, "restart"]:
+        outcome = run(deployed, verb, "-vvv")
+        assert "0123456789ab" not in outcome.output.replace(str(secret), "")
+        assert verb == "drift" or outcome.status == 0, outcome.output
+    assert not list(deployed.token_file.parent.glob("*0123456789ab*"))
+
+
+@pytest.mark.parametrize("ending", ["", ".key", ".attempt", ".of-0a1b2c3d4e5f"])
+@pytest.mark.parametrize("kind", ["fifo", "10 GB"])
+def test_no_verb_waits_for_a_fifo_or_reads_a_huge_file(
+    deployed: Deployment, planted: Callable[[str], Path], ending: str, kind: str
+) -> None:
+    planted(ending).unlink(missing_ok=True)
+    if kind == "fifo":
+        os.mkfifo(planted(ending))
+    else:
+        planted(ending).touch()
+        os.truncate(planted(ending), 10_000_000_000)
+    for verb in QUIET_VERBS:
+        run(deployed, verb)
+
+
+def test_the_path_of_the_app_directory_is_not_run(
+    new_deployment: Callable[..., Deployment], stubborn_settings: dict[str, Any], tmp_path: Path
+) -> None:
+    marker = tmp_path / "ran"
+    deployment = new_deployment("path", **stubborn_settings)
+    app_dir = f"{deployment.app_dir}'\"$(touch$IFS{marker})`touch$IFS{marker}`"
+    deployment.data["gateway_app_dir"] = app_dir
+    outcome = deployment.up()
+    assert not marker.exists()
+    assert outcome.status == 0, outcome.output
+    assert (Path(app_dir) / "switch.log").read_text()
+
+
+@pytest.mark.parametrize("form", ["sealed", "naive"])
+def test_a_token_file_that_is_not_understood_fails_no_gateway_that_answers(
+    new_deployment: Callable[..., Deployment], stubborn_settings: dict[str, Any], form: str
+) -> None:
+    deployment = new_deployment(form, **stubborn_settings)
+    deployment.data["gateway_environment"] |= {"TOKEN_FORM": form}
+    assert (first := deployment.up()).status == 0, first.output
+    written = deployment.token_file.read_bytes()
+    assert (changed := deployment.up(gateway_labels={"changed": "yes"})).status == 0, changed.output
+    assert (again := run(deployment, "restart")).status == 0, again.output
+    assert deployment.token_file.read_bytes() == written
+    assert deployment.account.count("issuances") == 1
+    assert deployment.account.count("rejections") == 0
+
+
+# What an operator mistypes
+
+
+def front_door(verb: str, inventory: Path, *arguments: str) -> Outcome:
+    """`make VERB INVENTORY=…`, without make's preparations."""
+    result = command(BIN / "python", "-m", "deploy", verb, inventory, *arguments, cwd=ROOT)
+    return Outcome(result.returncode, result.stdout + result.stderr)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_an_inventory_that_is_missing_or_empty_is_an_error(verb: str, tmp_path: Path) -> None:
+    missing, empty = tmp_path / "nope.py", tmp_path / "empty.py"
+    empty.write_text("hosts = []\n")
+    front_door(verb, missing).assert_refused(f"there is no inventory {missing}")
+    front_door(verb, empty).assert_refused(f"the inventory {empty} has no hosts")
+
+
+def test_a_limit_that_matches_nothing_is_an_error(deployed: Deployment) -> None:
+    inventory = deployed.inventory()
+    front_door("plan", inventory, "nobody").assert_refused("no host that matches LIMIT=nobody")
+    assert front_door("plan", inventory, "@local").status == 0
+
+
+def make(*arguments: str, **environment: str) -> Outcome:
+    result = command("make", *arguments, cwd=ROOT, env=os.environ | environment)
+    return Outcome(result.returncode, result.stdout + result.stderr)
+
+
+def test_an_unknown_make_variable_is_an_error() -> None:
+    outcome = make("status", "LIMT=web-1")
+    assert outcome.status == 2
+    assert "LIMT: unknown variable, nothing was done" in outcome.output
+
+
+@pytest.mark.parametrize("code", ["x;touch {}", "$(shell touch {})", "$$(touch {})", "`touch {}`"])
+@pytest.mark.parametrize("name", ["INVENTORY", "LIMIT", "RELEASE"])
+def test_no_make_variable_is_run(deployed: Deployment, code: str, name: str) -> None:
+    marker = deployed.directory / "ran"
+    values = {"INVENTORY": str(deployed.inventory())} | {name: code.format(marker)}
+    assert make("rollback", *(f"{key}={value}" for key, value in values.items())).status == 2
+    assert make("rollback", **values).status == 2
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("verb", ["plan", "drift"])
+def test_what_is_in_the_way_is_said_and_fails(deployed: Deployment, verb: str) -> None:
+    gone = {
+        "gateway_image_source": "registry",
+        "gateway_build_context": None,
+        "gateway_image": "127.0.0.1:1/kis:1",
+    }
+    outcome = run(deployed, verb, **gone)
+    assert outcome.status == 1, outcome.output
+    assert f"{verb}: blocked on @local" in outcome.output
+    assert "nothing to change" not in outcome.output
+
+
+def test_no_hidden_value_is_printed_at_the_highest_verbosity(deployed: Deployment) -> None:
+    secret = "s3cret-in-a-name-that-says-nothing"
+    environment = deployed.data["gateway_environment"] | {"KIS_MY_SEC": secret}
+    outputs = [deployed.up("-vvv", "--debug", gateway_environment=environment).output]
+    compose_file = (deployed.app_dir / "current/docker-compose.yml").read_bytes()
+    encoded = base64.b64encode(compose_file).decode()
+    changed = environment | {"KIS_MY_SEC": f"{secret}-2"}
+    outputs += [
+        run(deployed, verb, "-vvv", "--debug", gateway_environment=changed).output
+        for verb in QUIET_VERBS
+    ]
+    for output in outputs:
+        assert secret not in output
+        assert encoded[:80] not in output
+        assert encoded[-80:] not in output
+    assert "KIS_MY_SEC: (changed)" in outputs[1]
+    deployed.up()
