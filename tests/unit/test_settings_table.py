@@ -1,0 +1,19 @@
+from __future__ import annotations
+
+from deploy.gateway.settings import KNOWN_NAMES
+from deploy.gateway.settings_table import PAGE, settings_page
+
+
+def test_the_documented_table_is_the_models() -> None:
+    assert PAGE.read_text("utf-8") == settings_page(), (
+        "docs/settings.md is stale: .venv/bin/python -m deploy.gateway.settings_table --write"
+    )
+
+
+def test_every_setting_has_one_row_with_a_meaning_and_a_default() -> None:
+    rows = [line for line in settings_page().splitlines() if line.startswith("| `")]
+    cells = [row.strip("| ").split(" | ") for row in rows]
+    assert sorted(name.strip("`") for name, _, _ in cells) == sorted(KNOWN_NAMES)
+    assert all(meaning.endswith(".") for _, meaning, _ in cells)
+    required = [name.strip("`") for name, _, default in cells if default == "required"]
+    assert required == ["gateway_image", "gateway_secrets_file", "gateway_app_key_field"]
