@@ -13,7 +13,7 @@ import pytest
 
 from deploy.gateway.release import ROOT
 from tests.engine.conftest import Deployment
-from tests.tools import BIN, Outcome, command
+from tests.tools import BIN, Outcome, command, docker, get
 
 VERBS = ["up", "plan", "drift", "status", "restart", "rollback", "down"]
 QUIET_VERBS = ["plan", "status", "drift"]
@@ -143,6 +143,25 @@ def test_a_token_file_that_is_not_understood_fails_no_gateway_that_answers(
     assert deployment.token_file.read_bytes() == written
     assert deployment.account.count("issuances") == 1
     assert deployment.account.count("rejections") == 0
+
+
+def test_a_gateway_that_answers_is_not_reported_as_down(
+    new_deployment: Callable[..., Deployment], stubborn_settings: dict[str, Any]
+) -> None:
+    """Its restore fails, because the engine finds it unhealthy; clients are served all the same."""
+    check = {"test": ["CMD", "test", "-e", "/app/tokens/ok"], "interval": "1s", "retries": 1}
+    deployment = new_deployment("answers", **stubborn_settings, gateway_healthcheck=check)
+    ok = deployment.token_file.with_name("ok")
+    ok.parent.mkdir(0o700)
+    ok.touch()
+    assert (first := deployment.up()).status == 0, first.output
+    ok.unlink()
+    outcome = deployment.up(gateway_labels={"changed": "yes"})
+    assert outcome.status == 1
+    assert get(f"{deployment.url}/health")[0] == 200
+    assert "The gateway answers /health now, though it did not pass the gate." in outcome.output
+    assert "DOES NOT SERVE" not in outcome.output
+    docker("stop", deployment.container())
 
 
 # What an operator mistypes
