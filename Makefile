@@ -55,10 +55,10 @@ lab-down: .venv/ready  ## remove every trace of the lab
 	.venv/bin/python -m lab.lab down
 
 test: .venv/ready  ## unit, services, engine, a lab of two hosts; on a real Docker engine
-	$(PYTEST) --numprocesses 2 --dist loadfile
+	$(PYTEST) --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test-lab: .venv/ready  ## the rest: rollouts, issuances, faults on lab hosts
-	$(PYTEST) tests/lab --ignore tests/lab/test_two_hosts.py -m "not simulation"
+	$(PYTEST) tests/lab --ignore tests/lab/test_two_hosts.py
 
 .venv-bench/ready: .venv/ready benchmarks/requirements.txt
 	@python3 -m venv .venv-bench

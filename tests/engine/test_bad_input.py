@@ -14,7 +14,7 @@ import pytest
 
 from deploy.gateway.release import ROOT
 from tests.engine.conftest import Deployment
-from tests.tools import command, get
+from tests.tools import command, get, machine_lock
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +118,8 @@ def test_no_network_for_packages(tmp_path: Path) -> None:
     script = ROOT / "templates/engine.sh"
     once = {"APT_CONFIG": str(tmp_path / "apt.conf")}
     Path(once["APT_CONFIG"]).write_text('Acquire::Retries "0";\n')
-    result = command("unshare", "--net", "sh", script, "hello", env=os.environ | once)
+    with machine_lock():
+        result = command("unshare", "--net", "sh", script, "hello", env=os.environ | once)
     assert result.returncode == 1
     assert "The packages could not be installed: hello" in result.stderr
     assert "reaches no package mirror" in result.stderr

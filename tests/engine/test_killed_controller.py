@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import signal
 import subprocess
 from collections.abc import Callable
 
@@ -43,6 +44,7 @@ def test_a_killed_controller_leaves_the_gateway_serving(deployed: Deployment, mo
         assert controller.stdout is not None
         assert any(moment in line for line in controller.stdout), f"it never came: {moment}"
         controller.kill()
+    assert controller.returncode == -signal.SIGKILL, "it ended before it was killed"
     free = ["flock", "--nonblock", str(deployed.app_dir / ".switch.guard"), "true"]
     wait_for(lambda: subprocess.run(free).returncode == 0, "no switch is under way", 60)
     wait_for(lambda: get(f"{deployed.url}/ready")[0] == 200, "it serves, by itself", 60)

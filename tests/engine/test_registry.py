@@ -17,7 +17,7 @@ import pytest
 
 from deploy.gateway.release import built_image
 from tests.engine.conftest import REFERENCE_GATEWAY, Deployment
-from tests.tools import BIN, Outcome, command, docker, free_port, wait_for
+from tests.tools import BIN, Outcome, command, docker, free_port, machine_lock, wait_for
 
 USER, PASSWORD = "tester", "the registry's password"
 HTPASSWD = f"{USER}:$2b$04$BKejNzNC0rbRXKrVeco/POJwY3MhiOc5WQcAMfuWIaDBnWl1zY2qy\n"  # bcrypt
@@ -103,7 +103,8 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
     if shutil.which("docker-registry") is None:
         sudo = ["sudo"] if os.geteuid() else []
         install = ["apt-get", "install", "-qq", "-y", "docker-registry"]
-        assert command(*sudo, *install).returncode == 0
+        with machine_lock():
+            assert command(*sudo, *install).returncode == 0
     directory = tmp_path_factory.mktemp("registry")
     made = Registry(directory, f"127.0.0.1:{free_port()}")
     (directory / "htpasswd").write_text(HTPASSWD)

@@ -141,6 +141,31 @@ class Fleet:
         project = "label=com.docker.compose.project=kis"
         return self._each(lambda h: self.on(h, f"sudo docker ps -aq --no-trunc -f {project}"))
 
+    def health(self) -> dict[str, str]:
+        """What Docker reports of the gateway's health check on each host."""
+        project = "label=com.docker.compose.project=kis"
+        script = (
+            f"sudo docker ps -aq -f {project} | "
+            "xargs -r sudo docker inspect -f '{{.State.Health.Status}}'"
+        )
+        return self._each(lambda h: self.on(h, script))
+
+    def engine_times(self) -> dict[str, str]:
+        """The time by each engine's own clock."""
+        return self._each(lambda h: self.on(h, "sudo docker info -f '{{.SystemTime}}'"))
+
+    def engine_events(self, since: dict[str, str], until: dict[str, str]) -> dict[str, list[str]]:
+        """All events of each engine, but for the commands of health checks."""
+
+        def ask(host: str) -> list[str]:
+            span = f"--since {since[host]} --until {until[host]}"
+            said = self.on(
+                host, f"sudo docker events {span} --format '{{{{.Type}}}} {{{{.Action}}}}'"
+            )
+            return [event for event in said.splitlines() if "exec_" not in event]
+
+        return self._each(ask)
+
     def releases(self) -> dict[str, str]:
         """The release that `current` points at, which must be the one that the container is of."""
         label = "com.docker.compose.project.working_dir"

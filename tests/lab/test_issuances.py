@@ -2,6 +2,8 @@
 
 Every row runs with the stubborn gateway, whose habits are those of gateways in the wild, and three
 with the reference gateway, too. The counters are the simulator's.
+
+Simulated days and a year run only if asked for: `pytest -m simulation tests/services tests/lab`.
 """
 
 from __future__ import annotations

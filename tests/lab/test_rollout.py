@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import time
 from collections.abc import Callable
@@ -182,7 +183,7 @@ def assert_settles_and_next_up_finishes(fleet: Fleet) -> None:
 
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_a_killed_controller_leaves_every_host_serving(fleet: Fleet, moment: str) -> None:
-    assert fleet.interrupt(moment, lambda process: process.kill()) != 0
+    assert fleet.interrupt(moment, lambda process: process.kill()) == -signal.SIGKILL
     assert_settles_and_next_up_finishes(fleet)
 
 

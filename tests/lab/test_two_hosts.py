@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -36,11 +37,14 @@ def both_serve_afterwards(fleet: Fleet) -> Iterator[None]:
 
 
 def test_a_second_up_changes_nothing(fleet: Fleet) -> None:
-    before = fleet.containers()
+    wait_for(lambda: set(fleet.health().values()) == {"healthy"}, "Docker reports healthy", 60)
+    before, since = fleet.containers(), fleet.engine_times()
     outcome = fleet.up()
+    until = fleet.engine_times()
     assert outcome.status == 0, outcome.output
     assert outcome.changes() == 0
     assert fleet.containers() == before
+    assert fleet.engine_events(since, until) == {name: [] for name in BOTH}
 
 
 def test_a_changed_setting_is_rolled_out_and_rolled_back(fleet: Fleet) -> None:
@@ -73,7 +77,8 @@ def test_a_broken_release_stops_at_the_canary(fleet: Fleet, broken: dict[str, An
 
 
 def test_a_killed_controller_leaves_both_hosts_serving(fleet: Fleet) -> None:
-    assert fleet.interrupt("[lab-1] switch:", lambda process: process.kill()) != 0
+    status = fleet.interrupt("[lab-1] switch:", lambda process: process.kill())
+    assert status == -signal.SIGKILL
     wait_for(lambda: fleet.switching() == [], "no switch is under way any more", 60)
     wait_for(lambda: fleet.serving() == BOTH, "both hosts serve, by themselves", 60)
     outcome = fleet.up()

@@ -27,6 +27,7 @@ from kis_gateway.peers import Peers
 from kis_gateway.tokens import TokenStore, fingerprint_of
 
 from tests.services.conftest import RunningSimulator, Serve
+from tests.tools import wait_for
 
 GATEWAY = Path(__file__).parents[2] / "services" / "kis-gateway"
 PRICE = "/uapi/domestic-stock/v1/quotations/inquire-price?FID_INPUT_ISCD=005930"
@@ -240,6 +241,8 @@ def test_a_refused_token_is_replaced_by_one_issuance(
     assert [answer.json().get("rt_cd") for answer in answers] == ["0"] * 4
     counters = simulator.control("GET", "counters")["real"][simulator.credentials["kis-r-app-key"]]
     assert (counters["issuances"], counters["rejections"]) == (1, 0)
+    # The gateway uses a new token before it has written the file.
+    wait_for(path.exists, "the token file is written")
     assert json.loads(path.read_text())["access_token"] != "stale"
 
 

@@ -132,6 +132,7 @@ def test_a_token_that_kis_ends_for_all_at_once_costs_one_issuance(four: Gateways
     assert four.counts() == (2, 0)
 
 
+@pytest.mark.simulation
 def test_a_day_under_load_costs_one_issuance(four: Gateways) -> None:
     minutes = 24 * 60 + 30
     for _ in range(minutes // 5):
