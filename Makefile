@@ -9,7 +9,7 @@ UNKNOWN := $(strip $(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $
 $(if $(UNKNOWN),$(error $(UNKNOWN): unknown variable, nothing was done; these are known: $(SETTABLE)))
 RUN := .venv/bin/python -m deploy
 PYTEST := .venv/bin/pytest
-SOURCES := benchmarks deploy inventory lab services tests
+SOURCES := benchmarks deploy inventory kis_gateway_deploy lab services tests
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 .DEFAULT_GOAL := help
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from contextlib import suppress
@@ -12,8 +13,8 @@ from typing import Any
 import click
 from paramiko import SSHException
 from pyinfra import logger
-from pyinfra.api.arguments import CONNECTOR_ARGUMENT_KEYS, pop_global_arguments
 from pyinfra.api.command import StringCommand
+from pyinfra.api.exceptions import ConnectError
 from pyinfra.connectors.util import CommandOutput
 from pyinfra.context import inventory
 
@@ -23,7 +24,8 @@ from deploy.gateway.fleet import wanted
 from deploy.gateway.release import Image
 from deploy.gateway.saved_image import SavedImage, cut, pack
 from deploy.gateway.settings import Settings
-from deploy.gateway.targets import Target, rollout, this_run
+from deploy.gateway.targets import Target, mounted_elsewhere, rollout, this_run
+from kis_gateway_deploy.remote import RemoteError, ask
 
 
 class Locked(StringCommand):
@@ -82,12 +84,12 @@ class BringToken(Locked):
         super().__init__(commands.give_token(target.settings, target.key, ""), target.settings)
         self.key, self.source, self.batch = target.key, source, batch
 
-    def attempt(self, state: Any, host: Any, connector_arguments: Any) -> Any:
+    def attempt(self, state: Any, host: Any, connector_arguments: Any) -> Any:  # noqa: ARG002
         try:
             with _one_at_a_time:
-                token = _take_token(state, self.source, self.key, self.batch)
+                token = _take_token(self.source, self.key, self.batch)
             why = "has no token any more that it could give"
-        except (EOFError, OSError, SSHException) as error:
+        except (RemoteError, ConnectError, ValueError, AttributeError) as error:
             token, why = "", f"could not be asked for its token ({error})"
         if not token:
             what = f"{self.source} {why}: deploy again"
@@ -105,27 +107,24 @@ _one_at_a_time = Lock()
 
 
 @cache
-def _take_token(state: Any, source: str, key: str, batch: int) -> str:  # noqa: ARG001
-    """In base64; empty where there is none any more.
+def _take_token(source: str, key: str, batch: int) -> str:  # noqa: ARG001
+    """In base64; empty if there is none any more. Raises RemoteError.
 
     Once a batch, for a later one may find another. Not once for each host: an sshd opens ten
     sessions a connection at most, unless told otherwise (sshd_config(5), MaxSessions).
     """
-    host = inventory.get_host(source)
-    settings, _ = wanted(source)
-    arguments, _ = pop_global_arguments(state, host, {})
-    _, output = host.run_shell_command(
-        StringCommand(commands.take_token(settings, key).script),
-        print_output=False,
-        print_input=False,
-        **{name: value for name, value in arguments.items() if name in CONNECTOR_ARGUMENT_KEYS},
+    settings, release = wanted(source)
+    mounted = mounted_elsewhere(source)
+    answer = ask(
+        inventory.get_host(source),
+        "token",
+        commands.token_request(settings, release, key, mounted),
     )
-    # Some hosts greet whoever logs in.
-    tokens = [found[1] for found in map(TOKEN_LINE.fullmatch, output.stdout_lines) if found]
-    return tokens[0] if tokens else ""
+    token = json.loads(answer).get("result", {}).get("token")
+    return token if isinstance(token, str) and BASE64.fullmatch(token) else ""
 
 
-TOKEN_LINE = re.compile("token ([A-Za-z0-9+/]+=*)")
+BASE64 = re.compile("[A-Za-z0-9+/]+=*", re.ASCII)
 
 
 class LoadImage(Locked):

@@ -22,8 +22,12 @@ from deploy.gateway.settings import Settings
 from deploy.gateway.targets import (
     CANNOT_READ,
     Target,
+    all_are_read,
+    current,
     dropped_out,
+    mounted_elsewhere,
     rollout,
+    survey_again,
     surveyed,
     this_run,
     why_untouched,
@@ -74,10 +78,11 @@ def check(target: Target) -> Commands:
     if problems := why_untouched(target.name):
         yield _fail(*problems)
     else:
-        for warning in target.plan.warnings:
+        for warning in [*target.plan.findings, *target.plan.warnings]:
             logger.warning(f"{host.print_prefix}{click.style(warning, 'yellow')}")
-        for note in display.token_notes(target.name, rollout()):
-            _say(note)
+        if all_are_read():
+            for note in display.token_notes(target.name, rollout()):
+                _say(note)
         for reason in target.plan.reasons:
             _say(reason)
 
@@ -104,8 +109,23 @@ def _lock(target: Target) -> Command:
 
 
 @operation()
+def bootstrap(target: Target) -> Commands:
+    """Installs python3 and reads the host; fails if it then turns out that it is refused."""
+    yield Locked(commands.bootstrap(), target.settings)
+    plan = survey_again().plan
+    for reason in plan.reasons:
+        _say(reason)
+    if plan.refusals:
+        yield Locked(commands.release_lock(target.settings, this_run()), target.settings)
+        yield _fail(*plan.refusals)
+
+
+@operation()
 def install_engine(target: Target) -> Commands:
     """Docker from the distribution's packages, compose v2, and a running engine."""
+    target = current(target)
+    if not target.plan.install_engine:
+        return
     if target.plan.put_compose_plugin:
         yield from files.put._inner(
             src=str(commands.compose_binary()),
@@ -119,12 +139,16 @@ def install_engine(target: Target) -> Commands:
 @operation()
 def prepare_tokens(target: Target) -> Commands:
     """The token directory with its owner and mode. Nothing in it is removed or emptied."""
+    target = current(target)
+    if not target.plan.prepare_tokens:
+        return
     yield Locked(commands.prepare_tokens(target.settings), target.settings)
 
 
 @operation()
 def fetch_images(target: Target) -> Commands:
     """Pulls, builds or loads the images that the host lacks."""
+    target = current(target)
     for image in target.plan.images:
         if image.saved:
             yield LoadImage(image, image.saved, target)
@@ -135,12 +159,16 @@ def fetch_images(target: Target) -> Commands:
 @operation()
 def start_simulator(target: Target) -> Commands:
     """The KIS simulator, for an inventory that tries the gateway without an account."""
+    if not current(target).plan.start_simulator:
+        return
     yield Locked(commands.start_simulator(), target.settings)
 
 
 @operation()
 def stage(target: Target) -> Commands:
     """Puts the release on the host, checked by the host's own compose."""
+    if not current(target).plan.stage:
+        return
     yield Locked(commands.stage(target.settings, target.release), target.settings)
 
 
@@ -167,7 +195,10 @@ def switch(target: Target, batch: int, action: str = "switch") -> Commands:
     if dropped_out() or not progress.is_turn_of(target.name, batch):
         return
     _say(f"batch {batch + 1} of {len(progress.batches)}: {', '.join(progress.batches[batch])}")
-    if source := progress.issuances.given.get(target.name):
+    source = progress.issuances.given.get(target.name)
+    if not source and mounted_elsewhere(target.name) and action == "switch":
+        source = target.name
+    if source:
         yield BringToken(target, source, batch)
     yield Switch(target, action, target.release_id)
     progress.switched.append(target.name)  # reached only where the command succeeded
@@ -183,6 +214,7 @@ def revert(target: Target) -> Commands:
             _say(f"what was stopped here is started again, because {_failed()} failed")
             yield Locked(commands.stop_loop(target.settings, "start"), target.settings)
         return
+    target = current(target)
     before = target.reading.current if target.reading else None
     if target.settings.rollout_revert == "fleet" and before != target.release_id:
         _say(f"reverting, because {_failed()} failed")
@@ -240,11 +272,15 @@ def show_status(as_json: bool) -> Commands:
     """Prints on standard output what was read of all hosts; to be run once, not on each."""
     if state.is_executing:
         hosts = {
-            name: (target.reading or display.UNREADABLE) if target else display.UNREACHABLE
+            name: (target.reading or _why_not_read(target)) if target else display.UNREACHABLE
             for name, target in surveyed().items()
         }
         click.echo(display.status_json(hosts) if as_json else display.status_table(hosts))
     yield from ()
+
+
+def _why_not_read(target: Target) -> str:
+    return display.NO_PYTHON if target.plan.bootstrap else display.UNREADABLE
 
 
 @operation()
@@ -253,7 +289,9 @@ def show_plan(verb: str) -> Commands:
     if state.is_executing:
         targets = surveyed()
         for name, target in targets.items():
-            if target and target.reading:
+            if target and target.plan.bootstrap:
+                click.echo(display.without_python(name, target.plan))
+            elif target and target.reading:
                 click.echo(
                     display.host_plan(
                         name,
@@ -268,18 +306,19 @@ def show_plan(verb: str) -> Commands:
             else:
                 why = display.UNREADABLE if target else display.UNREACHABLE
                 click.echo(display.not_read(name, why))
-        click.echo(display.budget(rollout().issuances.asks))
+        if all_are_read():
+            click.echo(display.budget(rollout().issuances.asks))
         blocked = [name for name, target in targets.items() if not target or why_untouched(name)]
-        click.echo(display.summary(verb, [t.plan for t in targets.values() if t], blocked))
+        click.echo(display.summary(verb, {n: t.plan for n, t in targets.items() if t}, blocked))
     yield from ()
 
 
 @operation()
 def expect(target: Target, unblocked: bool = False, no_changes: bool = False) -> Commands:
     """Fails on a host that could not be read, is blocked, or would be changed."""
-    if target.reading is None:
-        yield _fail(CANNOT_READ)
+    if target.reading is None and not target.plan.bootstrap:
+        yield _fail(*(target.plan.refusals or [CANNOT_READ]))
     elif unblocked and state.is_executing and (problems := why_untouched(target.name)):
         yield _fail(*(f"blocked: {problem}" for problem in problems))
-    elif no_changes and target.plan.reasons:
+    elif no_changes and (target.plan.reasons or target.plan.findings):
         yield _fail("the host has drifted (see above): run `make deploy`")

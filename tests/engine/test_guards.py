@@ -62,7 +62,7 @@ def test_a_planted_fingerprint_replaces_no_file_elsewhere(
     victim = tmp_path / "victim"
     victim.write_text("of root")
     planted(".of-").mkdir()
-    planted(".key").unlink()
+    planted(".key").unlink(missing_ok=True)
     planted(".key").write_text(f"/../../../../../../../../../..{victim}")
     outcome = run(deployed, "restart")
     assert victim.read_text() == "of root"
@@ -75,7 +75,7 @@ def test_a_planted_fingerprint_makes_no_release(
     evil = deployed.token_file.with_name("evil")
     shutil.copytree(deployed.app_dir / "current", evil)
     key = (deployed.app_dir / "current/app_key_fingerprint").read_text().strip()
-    planted(".key").unlink()
+    planted(".key").unlink(missing_ok=True)
     planted(".key").write_text(
         rf"{key}\nprevious ../../tokens/evil\nrelease ../../tokens/evil {key}"
     )
