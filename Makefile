@@ -13,7 +13,7 @@ SOURCES := benchmarks deploy inventory kis_gateway_deploy lab services tests
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 .DEFAULT_GOAL := help
 
-.PHONY: help deploy verify status plan drift restart rollback down lab lab-down test lint lock bench
+.PHONY: help deploy verify status plan drift restart rollback down lab lab-down test test-lab lint lock bench
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -54,8 +54,11 @@ lab: .venv/ready  ## HOSTS=4 throw-away hosts on this machine; BARE=1: without D
 lab-down: .venv/ready  ## remove every trace of the lab
 	.venv/bin/python -m lab.lab down
 
-test: .venv/ready  ## all tests, on a real Docker engine
+test: .venv/ready  ## unit, services, engine, a lab of two hosts; on a real Docker engine
 	$(PYTEST)
+
+test-lab: .venv/ready  ## the rest: rollouts, issuances, faults on lab hosts
+	$(PYTEST) tests/lab --ignore tests/lab/test_two_hosts.py -m "not simulation"
 
 .venv-bench/ready: .venv/ready benchmarks/requirements.txt
 	@python3 -m venv .venv-bench

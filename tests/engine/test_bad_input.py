@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import socket
 from collections.abc import Callable, Iterator
@@ -112,10 +113,12 @@ def test_too_little_disk(untouched: Deployment) -> None:
     outcome.assert_refused("MiB of disk are free", "64 are needed")
 
 
-def test_no_network_for_packages() -> None:
+def test_no_network_for_packages(tmp_path: Path) -> None:
     """The very script, in a network namespace without a network; `hello` is nowhere installed."""
     script = ROOT / "templates/engine.sh"
-    result = command("unshare", "--net", "sh", script, "hello")
+    once = {"APT_CONFIG": str(tmp_path / "apt.conf")}
+    Path(once["APT_CONFIG"]).write_text('Acquire::Retries "0";\n')
+    result = command("unshare", "--net", "sh", script, "hello", env=os.environ | once)
     assert result.returncode == 1
     assert "The packages could not be installed: hello" in result.stderr
     assert "reaches no package mirror" in result.stderr

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.engine.conftest import Deployment
+from tests.engine.conftest import STUBBORN_GATEWAY, Deployment
 from tests.tools import BIN, command, docker, get, wait_for
 
 
@@ -45,7 +45,8 @@ def test_a_second_up_changes_nothing(deployed: Deployment) -> None:
         "events", "--since", moment, "--until", until, "--format", "{{.Type}} {{.Action}}"
     )
     # Health checks run all the time; they are the only thing that may show.
-    assert [e for e in events.splitlines() if "exec_" not in e] == []
+    of_checks = ("exec_", "health_status")
+    assert [e for e in events.splitlines() if not any(word in e for word in of_checks)] == []
 
 
 def test_a_changed_setting_recreates_the_container_and_keeps_the_token(
@@ -96,26 +97,59 @@ def test_values_with_every_special_character_reach_the_container(
     assert {name: actual[name] for name in environment} == environment
 
 
-BROKEN = """
-ARG BASE_IMAGE=debian:trixie-slim
-FROM ${BASE_IMAGE}
-CMD ["sh", "-c", "echo the reason why it ends; exit 3"]
+SERVER = """
+import http.server, os, sys
+
+print("the reason why it fails", flush=True)
+statuses = os.environ["STATUS"].split() or sys.exit(3)
+
+class Health(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(int(statuses.pop(0) if statuses[1:] else statuses[0]))
+        self.end_headers()
+
+http.server.ThreadingHTTPServer(("0.0.0.0", 8080), Health).serve_forever()
 """
+# As the stubborn gateway's, so that the engine has all but the last layer.
+BROKEN = (
+    (STUBBORN_GATEWAY / "Dockerfile").read_text().partition("COPY ")[0]
+    + """\
+COPY server.py /
+CMD ["python3", "/server.py"]
+"""
+)
 
 
 @pytest.fixture
 def broken(tmp_path: Path) -> dict[str, Any]:
-    """Settings of an image whose container ends at once."""
+    """Settings of an image that answers one STATUS after the other, or ends at once without one."""
+    (tmp_path / "server.py").write_text(SERVER)
     (tmp_path / "Dockerfile").write_text(BROKEN)
-    return {"gateway_image": "kis-test-broken", "gateway_build_context": tmp_path}
+    return {
+        "gateway_image": "kis-test-broken",
+        "gateway_build_context": tmp_path,
+        "gateway_environment": {"STATUS": ""},
+    }
 
 
-def test_a_broken_release_is_taken_back(deployed: Deployment, broken: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("status", "reason"),
+    [("", "crash loop"), ("500", "not healthy within 8 s"), ("200 500", "not healthy within 8 s")],
+    ids=["exits at once", "never healthy", "answers once"],
+)
+def test_a_broken_release_is_taken_back(
+    deployed: Deployment, broken: dict[str, Any], status: str, reason: str
+) -> None:
     token, current = deployed.token(), (deployed.app_dir / "current").readlink()
-    outcome = deployed.up(**broken)
+    outcome = deployed.up(
+        **broken | {"gateway_environment": {"STATUS": status}},
+        gateway_token_at_start=False,
+        rollout_min_healthy_time=2,
+        rollout_healthy_deadline=8,
+    )
     assert outcome.status == 1
-    assert "crash loop" in outcome.output
-    assert "the reason why it ends" in outcome.output  # the container's last log lines
+    assert reason in outcome.output
+    assert "the reason why it fails" in outcome.output  # the container's last log lines
     assert f"Restored: release {current.name}" in outcome.output
     assert "Traceback" not in outcome.output
     assert (deployed.app_dir / "current").readlink() == current

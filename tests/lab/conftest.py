@@ -8,14 +8,32 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from deploy.gateway.release import ROOT
 from lab.lab import Lab, LabHost
+from tests.lab.fleet import Fleet
 from tests.tools import BIN, Outcome, command
 
 HOSTS = 2
+
+SERVER = """
+import http.server, os, sys, threading
+
+statuses = os.environ["STATUS"].split()
+
+class Health(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(int(statuses.pop(0) if statuses[1:] else statuses[0]))
+        self.end_headers()
+
+print("the broken gateway speaks", flush=True)
+if "DIES_AFTER" in os.environ:
+    threading.Timer(float(os.environ["DIES_AFTER"]), os._exit, [7]).start()
+http.server.ThreadingHTTPServer(("0.0.0.0", 8080), Health).serve_forever()
+"""
 
 
 @dataclass
@@ -72,3 +90,22 @@ def deployed(lab: OwnLab) -> OwnLab:
     outcome = lab.pyinfra("deploy/up.py")
     assert outcome.status == 0, outcome.output
     return lab
+
+
+@pytest.fixture(scope="module")
+def broken(fleet: Fleet, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Settings of an image that answers one STATUS after the other, or dies after DIES_AFTER s.
+
+    `fleet` is the module's own.
+    """
+    context = tmp_path_factory.mktemp("broken")
+    (context / "server.py").write_text(SERVER)
+    (context / "Dockerfile").write_text(
+        f'FROM {fleet.gateway_image}\nCOPY server.py /\nCMD ["python3", "-u", "/server.py"]\n'
+    )
+    return {
+        "gateway_image": "broken",
+        "gateway_image_source": "build",
+        "gateway_build_context": str(context),
+        "gateway_image_archive": None,
+    }

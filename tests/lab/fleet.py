@@ -89,6 +89,19 @@ class Fleet:
             env=self._environment | {"PYTHONUNBUFFERED": "1"},
         )
 
+    def interrupt(self, moment: str, act: Callable[[subprocess.Popen[str]], object]) -> int:
+        """Runs `up` with a change, acts when its output names the moment, and waits for its end."""
+        process = self.start_up(**changed())
+        assert process.stdout is not None
+        for line in process.stdout:
+            if moment in line:
+                act(process)
+                break
+        else:
+            raise AssertionError(f"the moment never came: {moment}")
+        process.stdout.read()
+        return process.wait()
+
     def _pyinfra(self, inventory: Path, deploy: str, *flags: str) -> Outcome:
         result = command(
             BIN / "pyinfra", "-y", *flags, inventory, deploy, cwd=ROOT, env=self._environment

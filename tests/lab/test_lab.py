@@ -94,14 +94,12 @@ def test_up_deploys_to_all_hosts_and_a_second_up_changes_nothing(deployed: OwnLa
     assert outcome.changes() == 0
 
 
-@pytest.mark.parametrize("way", ["docker restart", "systemctl reboot", "loss of power"])
+@pytest.mark.parametrize("way", ["systemctl reboot", "loss of power"])
 def test_a_rebooted_host_has_gateway_and_token_back_by_itself(deployed: OwnLab, way: str) -> None:
     host = deployed.lab.hosts()[0]
     container = deployed.lab.container(host.name)
     before, started = token(deployed, host), boot(container)
     match way:
-        case "docker restart":
-            docker("restart", container)
         case "systemctl reboot":
             deployed.ssh(host, "sudo", "systemctl", "reboot")  # the connection breaks with it
         case "loss of power":

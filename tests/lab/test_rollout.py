@@ -13,25 +13,9 @@ import pytest
 
 from tests.lab.conftest import OwnLab
 from tests.lab.fleet import Fleet, changed
-from tests.tools import docker, wait_for
+from tests.tools import wait_for
 
 ALL = ["lab-1", "lab-2", "lab-3", "lab-4"]
-
-SERVER = """
-import http.server, os, sys, threading
-
-statuses = os.environ["STATUS"].split()
-
-class Health(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):
-        self.send_response(int(statuses.pop(0) if statuses[1:] else statuses[0]))
-        self.end_headers()
-
-print("the broken gateway speaks", flush=True)
-if "DIES_AFTER" in os.environ:
-    threading.Timer(float(os.environ["DIES_AFTER"]), os._exit, [7]).start()
-http.server.ThreadingHTTPServer(("0.0.0.0", 8080), Health).serve_forever()
-"""
 
 
 @pytest.fixture(scope="module")
@@ -44,22 +28,6 @@ def fleet(new_lab: Callable[..., OwnLab], tmp_path_factory: pytest.TempPathFacto
     return fleet
 
 
-@pytest.fixture(scope="module")
-def broken(fleet: Fleet, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Settings of an image that answers one STATUS after the other, or dies after DIES_AFTER s."""
-    context = tmp_path_factory.mktemp("broken")
-    (context / "server.py").write_text(SERVER)
-    (context / "Dockerfile").write_text(
-        f'FROM {fleet.gateway_image}\nCOPY server.py /\nCMD ["python3", "-u", "/server.py"]\n'
-    )
-    return {
-        "gateway_image": "broken",
-        "gateway_image_source": "build",
-        "gateway_build_context": str(context),
-        "gateway_image_archive": None,
-    }
-
-
 @pytest.fixture(autouse=True)
 def all_serve_afterwards(fleet: Fleet) -> Any:
     """Each test leaves the fleet serving; the token is never asked for a second time."""
@@ -67,14 +35,6 @@ def all_serve_afterwards(fleet: Fleet) -> Any:
     assert fleet.serving() == ALL
     assert fleet.issuances() == dict.fromkeys(ALL, 1)
     assert fleet.rejections() == dict.fromkeys(ALL, 0)
-
-
-def test_a_second_up_changes_nothing_on_any_host(fleet: Fleet) -> None:
-    before = fleet.containers()
-    outcome = fleet.up()
-    assert outcome.status == 0, outcome.output
-    assert outcome.changes() == 0
-    assert fleet.containers() == before
 
 
 def test_the_canary_is_switched_alone_and_the_rest_in_batches(fleet: Fleet) -> None:
@@ -92,31 +52,19 @@ def test_the_canary_is_switched_alone_and_the_rest_in_batches(fleet: Fleet) -> N
     assert fleet.tokens() == tokens
 
 
-@pytest.mark.parametrize(
-    ("status", "dies_after", "reason"),
-    [
-        ("200", "0", "crash loop"),
-        ("200", "4", "restarted "),
-        ("500", "", "not healthy within 15 s"),
-        ("200 500", "", "not healthy within 15 s"),
-    ],
-    ids=["exits at once", "healthy, then dies", "never healthy", "answers once"],
-)
-def test_a_broken_release_stops_at_the_canary(
-    fleet: Fleet, broken: dict[str, Any], status: str, dies_after: str, reason: str
-) -> None:
+def test_a_broken_release_stops_at_the_canary(fleet: Fleet, broken: dict[str, Any]) -> None:
+    """One that is healthy for a while; other faults are tried on the local engine."""
     before, releases = fleet.containers(), fleet.releases()
-    environment = {"STATUS": status} | ({"DIES_AFTER": dies_after} if dies_after else {})
     outcome = fleet.up(
         **broken,
-        gateway_environment=environment,
+        gateway_environment={"STATUS": "200", "DIES_AFTER": "4"},
         gateway_token_at_start=False,
         rollout_min_healthy_time=4,
         rollout_healthy_deadline=15,
     )
     assert outcome.status == 1
     assert "Traceback" not in outcome.output
-    assert reason in outcome.output
+    assert "restarted " in outcome.output
     assert "the broken gateway speaks" in outcome.output  # its last log lines
     assert fleet.releases() == releases
     after = fleet.containers()
@@ -219,27 +167,8 @@ def test_a_host_that_does_not_answer_stops_the_rollout_before_any_switch(fleet: 
     assert fleet.containers() == before
 
 
-MOMENTS = [
-    "Take the deploy lock, stage the release",
-    "Stop a gateway that KIS",
-    "batch 1 of 3",
-    "[lab-1] switch:",
-    "[lab-2] switch:",
-]
-
-
-def interrupt(fleet: Fleet, moment: str, act: Callable[[subprocess.Popen[str]], None]) -> int:
-    """Runs `up` with a change and acts when its output says that the moment has come."""
-    process = fleet.start_up(**changed())
-    assert process.stdout is not None
-    for line in process.stdout:
-        if moment in line:
-            act(process)
-            break
-    else:
-        raise AssertionError(f"the moment never came: {moment}")
-    process.stdout.read()
-    return process.wait()
+# More of them are tried on the local engine.
+MOMENTS = ["Take the deploy lock, stage the release", "[lab-2] switch:"]
 
 
 def assert_settles_and_next_up_finishes(fleet: Fleet) -> None:
@@ -253,23 +182,22 @@ def assert_settles_and_next_up_finishes(fleet: Fleet) -> None:
 
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_a_killed_controller_leaves_every_host_serving(fleet: Fleet, moment: str) -> None:
-    assert interrupt(fleet, moment, lambda process: process.kill()) != 0
+    assert fleet.interrupt(moment, lambda process: process.kill()) != 0
     assert_settles_and_next_up_finishes(fleet)
 
 
-@pytest.mark.parametrize("moment", ["Take the deploy lock, stage", *MOMENTS[3:]])
+@pytest.mark.parametrize("moment", MOMENTS)
 def test_a_cut_connection_leaves_the_host_serving(fleet: Fleet, moment: str) -> None:
     host = "lab-2" if "lab-2" in moment else "lab-1"
-    status = interrupt(
-        fleet, moment, lambda _: fleet.in_container(host, "pkill", "-KILL", "-u", "ops", "sshd")
+    status = fleet.interrupt(
+        moment, lambda _: fleet.in_container(host, "pkill", "-KILL", "-u", "ops", "sshd")
     )
     assert status == 1
     assert_settles_and_next_up_finishes(fleet)
 
 
 def test_an_engine_that_restarts_during_a_switch(fleet: Fleet) -> None:
-    interrupt(
-        fleet,
+    fleet.interrupt(
         "[lab-1] switch:",
         lambda _: fleet.in_container("lab-1", "systemctl", "restart", "docker"),
     )
@@ -284,7 +212,7 @@ def test_of_two_rollouts_at_once_one_works_and_the_other_says_who(fleet: Fleet) 
         second.append(fleet.up(**changed()))
         second.append(time.monotonic() - began)
 
-    assert interrupt(fleet, "batch 1 of 3", up_again) == 0
+    assert fleet.interrupt("batch 1 of 3", up_again) == 0
     outcome, seconds = second
     assert outcome.status == 1
     assert "holds the deploy lock" in outcome.output
@@ -355,10 +283,3 @@ def test_old_releases_are_pruned_to_the_last_five(fleet: Fleet) -> None:
     assert 5 <= len(staged) <= 6
     assert fleet.releases()["lab-1"] in staged
     assert fleet.up().status == 0
-
-
-def test_a_rebooted_host_serves_again_by_itself(fleet: Fleet) -> None:
-    tokens = fleet.tokens()
-    docker("restart", fleet.lab.container("lab-4"))
-    wait_for(lambda: fleet.serving() == ALL, "the gateway is back", 90)
-    assert fleet.tokens() == tokens

@@ -1,0 +1,86 @@
+"""An operator's first week on two hosts, in minutes: part of `make test`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from tests.lab.conftest import OwnLab
+from tests.lab.fleet import Fleet, changed
+from tests.tools import docker, wait_for
+
+BOTH = ["lab-1", "lab-2"]
+
+
+@pytest.fixture(scope="module")
+def fleet(new_lab: Callable[..., OwnLab], tmp_path_factory: pytest.TempPathFactory) -> Fleet:
+    """Two hosts with the reference gateway deployed."""
+    lab = new_lab("--hosts", "2")
+    fleet = Fleet(lab.lab, tmp_path_factory.mktemp("fleet"))
+    outcome = fleet.up()
+    assert outcome.status == 0, outcome.output
+    return fleet
+
+
+@pytest.fixture(autouse=True)
+def both_serve_afterwards(fleet: Fleet) -> Iterator[None]:
+    """Each test leaves both hosts serving; the token is never asked for a second time."""
+    tokens = fleet.tokens()
+    yield
+    assert fleet.serving() == BOTH
+    assert fleet.tokens() == tokens
+    assert fleet.issuances() == dict.fromkeys(BOTH, 1)
+    assert fleet.rejections() == dict.fromkeys(BOTH, 0)
+
+
+def test_a_second_up_changes_nothing(fleet: Fleet) -> None:
+    before = fleet.containers()
+    outcome = fleet.up()
+    assert outcome.status == 0, outcome.output
+    assert outcome.changes() == 0
+    assert fleet.containers() == before
+
+
+def test_a_changed_setting_is_rolled_out_and_rolled_back(fleet: Fleet) -> None:
+    releases, containers = fleet.releases(), fleet.containers()
+    outcome = fleet.up(**changed())
+    assert outcome.status == 0, outcome.output
+    assert not set(fleet.containers().values()) & set(containers.values())
+    assert not set(fleet.releases().values()) & set(releases.values())
+    outcome = fleet.run("deploy/rollback.py")
+    assert outcome.status == 0, outcome.output
+    assert fleet.releases() == releases
+    assert fleet.up().changes() == 0
+
+
+def test_a_broken_release_stops_at_the_canary(fleet: Fleet, broken: dict[str, Any]) -> None:
+    before, releases = fleet.containers(), fleet.releases()
+    outcome = fleet.up(
+        **broken,
+        gateway_environment={"STATUS": "500"},
+        gateway_token_at_start=False,
+        rollout_healthy_deadline=10,
+    )
+    assert outcome.status == 1
+    assert "Traceback" not in outcome.output
+    assert "not healthy within 10 s" in outcome.output
+    assert "the broken gateway speaks" in outcome.output  # its last log lines
+    assert fleet.releases() == releases
+    assert fleet.containers()["lab-2"] == before["lab-2"]
+    assert fleet.history("lab-1")[-1]["outcome"] == "restored"
+
+
+def test_a_killed_controller_leaves_both_hosts_serving(fleet: Fleet) -> None:
+    assert fleet.interrupt("[lab-1] switch:", lambda process: process.kill()) != 0
+    wait_for(lambda: fleet.switching() == [], "no switch is under way any more", 60)
+    wait_for(lambda: fleet.serving() == BOTH, "both hosts serve, by themselves", 60)
+    outcome = fleet.up()
+    assert outcome.status == 0, outcome.output
+    assert fleet.up().changes() == 0
+
+
+def test_a_rebooted_host_serves_again_by_itself(fleet: Fleet) -> None:
+    docker("restart", fleet.lab.container("lab-1"))
+    wait_for(lambda: fleet.serving() == BOTH, "the gateway is back", 90)
