@@ -106,6 +106,18 @@ def _status_cells(reading: Reading) -> list[str]:
     return [reading.current or NOTHING, *cells, *_token_cells(reading), held]
 
 
+def token_state(reading: Reading) -> str:
+    """What the token file shows: `the token is valid for 21 h 04 min`."""
+    if not reading.token_state:
+        return "there is no token"
+    if reading.token_state == "damaged":
+        return "the token file is damaged"
+    if reading.token_expires is None:
+        return "how long the token is valid cannot be told"
+    left = reading.token_expires - reading.clock
+    return f"the token is valid for {duration(left)}" if left > 0 else "the token has expired"
+
+
 def _token_cells(reading: Reading) -> tuple[str, str]:
     """How long ago the token file was written, and for how long its token is still valid."""
     if reading.token_written is None:

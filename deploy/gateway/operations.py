@@ -18,7 +18,6 @@ from pyinfra.operations import files
 from deploy.gateway import commands, display
 from deploy.gateway.commands import Command
 from deploy.gateway.locked import BringToken, LoadImage, Locked, Switch
-from deploy.gateway.settings import Settings
 from deploy.gateway.targets import (
     CANNOT_READ,
     Target,
@@ -240,7 +239,7 @@ def report(target: Target) -> Commands:
     elif target.name in rollout().unfinished:
         yield _fail("was not switched, and nothing says why: this is a defect; deploy again")
     else:
-        for line in where_it_listens(target.settings, target.release_id):
+        for line in where_it_listens(current(target)):
             _say(line)
 
 
@@ -251,11 +250,12 @@ def down(target: Target) -> Commands:
     _say(f"The token stays in {target.settings.token_path}, the releases in the app directory.")
 
 
-def where_it_listens(settings: Settings, release_id: str) -> list[str]:
+def where_it_listens(target: Target) -> list[str]:
+    settings = target.settings
     url = f"http://{settings.bind_address}:{settings.published_port}"
     lines = [
-        f"The gateway listens on {url}, release {release_id}.",
-        f"Its token lies in {settings.token_path} and outlives the container.",
+        f"The gateway listens on {url}, release {target.release_id}.",
+        _where_its_token_is(target),
     ]
     if settings.simulator:
         query = "FID_COND_MRKT_DIV_CODE=J&FID_INPUT_ISCD=005930"
@@ -265,6 +265,16 @@ def where_it_listens(settings: Settings, release_id: str) -> list[str]:
             f"  curl -H 'tr_id: FHKST01010100' '{url}{path}?{query}'",
         ]
     return lines
+
+
+def _where_its_token_is(target: Target) -> str:
+    """What is known of the token: by the reading, or because a switch has just passed its gate."""
+    settings, reading = target.settings, target.reading
+    if not target.plan.switch and reading:
+        return f"{settings.token_path}: {display.token_state(reading)}."
+    if settings.token_at_start:
+        return f"Its token is in {settings.token_path} and outlives the container."
+    return f"It will keep its token in {settings.token_path}, where that outlives the container."
 
 
 @operation()

@@ -384,3 +384,17 @@ def test_a_host_that_did_not_answer_and_the_last_line() -> None:
     assert blocked == "drift: blocked on web-1, web-2; 3 changes on 2 hosts"
     drifted = display.summary("drift", {"web-1": Plan(findings=["e"])})
     assert drifted == "drift: drifted on web-1; 0 changes on 0 hosts"
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, "the token is valid for 20 h 00 min"),
+        ({"token_expires": CLOCK}, "the token has expired"),
+        ({"token_state": "unknown", "token_expires": None}, "cannot be told"),
+        ({"token_state": "damaged", "token_expires": None}, "the token file is damaged"),
+        (builders.NO_TOKEN, "there is no token"),
+    ],
+)
+def test_what_is_known_of_a_token_is_said(changes: dict[str, Any], words: str) -> None:
+    assert words in display.token_state(reading(**changes))
