@@ -55,7 +55,7 @@ lab-down: .venv/ready  ## remove every trace of the lab
 	.venv/bin/python -m lab.lab down
 
 test: .venv/ready  ## unit, services, engine, a lab of two hosts; on a real Docker engine
-	$(PYTEST)
+	$(PYTEST) --numprocesses 2 --dist loadfile
 
 test-lab: .venv/ready  ## the rest: rollouts, issuances, faults on lab hosts
 	$(PYTEST) tests/lab --ignore tests/lab/test_two_hosts.py -m "not simulation"

@@ -6,6 +6,7 @@ import re
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -14,8 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 BIN = Path(sys.executable).parent
 """Where the programs of this environment lie."""
+
+
+def machine_lock() -> FileLock:
+    """For what only one process of the tests may do on this machine, such as installing Docker."""
+    return FileLock(Path(tempfile.gettempdir()) / "kis-gateway-tests.lock", timeout=900)
 
 
 @dataclass

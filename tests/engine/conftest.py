@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from deploy.gateway.release import ROOT
-from tests.tools import BIN, Outcome, command, docker, free_port
+from tests.tools import BIN, Outcome, command, docker, free_port, machine_lock
 
 SIMULATOR = "http://127.0.0.1:9443"
 STUBBORN_GATEWAY = ROOT / "tests" / "stubborn_gateway"
@@ -148,9 +148,10 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> None:
         "gateway_token_at_start": False,
     }
     deployment = Deployment(directory, account, data)
-    outcome = deployment.up()
-    assert outcome.status == 0, outcome.output
-    deployment.compose("down")  # health checks of what nobody looks at make the rest slow
+    with machine_lock():
+        outcome = deployment.up()
+        assert outcome.status == 0, outcome.output
+        deployment.compose("down")  # health checks of what nobody looks at make the rest slow
 
 
 def new_account(directory: Path, name: str) -> Account:

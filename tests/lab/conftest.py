@@ -15,7 +15,7 @@ import pytest
 from deploy.gateway.release import ROOT
 from lab.lab import Lab, LabHost
 from tests.lab.fleet import Fleet
-from tests.tools import BIN, Outcome, command
+from tests.tools import BIN, Outcome, command, machine_lock
 
 HOSTS = 2
 
@@ -69,7 +69,8 @@ def new_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., 
     def make(*arguments: str) -> OwnLab:
         lab = OwnLab(Lab(tmp_path_factory.mktemp("lab") / f"test-{secrets.token_hex(3)}"))
         made.append(lab)
-        outcome = lab("up", *arguments)
+        with machine_lock():
+            outcome = lab("up", *arguments)
         assert outcome.status == 0, outcome.output
         return lab
 
