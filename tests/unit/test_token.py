@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import subprocess
+import threading
 from pathlib import Path
 
 import pytest
@@ -366,6 +367,32 @@ def test_no_owner_or_mode_is_changed_through_a_link(shell: list[str], path: Path
     victim.touch(0o400)
     path.symlink_to(victim)
     shell_says(shell, 'own_token_dir "$@"', str(path), "20001:20002")
+    assert (victim.stat().st_uid, victim.stat().st_mode & 0o777) == (os.getuid(), 0o400)
+
+
+def test_no_owner_or_mode_is_changed_through_a_link_that_is_swapped_in(
+    shell: list[str], path: Path
+) -> None:
+    victim = path.parent.parent / "victim"
+    victim.touch(0o400)
+    done = threading.Event()
+
+    def swap() -> None:
+        other = path.with_name("other")
+        while not done.is_set():
+            other.symlink_to(victim)
+            other.replace(path)
+            other.touch(0o400)
+            other.replace(path)
+
+    swapper = threading.Thread(target=swap)
+    swapper.start()
+    try:
+        for _ in range(30):
+            shell_says(shell, 'own_token_dir "$@" 2>/dev/null || :', str(path), "20001:20002")
+    finally:
+        done.set()
+        swapper.join()
     assert (victim.stat().st_uid, victim.stat().st_mode & 0o777) == (os.getuid(), 0o400)
 
 
