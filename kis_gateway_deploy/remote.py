@@ -24,7 +24,7 @@ VERBS = {
 last has a function of the verb's name."""
 
 COMMAND = (
-    "export PATH=/usr/bin:/bin:/usr/local/bin:/usr/sbin:/sbin; "
+    "export PATH=/usr/bin:/bin:/usr/sbin:/sbin:$PATH; "
     "command -v python3 >/dev/null || exec echo {no_python}; "
     "exec python3 -I -S -c '"
     "import sys,zlib;f=sys.stdin.buffer;exec(zlib.decompress(f.read(int(f.readline()))))'"

@@ -242,11 +242,11 @@ def _app_directory(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def _files(directory: str) -> dict[str, dict[str, str]]:
-    """Mode, owner and SHA-256 of each file."""
+    """Mode, owner and SHA-256 of each file; empty if there is no such directory."""
     from hashlib import sha256
 
     found = {}
-    for name in sorted(os.listdir(directory)):
+    for name in sorted(os.listdir(directory)) if os.path.isdir(directory) else []:
         path = f"{directory}/{name}"
         at = os.lstat(path)
         if stat.S_ISREG(at.st_mode):

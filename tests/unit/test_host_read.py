@@ -184,6 +184,10 @@ def test_the_app_directory_is_read(host: dict[str, Any]) -> None:
     assert list(found["release_files"]) == ["app_key_fingerprint", "docker-compose.yml"]
     assert found["history"] == [None, {"began": 1}]
     (app_dir / "current").unlink()
+    (app_dir / "current").symlink_to("releases/0123456789ab")
+    found = read._app_directory(host)
+    assert (found["current"], found["current_files"]) == ("0123456789ab", {})
+    (app_dir / "current").unlink()
     (app_dir / "current").symlink_to(f"releases/{KEY}")
     found = read._app_directory(host)
     assert "current_compose" not in found
