@@ -175,7 +175,8 @@ def _token_directory(request: dict[str, Any]) -> dict[str, Any]:
                 found["attempted"] = {attempt["app_key_fingerprint"]: int(moment)}
         if not os.path.isdir(f"{request['app_dir']}/tokens"):  # an earlier version kept them here
             whose = (directory.read(f"{name}.key") or b"").decode("ascii", "replace").strip()
-            found["token_key"] = found.get("token_key") or (whose if is_id(whose) else None)
+            if found.get("token_state") and is_id(whose):
+                found["token_key"] = found["token_key"] or whose
             found["parked"] = _parked(directory, f"{name}.of-")
     return found
 
