@@ -29,17 +29,11 @@ later versions drop fields, and Engine 29 refuses earlier ones."""
 SECONDS = 20.0
 """How long a request may take, from the connection to the last byte of the answer."""
 
-LOAD_SECONDS = 600.0
-"""The same for a request that loads images."""
-
 BODY_LIMIT = 16 << 20
 """How many bytes the body of an answer may have."""
 
 HEAD_LIMIT = 64 << 10
 """How many bytes the status line and the headers of an answer may have."""
-
-LINE_LIMIT = 1 << 20
-"""How many bytes one JSON document of a stream may have."""
 
 MESSAGE_LIMIT = 2000
 """How many characters the text of an error may have."""
@@ -85,16 +79,7 @@ class Engine:
         first. In `query`, None is left out, and what is not a str is sent as JSON.
         """
         with self._ask("GET", path, query) as answer:
-            return _parsed(answer.body(limit))
-
-    def post(self, path: str, query: Query = None, seconds: float | None = None) -> Any:
-        """The JSON value that POST, without a body, answers with; None for an empty answer.
-
-        The request may take `seconds`; None: as long as others.
-        """
-        with self._ask("POST", path, query, seconds=seconds) as answer:
-            content = answer.body(BODY_LIMIT)
-        return _parsed(content) if content else None
+            return parsed(answer.body(limit))
 
     def containers(self, all: bool = False, filters: Filters = None) -> list[dict[str, Any]]:
         """A summary of each container that runs, or with `all` of each that exists.
@@ -102,7 +87,7 @@ class Engine:
         `filters` as in `{"label": ["com.docker.compose.project=kis"]}`.
         """
         found = self.get("/containers/json", {"all": all, "filters": filters})
-        return [_checked(item, dict) for item in _checked(found, list)]
+        return [checked(item, dict) for item in checked(found, list)]
 
     def inspect(self, container: str) -> dict[str, Any] | None:
         """All that the engine knows of a container; None if there is none."""
@@ -110,7 +95,7 @@ class Engine:
 
     def images(self) -> list[dict[str, Any]]:
         """A summary of each local image."""
-        return [_checked(item, dict) for item in _checked(self.get("/images/json"), list)]
+        return [checked(item, dict) for item in checked(self.get("/images/json"), list)]
 
     def image(self, reference: str) -> dict[str, Any] | None:
         """All that the engine knows of a local image; None if there is none."""
@@ -118,7 +103,7 @@ class Engine:
 
     def info(self) -> dict[str, Any]:
         """The engine's own state and set-up."""
-        return _checked(self.get("/info"), dict)
+        return checked(self.get("/info"), dict)
 
     def logs(
         self,
@@ -146,21 +131,6 @@ class Engine:
                     del kept[: len(kept) - limit]
         return bytes(kept[-limit:])
 
-    def start(self, container: str) -> None:
-        """Starts a container; no error if it runs."""
-        self.post(f"/containers/{quote(container)}/start")
-
-    def stop(self, container: str, grace: int | None = None) -> None:
-        """Stops a container; no error if it does not run.
-
-        `grace`: seconds from the signal to the kill, which the request may take longer than others;
-        None: as many as the container's own settings say.
-        """
-        if grace is None:
-            grace = _checked(self._config(container).get("StopTimeout", 10), int)
-        path = f"/containers/{quote(container)}/stop"
-        self.post(path, {"t": grace}, self.seconds + grace)
-
     def file(self, container: str, path: str, limit: int) -> bytes | None:
         """A regular file of a container that runs or not; None if there is none of at most `limit`.
 
@@ -181,45 +151,13 @@ class Engine:
             raise
         return _first_file(bytes(archive), limit)
 
-    def load(self, chunks: Iterable[bytes], seconds: float = LOAD_SECONDS) -> list[str]:
-        """Loads the images of an archive (`docker save`), which may be compressed.
-
-        Returns the names of those that have one, the ids (`sha256:…`) of the others. An error of
-        `chunks` itself is passed on.
-        """
-        loaded: list[str] = []
-        with self._ask("POST", "/images/load", {"quiet": True}, chunks, seconds) as answer:
-            for document in answer.documents():
-                said = str(document.get("stream"))
-                loaded += re.findall(r"^Loaded image(?: ID)?: (\S+)", said, re.MULTILINE)
-        return loaded
-
-    def events(self, since: float, filters: Filters, deadline: float) -> Iterator[dict[str, Any]]:
-        """What happens, as it happens, until `deadline`, a moment of `time.monotonic`.
-
-        `since`: epoch seconds. The first `next` sends the request; what happened after `since` and
-        before is not lost (the engine remembers 256 events). A stream that ends before the
-        deadline, such as that of an engine that is stopped, is an error.
-        """
-        query = {"since": since, "filters": filters}
-        try:
-            with self._ask("GET", "/events", query, seconds=deadline - time.monotonic()) as answer:
-                for document in answer.documents():
-                    if time.monotonic() >= deadline:
-                        return
-                    yield document
-            raise EngineError("The engine ended its stream of events")
-        except EngineError:
-            if time.monotonic() < deadline:
-                raise
-
     def _config(self, container: str) -> dict[str, Any]:
         found = self.get(f"/containers/{quote(container)}/json")
-        return _checked(_checked(found, dict).get("Config"), dict)
+        return checked(checked(found, dict).get("Config"), dict)
 
     def _find(self, path: str) -> dict[str, Any] | None:
         try:
-            return _checked(self.get(path), dict)
+            return checked(self.get(path), dict)
         except EngineError as error:
             if error.status == 404:
                 return None
@@ -232,7 +170,7 @@ class Engine:
         query: Query = None,
         chunks: Chunks = None,
         seconds: float | None = None,
-    ) -> _Answer:
+    ) -> Answer:
         """A good answer, whose body is to be read."""
         deadline = time.monotonic() + (self.seconds if seconds is None else seconds)
         fields = [
@@ -242,7 +180,7 @@ class Engine:
         ]
         self._version = self._version or self._negotiate(deadline)
         request = f"{method} /v{self._version}{quote(path, '/%')}?{'&'.join(fields)}"
-        answer = _Answer(self.socket_path, deadline, request, chunks)
+        answer = Answer(self.socket_path, deadline, request, chunks)
         # 304: a container that is to be started or stopped is so already.
         if answer.status >= 300 and answer.status != 304:
             with answer:
@@ -255,12 +193,12 @@ class Engine:
         `/version` is asked only for the latter: the engine starts programs to answer it.
         """
         path = "/v{}.{}/_ping".format(*NEWEST)
-        with _Answer(self.socket_path, deadline, f"GET {path}") as ping:
+        with Answer(self.socket_path, deadline, f"GET {path}") as ping:
             newest = _number(ping.headers.get("api-version") or ping.message())
         version = min(newest, NEWEST)
         if ping.status == 400 and newest > NEWEST:
-            with _Answer(self.socket_path, deadline, "GET /version") as answer:
-                known = _checked(_parsed(answer.body(BODY_LIMIT)), dict)
+            with Answer(self.socket_path, deadline, "GET /version") as answer:
+                known = checked(parsed(answer.body(BODY_LIMIT)), dict)
             version = _number(known.get("MinAPIVersion"))
         return "{}.{}".format(*version)
 
@@ -304,7 +242,7 @@ class _Connection(io.RawIOBase):
         super().close()
 
 
-class _Answer(io.BufferedReader):
+class Answer(io.BufferedReader):
     """The answer to a request, which is sent; status and headers are read."""
 
     def __init__(self, path: str, deadline: float, request: str, chunks: Chunks = None) -> None:
@@ -360,25 +298,12 @@ class _Answer(io.BufferedReader):
                 raise EngineError(f"The engine's answer has more than {limit} bytes")
         return bytes(content)
 
-    def documents(self) -> Iterator[dict[str, Any]]:
-        """The JSON documents of a stream, one a line; an error among them is raised."""
-        rest = bytearray()
-        for piece in self.pieces():
-            rest += piece
-            if b"\n" in piece:
-                *lines, rest = rest.split(b"\n")
-                yield from (_document(line) for line in lines if line.strip())
-            if len(rest) > LINE_LIMIT:
-                raise EngineError(f"The engine's answer has a line of over {LINE_LIMIT} bytes")
-        if rest.strip():
-            yield _document(rest)
-
     def message(self) -> str:
         """What the engine says of its refusal, in whatever form."""
         content = b""
         try:
             content = self.body(HEAD_LIMIT)
-            said = _checked(_parsed(content), dict).get("message")
+            said = checked(parsed(content), dict).get("message")
         except EngineError:
             said = content.decode("utf-8", "replace").strip()
         return str(said or f"The engine answers with status {self.status}")
@@ -414,14 +339,14 @@ def _sent(request: str, chunks: Chunks) -> Iterator[bytes]:
     yield b"0\r\n\r\n"
 
 
-def _parsed(content: bytes | bytearray) -> Any:
+def parsed(content: bytes | bytearray) -> Any:
     try:
         return json.loads(content)
     except (ValueError, RecursionError) as error:
         raise EngineError(f"The engine's answer is not JSON: {error}") from error
 
 
-def _checked(value: object, kind: type[Kind]) -> Kind:
+def checked(value: object, kind: type[Kind]) -> Kind:
     if not isinstance(value, kind):
         raise EngineError(f"The engine's answer has an unknown form: no {kind.__name__}")
     return value
@@ -437,14 +362,6 @@ def _match(pattern: str, text: str) -> re.Match[str]:
 def _number(version: object) -> tuple[int, int]:
     found = _match(r"([0-9]{1,3})\.([0-9]{1,3})", str(version))
     return int(found[1]), int(found[2])
-
-
-def _document(line: bytearray) -> dict[str, Any]:
-    document = _checked(_parsed(line), dict)
-    error = document.get("errorDetail") or document.get("error")
-    if error:
-        raise EngineError(str(error.get("message") if isinstance(error, dict) else error), 200)
-    return document
 
 
 def _unframed(pieces: Iterable[bytes]) -> Iterator[bytes]:

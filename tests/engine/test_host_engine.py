@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from kis_gateway_deploy.host.engine import Engine, EngineError
+from kis_gateway_deploy.host.control import Control
+from kis_gateway_deploy.host.engine import EngineError
 from tests.tools import command, docker, wait_for
 
 SPEAKS = 'trap "exit 3" TERM; echo out; echo err >&2; while :; do sleep 0.1; done'
@@ -20,12 +21,12 @@ COUNTS = "seq 20000"
 
 
 @pytest.fixture(scope="module")
-def client(engine: None) -> Engine:  # noqa: ARG001 - it must run
-    return Engine()
+def client(engine: None) -> Control:  # noqa: ARG001 - it must run
+    return Control()
 
 
 @pytest.fixture(scope="module")
-def image(client: Engine) -> str:
+def image(client: Control) -> str:
     """The name of an image with a shell that is here anyway."""
     names: list[str] = [name for found in client.images() for name in found["RepoTags"] or ()]
     return next(name for name in names if name.startswith("kis-simulator:"))
@@ -48,14 +49,14 @@ def new_container(image: str) -> Iterator[Callable[..., str]]:
         docker("rm", "--force", name)
 
 
-def state(client: Engine, container: str) -> dict[str, Any]:
+def state(client: Control, container: str) -> dict[str, Any]:
     found = client.inspect(container)
     assert found is not None
     return dict(found["State"])
 
 
 def test_a_container_is_listed_started_and_stopped(
-    client: Engine, new_container: Callable[..., str]
+    client: Control, new_container: Callable[..., str]
 ) -> None:
     name = new_container(SPEAKS)
     filters = {"label": [f"test={name}"]}
@@ -76,7 +77,7 @@ def test_a_container_is_listed_started_and_stopped(
 
 
 def test_a_stop_without_a_grace_is_the_containers_own(
-    client: Engine, new_container: Callable[..., str]
+    client: Control, new_container: Callable[..., str]
 ) -> None:
     name = new_container("trap '' TERM; echo out; while :; do sleep 0.1; done", "--stop-timeout=1")
     client.start(name)
@@ -87,7 +88,7 @@ def test_a_stop_without_a_grace_is_the_containers_own(
     assert state(client, name)["ExitCode"] == 137
 
 
-def test_what_is_not_there(client: Engine) -> None:
+def test_what_is_not_there(client: Control) -> None:
     name = f"kis-test-{secrets.token_hex(6)}"
     assert client.inspect(name) is None
     assert client.image(f"{name}:1") is None
@@ -100,7 +101,7 @@ def test_what_is_not_there(client: Engine) -> None:
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "../../info", "../../containers/json?all=1#"])
-def test_a_name_leads_to_nothing_else(client: Engine, name: str) -> None:
+def test_a_name_leads_to_nothing_else(client: Control, name: str) -> None:
     try:
         assert client.inspect(name) is None
     except EngineError as error:
@@ -108,7 +109,7 @@ def test_a_name_leads_to_nothing_else(client: Engine, name: str) -> None:
 
 
 def test_a_refusal_is_the_engines_own_message(
-    client: Engine, new_container: Callable[..., str]
+    client: Control, new_container: Callable[..., str]
 ) -> None:
     name = new_container(SPEAKS, "--user", "no-such-user")
     with pytest.raises(EngineError, match="no-such-user") as caught:
@@ -119,7 +120,7 @@ def test_a_refusal_is_the_engines_own_message(
     assert caught.value.status == 400
 
 
-def test_images_and_the_engine_itself(client: Engine, image: str) -> None:
+def test_images_and_the_engine_itself(client: Control, image: str) -> None:
     found = client.image(image)
     assert found is not None
     assert image in found["RepoTags"]
@@ -129,7 +130,7 @@ def test_images_and_the_engine_itself(client: Engine, image: str) -> None:
 
 @pytest.mark.parametrize("flags", [(), ("--tty",)])
 def test_logs_are_those_of_the_command(
-    client: Engine, new_container: Callable[..., str], flags: tuple[str, ...]
+    client: Control, new_container: Callable[..., str], flags: tuple[str, ...]
 ) -> None:
     name = new_container(COUNTS, *flags)
     before = time.time()
@@ -148,14 +149,14 @@ def test_logs_are_those_of_the_command(
     assert line.endswith(b"Z 20000")
 
 
-def test_standard_error_is_in_the_logs(client: Engine, new_container: Callable[..., str]) -> None:
+def test_standard_error_is_in_the_logs(client: Control, new_container: Callable[..., str]) -> None:
     name = new_container("echo out; echo err >&2")
     client.start(name)
     wait_for(lambda: state(client, name)["Status"] == "exited", "the script ends")
     assert sorted(client.logs(name).split()) == [b"err", b"out"]
 
 
-def test_events_are_waited_for(client: Engine, new_container: Callable[..., str]) -> None:
+def test_events_are_waited_for(client: Control, new_container: Callable[..., str]) -> None:
     name = new_container(SPEAKS)
     other = new_container("true")
     since = time.time()
@@ -196,7 +197,7 @@ def archive() -> Iterator[tuple[str, str, bytes]]:
     command("docker", "rmi", "--force", image_id)
 
 
-def test_an_image_is_loaded(client: Engine, archive: tuple[str, str, bytes]) -> None:
+def test_an_image_is_loaded(client: Control, archive: tuple[str, str, bytes]) -> None:
     name, image_id, content = archive
     assert client.image(name) is None
     size = 100_000
@@ -212,7 +213,7 @@ def test_an_image_is_loaded(client: Engine, archive: tuple[str, str, bytes]) -> 
 
 
 def test_an_archive_that_is_none_is_an_error(
-    client: Engine, archive: tuple[str, str, bytes]
+    client: Control, archive: tuple[str, str, bytes]
 ) -> None:
     name, _, content = archive
     for chunks in [[b"no archive"], [], [content[: len(content) // 2]]]:

@@ -16,14 +16,8 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import pytest
 
 from deploy.gateway.release import ROOT
-from kis_gateway_deploy.host.engine import (
-    HEAD_LIMIT,
-    LINE_LIMIT,
-    MESSAGE_LIMIT,
-    Engine,
-    EngineError,
-    quote,
-)
+from kis_gateway_deploy.host.control import LINE_LIMIT, Control
+from kis_gateway_deploy.host.engine import HEAD_LIMIT, MESSAGE_LIMIT, EngineError, quote
 
 
 def reply(
@@ -103,8 +97,8 @@ def fake(tmp_path: Path) -> Iterator[FakeEngine]:
 
 
 @pytest.fixture
-def engine(fake: FakeEngine) -> Engine:
-    return Engine(str(fake.server_address), seconds=5)
+def engine(fake: FakeEngine) -> Control:
+    return Control(str(fake.server_address), seconds=5)
 
 
 def error_of(call: Callable[[], Any]) -> EngineError:
@@ -127,7 +121,7 @@ def error_of(call: Callable[[], Any]) -> EngineError:
     ],
 )
 def test_the_newest_version_that_both_know_is_spoken(
-    fake: FakeEngine, engine: Engine, newest: str, status: str, oldest: str, spoken: str
+    fake: FakeEngine, engine: Control, newest: str, status: str, oldest: str, spoken: str
 ) -> None:
     fake.answers["/_ping"] = reply("OK", status, version=newest)
     fake.answers["/version"] = reply(f'{{"MinAPIVersion": "{oldest}"}}')
@@ -138,12 +132,14 @@ def test_the_newest_version_that_both_know_is_spoken(
 
 
 @pytest.mark.parametrize("version", ["", "1", "1.x", "1.41.1", "\u0663.\u0661", "9" * 5000 + ".1"])
-def test_what_names_no_version_is_no_engine(fake: FakeEngine, engine: Engine, version: str) -> None:
+def test_what_names_no_version_is_no_engine(
+    fake: FakeEngine, engine: Control, version: str
+) -> None:
     fake.answers["/_ping"] = reply("OK", version=version)
     assert error_of(engine.info).status == 0
 
 
-def test_what_a_query_holds_arrives_as_it_is(fake: FakeEngine, engine: Engine) -> None:
+def test_what_a_query_holds_arrives_as_it_is(fake: FakeEngine, engine: Control) -> None:
     fake.answers["/containers/json"] = reply('[{"Id": "a"}]')
     filters = {"label": ["a=b&c", "한국=1 2"]}
     assert engine.containers(all=True, filters=filters) == [{"Id": "a"}]
@@ -155,7 +151,7 @@ def test_what_a_query_holds_arrives_as_it_is(fake: FakeEngine, engine: Engine) -
 
 
 @pytest.mark.parametrize("name", ["a/b", "../x", "a?b#c", "a b\r\nX: y", "이름", "\udc80", "%2f"])
-def test_a_name_is_one_component_of_a_path(fake: FakeEngine, engine: Engine, name: str) -> None:
+def test_a_name_is_one_component_of_a_path(fake: FakeEngine, engine: Control, name: str) -> None:
     assert engine.inspect(name) is None
     assert engine.image(name) is None
     for target, kind in zip(fake.targets()[-2:], ["containers", "images"], strict=True):
@@ -164,7 +160,7 @@ def test_a_name_is_one_component_of_a_path(fake: FakeEngine, engine: Engine, nam
         assert unquote(path.split("/")[3], errors="surrogatepass") == name
 
 
-def test_an_archive_is_sent_as_it_comes(fake: FakeEngine, engine: Engine) -> None:
+def test_an_archive_is_sent_as_it_comes(fake: FakeEngine, engine: Control) -> None:
     said = [b'{"stream":"Loaded image: kis:1\\nLoaded image: ', b'kis:2\\n"}\r\n']
     fake.answers["/images/load"] = chunked(*said, b'{"stream":"Loaded image ID: sha256:ab\\n"}\n')
     chunks = [b"x" * 70_000, b"", b"0\r\n\r\n", b"end"]
@@ -173,7 +169,7 @@ def test_an_archive_is_sent_as_it_comes(fake: FakeEngine, engine: Engine) -> Non
 
 
 def test_an_archive_that_cannot_be_read_is_not_the_engines_error(
-    fake: FakeEngine, engine: Engine
+    fake: FakeEngine, engine: Control
 ) -> None:
     def chunks() -> Iterator[bytes]:
         yield b"begin"
@@ -185,7 +181,7 @@ def test_an_archive_that_cannot_be_read_is_not_the_engines_error(
 
 
 def test_a_refusal_before_the_whole_archive_was_sent_is_told(
-    fake: FakeEngine, engine: Engine
+    fake: FakeEngine, engine: Control
 ) -> None:
     fake.reads_bodies = False
     fake.answers["/images/load"] = reply('{"message": "no space left"}', "500 Internal")
@@ -206,14 +202,14 @@ def test_a_refusal_before_the_whole_archive_was_sent_is_told(
         b'HTTP/1.1 200\r\nCONTENT-LENGTH:10\r\n\r\n{"a": [1]}and more',
     ],
 )
-def test_a_body_of_every_form_is_read(fake: FakeEngine, engine: Engine, answer: bytes) -> None:
+def test_a_body_of_every_form_is_read(fake: FakeEngine, engine: Control, answer: bytes) -> None:
     fake.answers["/info"] = answer
     assert engine.info() == {"a": [1]}
     fake.answers["/info"] = lambda: (bytes([byte]) for byte in answer)
     assert engine.info() == {"a": [1]}
 
 
-def test_an_empty_answer_is_none(fake: FakeEngine, engine: Engine) -> None:
+def test_an_empty_answer_is_none(fake: FakeEngine, engine: Control) -> None:
     fake.answers["/containers/a/start"] = b"HTTP/1.1 204 No Content\r\n\r\n"
     fake.answers["/containers/a/stop"] = b"HTTP/1.1 304 Not Modified\r\n\r\n"
     engine.start("a")
@@ -222,7 +218,7 @@ def test_an_empty_answer_is_none(fake: FakeEngine, engine: Engine) -> None:
     assert "POST /v1.41/containers/a/stop?t=1 " in fake.requests[-2][0]
 
 
-def test_a_stop_may_take_the_containers_own_time(fake: FakeEngine, engine: Engine) -> None:
+def test_a_stop_may_take_the_containers_own_time(fake: FakeEngine, engine: Control) -> None:
     def late() -> Iterator[bytes]:
         fake.over.wait(0.5)  # longer than another request may take
         yield reply()
@@ -257,14 +253,14 @@ def test_a_stop_may_take_the_containers_own_time(fake: FakeEngine, engine: Engin
     ],
 )
 def test_a_refusal_is_told_in_the_engines_words(
-    fake: FakeEngine, engine: Engine, answer: bytes, status: int, text: str
+    fake: FakeEngine, engine: Control, answer: bytes, status: int, text: str
 ) -> None:
     fake.answers["/info"] = answer
     error = error_of(engine.info)
     assert (error.status, str(error)) == (status, text)
 
 
-def test_what_is_not_there_is_none(fake: FakeEngine, engine: Engine) -> None:
+def test_what_is_not_there_is_none(fake: FakeEngine, engine: Control) -> None:
     assert engine.inspect("a") is None
     assert engine.image("a") is None
     assert error_of(lambda: engine.logs("a")).status == 404
@@ -315,7 +311,7 @@ def name_of(answer: bytes) -> str:
     ],
     ids=name_of,
 )
-def test_a_malformed_answer_is_an_error(fake: FakeEngine, engine: Engine, answer: bytes) -> None:
+def test_a_malformed_answer_is_an_error(fake: FakeEngine, engine: Control, answer: bytes) -> None:
     fake.answers["/info"] = answer
     error = error_of(engine.info)
     assert error.status == 0
@@ -323,14 +319,16 @@ def test_a_malformed_answer_is_an_error(fake: FakeEngine, engine: Engine, answer
 
 
 @pytest.mark.parametrize("answer", ["{}", "[1]", "[{}, null]"])
-def test_a_list_of_anything_else_is_an_error(fake: FakeEngine, engine: Engine, answer: str) -> None:
+def test_a_list_of_anything_else_is_an_error(
+    fake: FakeEngine, engine: Control, answer: str
+) -> None:
     fake.answers["/containers/json"] = fake.answers["/images/json"] = reply(answer)
     assert error_of(engine.containers).status == 0
     assert error_of(engine.images).status == 0
 
 
 def test_an_answer_that_ends_early_is_an_error_wherever_it_ends(
-    fake: FakeEngine, engine: Engine
+    fake: FakeEngine, engine: Control
 ) -> None:
     for whole, ends in [(chunked(b'{"a"', b": 1}"), b"\r\n"), (reply('{"a": 1}'), b"")]:
         for length in range(len(whole) - len(ends)):
@@ -338,7 +336,7 @@ def test_an_answer_that_ends_early_is_an_error_wherever_it_ends(
             assert error_of(engine.info).status == 0, whole[:length]
 
 
-def test_a_damaged_answer_ends_in_a_value_or_an_error(fake: FakeEngine, engine: Engine) -> None:
+def test_a_damaged_answer_ends_in_a_value_or_an_error(fake: FakeEngine, engine: Control) -> None:
     choose = random.Random(13)  # noqa: S311 - the same answers every time
     fake.answers["/containers/a/json"] = reply('{"Config": {}}')
     whole = chunked(frame(b"out\n"), frame(b"err\n", 2), b'{"stream":"Loaded image: a"}\n')
@@ -363,13 +361,13 @@ def test_a_damaged_answer_ends_in_a_value_or_an_error(fake: FakeEngine, engine: 
 # How much, and how long
 
 
-def test_a_body_has_a_limit(fake: FakeEngine, engine: Engine) -> None:
+def test_a_body_has_a_limit(fake: FakeEngine, engine: Control) -> None:
     fake.answers["/info"] = reply('{"a": 1}')
     assert engine.get("/info", limit=8) == {"a": 1}
     assert "more than 7 bytes" in str(error_of(lambda: engine.get("/info", limit=7)))
 
 
-def test_a_body_without_an_end_is_not_read_to_its_end(fake: FakeEngine, engine: Engine) -> None:
+def test_a_body_without_an_end_is_not_read_to_its_end(fake: FakeEngine, engine: Control) -> None:
     sent: list[int] = []
 
     def endless(piece: bytes) -> Iterator[bytes]:
@@ -386,7 +384,7 @@ def test_a_body_without_an_end_is_not_read_to_its_end(fake: FakeEngine, engine: 
 
 @pytest.mark.parametrize("begin", [b"", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 200 OK\r\n\r\n"])
 def test_the_time_limit_is_that_of_the_whole_request(
-    fake: FakeEngine, engine: Engine, begin: bytes
+    fake: FakeEngine, engine: Control, begin: bytes
 ) -> None:
     def trickle() -> Iterator[bytes]:
         yield begin
@@ -401,7 +399,7 @@ def test_the_time_limit_is_that_of_the_whole_request(
     assert (error.status, "within the time limit" in str(error)) == (0, True)
 
 
-def test_an_engine_that_reads_nothing_has_the_same_limit(fake: FakeEngine, engine: Engine) -> None:
+def test_an_engine_that_reads_nothing_has_the_same_limit(fake: FakeEngine, engine: Control) -> None:
     def wait() -> Iterator[bytes]:
         fake.over.wait()
         yield b""
@@ -415,10 +413,10 @@ def test_an_engine_that_reads_nothing_has_the_same_limit(fake: FakeEngine, engin
 
 def test_without_an_engine_the_error_names_the_socket(tmp_path: Path) -> None:
     path = tmp_path / "engine.sock"
-    assert str(error_of(Engine(str(path)).info)) == f"{path}: No such file or directory"
+    assert str(error_of(Control(str(path)).info)) == f"{path}: No such file or directory"
     path.write_text("")
-    assert str(error_of(Engine(str(path)).info)) == f"{path}: Connection refused"
-    assert error_of(Engine("/" + "x" * 200).info).status == 0
+    assert str(error_of(Control(str(path)).info)) == f"{path}: Connection refused"
+    assert error_of(Control("/" + "x" * 200).info).status == 0
 
 
 # Streams
@@ -434,7 +432,7 @@ def test_without_an_engine_the_error_names_the_socket(tmp_path: Path) -> None:
     ],
 )
 def test_an_error_inside_a_stream_is_an_error(
-    fake: FakeEngine, engine: Engine, document: bytes, text: str
+    fake: FakeEngine, engine: Control, document: bytes, text: str
 ) -> None:
     fake.answers["/images/load"] = chunked(b'{"stream":"Loaded image: a"}\n', document + b"\n")
     error = error_of(lambda: engine.load([b"x"]))
@@ -446,7 +444,7 @@ FRAMES = b"".join(frame(content, stream) for content, stream in LINES)
 
 
 @pytest.mark.parametrize("size", [1, 3, 7, 8, 1000])
-def test_frames_are_taken_off_logs(fake: FakeEngine, engine: Engine, size: int) -> None:
+def test_frames_are_taken_off_logs(fake: FakeEngine, engine: Control, size: int) -> None:
     fake.answers["/containers/a/json"] = reply('{"Config": {"Tty": false}}')
     pieces = [FRAMES[at : at + size] for at in range(0, len(FRAMES), size)]
     fake.answers["/containers/a/logs"] = chunked(*pieces)
@@ -459,7 +457,7 @@ def test_frames_are_taken_off_logs(fake: FakeEngine, engine: Engine, size: int) 
     assert asked == both | {"since": ["5"], "tail": ["2"], "timestamps": ["true"]}
 
 
-def test_the_logs_of_a_terminal_have_no_frames(fake: FakeEngine, engine: Engine) -> None:
+def test_the_logs_of_a_terminal_have_no_frames(fake: FakeEngine, engine: Control) -> None:
     fake.answers["/containers/a/json"] = reply('{"Config": {"Tty": true}}')
     fake.answers["/containers/a/logs"] = chunked(b"\x01\0\0\0\0", b"\0\0\x01$ ")
     assert engine.logs("a") == b"\x01\0\0\0\0\0\0\x01$ "
@@ -476,7 +474,7 @@ def test_the_logs_of_a_terminal_have_no_frames(fake: FakeEngine, engine: Engine)
     ],
 )
 def test_logs_that_cannot_be_read_are_an_error(
-    fake: FakeEngine, engine: Engine, logs: bytes, status: int
+    fake: FakeEngine, engine: Control, logs: bytes, status: int
 ) -> None:
     fake.answers["/containers/a/json"] = reply('{"Config": {"Tty": false}}')
     fake.answers["/containers/a/logs"] = chunked(logs)
@@ -487,7 +485,7 @@ def test_logs_that_cannot_be_read_are_an_error(
 
 
 def test_events_come_as_they_happen_and_end_at_the_deadline(
-    fake: FakeEngine, engine: Engine
+    fake: FakeEngine, engine: Control
 ) -> None:
     seen = threading.Event()
 
@@ -509,7 +507,7 @@ def test_events_come_as_they_happen_and_end_at_the_deadline(
     assert asked == {"since": ["1.5"], "filters": ['{"type": ["container"]}']}
 
 
-def test_events_that_never_cease_end_at_the_deadline(fake: FakeEngine, engine: Engine) -> None:
+def test_events_that_never_cease_end_at_the_deadline(fake: FakeEngine, engine: Control) -> None:
     def happen() -> Iterator[bytes]:
         yield b"HTTP/1.1 200 OK\r\n\r\n"
         while not fake.over.is_set():
@@ -527,14 +525,14 @@ def test_events_that_never_cease_end_at_the_deadline(fake: FakeEngine, engine: E
     assert seen == 1
 
 
-def test_a_deadline_that_has_passed_asks_nothing(fake: FakeEngine, engine: Engine) -> None:
+def test_a_deadline_that_has_passed_asks_nothing(fake: FakeEngine, engine: Control) -> None:
     assert list(engine.events(0, None, time.monotonic() - 1)) == []
     assert fake.requests == []
 
 
 @pytest.mark.parametrize("answer", [chunked(b"{}\n"), chunked(b"{}\n", end=b""), reply("no")])
 def test_events_that_end_before_the_deadline_are_an_error(
-    fake: FakeEngine, engine: Engine, answer: bytes
+    fake: FakeEngine, engine: Control, answer: bytes
 ) -> None:
     fake.answers["/events"] = answer
     assert error_of(lambda: list(engine.events(0, None, time.monotonic() + 5))).status == 0
@@ -549,11 +547,12 @@ def test_nothing_dear_is_imported_and_nothing_left_open(fake: FakeEngine) -> Non
     program = f"""
 import sys
 sys.path.insert(0, {str(ROOT)!r})
-from kis_gateway_deploy.host.engine import Engine, EngineError
-Engine({str(fake.server_address)!r}).info()
+from kis_gateway_deploy.host.control import Control
+from kis_gateway_deploy.host.engine import EngineError
+Control({str(fake.server_address)!r}).info()
 for path in ("/", {str(fake.server_address)!r}):
     try:
-        Engine(path).get("/missing")
+        Control(path).get("/missing")
         sys.exit("no error")
     except EngineError:
         pass
