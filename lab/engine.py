@@ -79,7 +79,7 @@ def ensure_engine() -> None:
 def read_this_machine() -> Reading:
     """What `up` reads of a host, of which no deployment is asked about."""
     nowhere = dict.fromkeys(("app_dir", "token_dir", "adopt_path"), "/nonexistent")
-    nothing = dict.fromkeys(("project", "service", "release", "token_file"), "-")
+    nothing = dict.fromkeys(("project", "service", "release", "compose", "token_file"), "-")
     others = {"images": [], "with_layers": False, "adopt": None, "health": None, "history": 0}
     frame, stdin = remote.question("read", nowhere | nothing | others)
     said = run(*AS_ROOT, "sh", "-c", remote.command(), content=stdin.encode())

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from deploy.gateway.plan import Plan
 from deploy.gateway.release import (
+    COMPOSE_FILE,
     ROOT,
     Image,
     Release,
@@ -65,6 +66,7 @@ def read_request(settings: Settings, release: Release, history: int = 0) -> dict
         "token_dir": settings.token_dir,
         "token_file": settings.token_file,
         "release": release.id,
+        "compose": release.files[COMPOSE_FILE].sha256,
         "images": [image.reference for image in images],
         "with_layers": release.image.saved is not None,
         "adopt": settings.adopt_container,

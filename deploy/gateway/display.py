@@ -187,6 +187,7 @@ def host_plan(
         lines.append(_fate_of_the_container(settings, release, reading))
     if plan.stage or plan.switch:
         lines += _file_changes(release, reading)
+    if reading.current != release.id or reading.current_compose:
         wanted = release.files[COMPOSE_FILE].content.decode()
         lines += compose_diff(reading.current_compose, wanted, release.id, settings.plan_show)
     lines += [click.style(f"! {warning}", "yellow") for warning in plan.warnings]
@@ -251,13 +252,16 @@ def _fate_of_the_container(settings: Settings, release: Release, reading: Readin
 
 def _file_changes(release: Release, reading: Reading) -> list[str]:
     """Of the files beside the compose file nothing is shown but that they differ."""
+    before = reading.current_files
+    if reading.current == release.id:
+        before = {name: file.sha256 for name, file in reading.release_files.items()}
     lines = []
-    for name in sorted({*release.files, *reading.current_files} - {COMPOSE_FILE}):
-        if name not in reading.current_files:
+    for name in sorted({*release.files, *before} - {COMPOSE_FILE}):
+        if name not in before:
             lines.append(f"{name}: new")
         elif name not in release.files:
             lines.append(f"{name}: not in the release any more")
-        elif release.files[name].sha256 != reading.current_files[name]:
+        elif release.files[name].sha256 != before[name]:
             lines.append(f"{name}: changed")
     return lines
 

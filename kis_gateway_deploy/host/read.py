@@ -36,9 +36,10 @@ def read(request: dict[str, Any]) -> dict[str, Any]:
     """The reading of this host for one deployment, as `kis_gateway_deploy.reading` describes it.
 
     `request`: `project`, `service`, `app_dir`, `token_dir`, `token_file`, the id of the desired
-    `release`, references of `images`, `with_layers` (whether missing images are sent layer by
-    layer), `adopt` (a container's name, or null) and `adopt_path` (its token inside), `health`
-    (null, or address, port and path to ask), and how many lines of `history` to show.
+    `release` and the SHA-256 of its `compose` file, references of `images`, `with_layers` (whether
+    missing images are sent layer by layer), `adopt` (a container's name, or null) and `adopt_path`
+    (its token inside), `health` (null, or address, port and path to ask), and how many lines of
+    `history` to show.
     """
     found = _machine()
     found.update(_token_directory(request))
@@ -227,10 +228,12 @@ def _app_directory(request: dict[str, Any]) -> dict[str, Any]:
         if is_id(target):
             found[name] = target
     current = found.get("current")
-    if current and current != release:  # else the controller knows what is in it
-        found["current_compose"] = _text(f"{app_dir}/current/{COMPOSE_FILE}")
-        files = _files(f"{app_dir}/current")
-        found["current_files"] = {name: file["sha256"] for name, file in files.items()}
+    if current:
+        hashes = {name: file["sha256"] for name, file in _files(f"{app_dir}/current").items()}
+        if hashes.get(COMPOSE_FILE) != request["compose"]:  # else the controller knows it
+            found["current_compose"] = _text(f"{app_dir}/current/{COMPOSE_FILE}")
+        if current != release:
+            found["current_files"] = hashes
     releases = f"{app_dir}/releases"
     names = sorted(filter(is_id, os.listdir(releases))) if os.path.isdir(releases) else []
     keys = {name: _text(f"{releases}/{name}/app_key_fingerprint").strip() for name in names}

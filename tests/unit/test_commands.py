@@ -216,6 +216,7 @@ def test_a_host_is_asked_about_its_deployment() -> None:
         "token_dir": AWKWARD_DIRECTORY,
         "token_file": "kis_token.json",
         "release": RELEASE.id,
+        "compose": RELEASE.files[COMPOSE_FILE].sha256,
         "images": ["kis:1.4"],
         "with_layers": False,
         "adopt": None,

@@ -87,6 +87,7 @@ def host(tmp_path: Path) -> dict[str, Any]:
         REQUEST
         | nothing
         | {"app_dir": app_dir, "token_dir": token_dir, "token_file": "t.json", "release": KEY}
+        | {"compose": sha256(b"name: kis\n").hexdigest()}
         | {"history": 5, "key": KEY, "mounted": False}
     )
 
@@ -180,7 +181,11 @@ def test_the_app_directory_is_read(host: dict[str, Any]) -> None:
     found = read._app_directory(host)
     assert (found["current"], "previous" in found) == (OTHER, False)
     assert found["releases"] == {KEY: KEY, OTHER: ""}
-    assert found["current_compose"] == "name: kis\n"
+    assert "current_compose" not in found  # it is the desired one
+    assert list(found["current_files"]) == ["docker-compose.yml"]
+    (app_dir / "releases" / OTHER / "docker-compose.yml").write_text("name: other\n")
+    found = read._app_directory(host)
+    assert found["current_compose"] == "name: other\n"
     assert list(found["release_files"]) == ["app_key_fingerprint", "docker-compose.yml"]
     assert found["history"] == [None, {"began": 1}]
     (app_dir / "current").unlink()

@@ -19,7 +19,7 @@ from kis_gateway_deploy import remote
 HOST = ROOT / "kis_gateway_deploy" / "host"
 NOWHERE: dict[str, object] = {
     **dict.fromkeys(("app_dir", "token_dir", "adopt_path"), "/nonexistent"),
-    **dict.fromkeys(("project", "service", "release", "token_file"), "-"),
+    **dict.fromkeys(("project", "service", "release", "compose", "token_file"), "-"),
     "images": [],
     "with_layers": False,
     "adopt": None,
