@@ -77,7 +77,7 @@ def ensure_engine() -> None:
 
 
 def read_this_machine() -> Reading:
-    """What `up` reads of a host, of which no deployment is asked about."""
+    """The reading of this machine, for no deployment."""
     nowhere = dict.fromkeys(("app_dir", "token_dir", "adopt_path"), "/nonexistent")
     nothing = dict.fromkeys(("project", "service", "release", "compose", "token_file"), "-")
     others = {"images": [], "with_layers": False, "adopt": None, "health": None, "history": 0}

@@ -336,7 +336,7 @@ def _variables(environment: list[Any]) -> dict[str, str | None]:
 
 
 def _harmless(value: object) -> bool:
-    """Whether a value is a short number, a boolean, a path or an address, none of which is secret.
+    """Whether a value is a short number, a boolean, a path or an address: these are no secrets.
 
     Segments of paths are short: a secret in base64 may begin with a slash. An address has neither
     user nor path: webhooks hold their secret there.

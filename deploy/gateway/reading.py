@@ -220,8 +220,8 @@ class Reading(_Read):
     lock: Annotated[Lock | None, BeforeValidator(_whole_lock)] = None
     current: Id | None = None
     previous: Id | None = None
-    # Of the release that runs: its compose file, if it is not the desired one byte for byte, and
-    # the hashes of its files, if it is another release.
+    # The compose file of the release that runs, if it is not the desired one byte for byte; the
+    # hashes of that release's files, if it is another release.
     current_compose: Annotated[str, StringConstraints(max_length=1 << 20)] = ""
     current_files: dict[Text, Text] = {}
     # The fingerprint of each release's app key; empty for one that does not say.

@@ -204,7 +204,7 @@ class Engine:
 
 
 class _Connection(io.RawIOBase):
-    """A connection, no step of which lasts beyond `deadline`, a moment of `time.monotonic`."""
+    """A connection whose every step ends before `deadline`, a moment of `time.monotonic`."""
 
     def __init__(self, path: str, deadline: float) -> None:
         self.path = path

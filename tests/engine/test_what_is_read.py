@@ -13,24 +13,7 @@ from typing import Any
 import pytest
 
 from tests.engine.conftest import Deployment, new_account
-from tests.tools import BIN, Outcome, command, docker, wait_for
-
-
-def run(deployment: Deployment, verb: str, *flags: str, **changes: Any) -> Outcome:
-    """`pyinfra -y INVENTORY deploy/VERB.py`."""
-    return run_in({}, deployment, verb, *flags, **changes)
-
-
-def run_in(
-    environment: dict[str, str], deployment: Deployment, verb: str, *flags: str, **changes: Any
-) -> Outcome:
-    inventory = deployment.inventory(**changes)
-    result = command(
-        BIN / "pyinfra", "-y", *flags, inventory, f"deploy/{verb}.py",
-        cwd=deployment.checkout, env=os.environ | environment,
-    )  # fmt: skip
-    assert "Traceback" not in result.stdout + result.stderr
-    return Outcome(result.returncode, result.stdout + result.stderr)
+from tests.tools import docker, wait_for
 
 
 @pytest.fixture(scope="module")
@@ -55,14 +38,14 @@ def token_file(deployed: Deployment) -> Iterator[Path]:
 
 
 def assert_drifted(deployment: Deployment, *words: str) -> None:
-    drifted = run(deployment, "drift")
+    drifted = deployment.run("drift")
     assert drifted.status == 1, drifted.output
     for word in words:
         assert word in drifted.output, drifted.output
 
 
 def test_a_running_gateway_that_nobody_touched_has_not_drifted(deployed: Deployment) -> None:
-    outcome = run(deployed, "drift")
+    outcome = deployed.run("drift")
     assert outcome.status == 0, outcome.output
 
 
@@ -98,7 +81,7 @@ def test_a_token_with_backslashes_is_understood(deployed: Deployment, token_file
     fields = json.loads(token_file.read_text()) | {"note": '토큰 "\\" 파일'}
     token_file.write_text(json.dumps(fields))
     assert "\\ud1a0" in token_file.read_text()
-    outcome = run(deployed, "drift")
+    outcome = deployed.run("drift")
     assert outcome.status == 0, outcome.output
 
 
@@ -117,7 +100,7 @@ def test_the_directory_was_moved_and_its_token_is_brought_over(
     assert deployment.token() == token
     assert "issuances: 0 (budget 0)" in outcome.output
     assert deployment.account.count("issuances") == 1
-    assert run(deployment, "drift").status == 0
+    assert deployment.run("drift").status == 0
 
 
 def test_the_directory_was_removed_and_a_recreation_costs_an_issuance(
@@ -168,7 +151,7 @@ def test_a_one_off_container_is_nobodys(deployed: Deployment) -> None:
     )
     assert oneoff
     try:
-        assert run(deployed, "drift").status == 0
+        assert deployed.run("drift").status == 0
         assert deployed.up().changes() == 0
         changed = deployed.up(gateway_labels={"changed": "once"})
         assert changed.status == 0, changed.output
@@ -215,12 +198,12 @@ def test_what_a_client_sees_is_drift(new_deployment: Callable[..., Deployment]) 
     wait_for(  # a deploy asks the gateway itself; the engine's own verdict comes later
         lambda: deployment.inspect("{{.State.Health.Status}}") == "healthy", "the engine says so"
     )
-    assert run(deployment, "drift").status == 0
-    elsewhere = {"gateway_health_path": "/nowhere"}
-    drifted = run(deployment, "drift", **elsewhere)
+    assert deployment.run("drift").status == 0
+    elsewhere: dict[str, Any] = {"gateway_health_path": "/nowhere"}
+    drifted = deployment.run("drift", **elsewhere)
     assert drifted.status == 1
     assert "a client that asks /nowhere gets: HTTP 404" in drifted.output
-    assert "a client gets: HTTP 404" in run(deployment, "status", **elsewhere).output
+    assert "a client gets: HTTP 404" in deployment.run("status", **elsewhere).output
 
 
 # The host
@@ -231,10 +214,10 @@ def test_a_history_with_bytes_that_are_no_text_hinders_nothing(deployed: Deploym
     content = history.read_bytes()
     history.write_bytes(content + b'{"began": "\xff\xfe\n\x80\n')
     try:
-        status = run(deployed, "status")
+        status = deployed.run("status")
         assert status.status == 0, status.output
         assert "switched" in status.output
-        assert run(deployed, "drift").status == 0
+        assert deployed.run("drift").status == 0
     finally:
         history.write_bytes(content)
 
@@ -251,8 +234,8 @@ def test_an_engine_that_cannot_be_asked_is_named(
     deployed: Deployment, environment: dict[str, str], words: str
 ) -> None:
     state = deployed.host_state()
-    outcome = run_in(environment, deployed, "up")
+    outcome = deployed.run("up", environment=environment)
     outcome.assert_refused(words, "docker context use default")
     assert "end that" not in outcome.output
     assert deployed.host_state() == state
-    assert run_in({"DOCKER_HOST": "unix:///run/docker.sock"}, deployed, "drift").status == 0
+    assert deployed.run("drift", environment={"DOCKER_HOST": "unix:///run/docker.sock"}).status == 0

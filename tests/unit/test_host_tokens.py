@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 from pathlib import Path
@@ -10,18 +9,10 @@ from pathlib import Path
 import pytest
 
 from kis_gateway_deploy.host.tokens import FILE_LIMIT, Directory, examine
+from tests.unit.builders import jwt
 
 ENDS = 1800000000  # 2027-01-15 08:00 UTC, 17:00 in Korea
 KEY = "0a1b2c3d4e5f"
-
-
-def jwt(**claims: object) -> str:
-    """A token as KIS issues it; nobody here checks its signature."""
-
-    def part(value: object) -> str:
-        return base64.urlsafe_b64encode(json.dumps(value).encode()).decode().rstrip("=")
-
-    return f"{part({'typ': 'JWT', 'alg': 'HS512'})}.{part({'iss': 'unogw'} | claims)}.c2ln-_"
 
 
 def file(**fields: object) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import shutil
@@ -13,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from deploy.gateway.release import ROOT
+from tests.unit.builders import jwt
 
 SCRIPT = ROOT / "templates" / "token.sh"
 # The same program under two names is tested once.
@@ -26,15 +26,6 @@ SHELLS = {
 NEW_YORK = "EST5EDT,M3.2.0,M11.1.0"
 
 ENDS = 1800000000  # 2027-01-15 08:00 UTC, 17:00 in Korea, 03:00 in New York
-
-
-def jwt(**claims: object) -> str:
-    """A token as KIS issues it; nobody here checks its signature."""
-
-    def part(value: object) -> str:
-        return base64.urlsafe_b64encode(json.dumps(value).encode()).decode().rstrip("=")
-
-    return f"{part({'typ': 'JWT', 'alg': 'HS512'})}.{part({'iss': 'unogw'} | claims)}.c2ln-_"
 
 
 def token(**changes: object) -> str:
