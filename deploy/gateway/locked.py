@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
 from threading import Lock
@@ -25,18 +26,38 @@ from deploy.gateway.release import Image
 from deploy.gateway.saved_image import SavedImage, cut, pack
 from deploy.gateway.settings import Settings
 from deploy.gateway.targets import Target, mounted_elsewhere, rollout, this_run
-from kis_gateway_deploy.remote import RemoteError, ask
+from kis_gateway_deploy.remote import Octets, RemoteError, ask
 
 
-class Locked(StringCommand):
+class Script(StringCommand):
+    """A script of `templates/`, sent on standard input, behind its length and before its own input.
+
+    The command is the same for every script, and short: sudo logs it, and a login shell that is not
+    sh would break a script.
+    """
+
+    COMMAND = 'read -r n; eval "$(head -c "$n")"'
+
+    def __init__(self, command: Command) -> None:
+        script = command.script.encode()
+        self.script = Octets(b"%d\n%b" % (len(script), script))
+        own = [command.stdin] if command.stdin else []
+        super().__init__(self.COMMAND, **self.reading(own))
+
+    def reading(self, content: Sequence[object]) -> Any:
+        """The connector's argument for the script and its own input."""
+        return {"_stdin": [self.script, *content]}
+
+
+class Locked(Script):
     """A command under the deploy lock: where it fails, nobody has to wait for the lock to age."""
 
     def __init__(self, command: Command, settings: Settings) -> None:
-        super().__init__(command.script, _stdin=command.stdin or "")
-        self.give_back_lock = StringCommand(commands.release_lock(settings, this_run()).script)
+        super().__init__(command)
+        self.give_back_lock = Script(commands.release_lock(settings, this_run()))
 
     def execute(self, state: Any, host: Any, connector_arguments: Any) -> Any:
-        without_input = connector_arguments | {"_stdin": ""}
+        to_release = connector_arguments | self.give_back_lock.connector_arguments
         try:
             status, output = self.attempt(state, host, connector_arguments)
         except (EOFError, OSError, SSHException) as error:  # one of them would end all hosts' run
@@ -46,7 +67,7 @@ class Locked(StringCommand):
             status, output = False, CommandOutput([])
         if not status:
             with suppress(EOFError, OSError, SSHException):
-                host.run_shell_command(self.give_back_lock, **without_input)
+                host.run_shell_command(self.give_back_lock, **to_release)
         return status, output
 
     def attempt(self, state: Any, host: Any, connector_arguments: Any) -> Any:
@@ -96,7 +117,7 @@ class BringToken(Locked):
             logger.error(f"{host.print_prefix}{click.style(what, 'red')}")
             return False, CommandOutput([])
         connector_arguments.update(self.connector_arguments)
-        connector_arguments["_stdin"] = token
+        connector_arguments.update(self.reading([token]))
         return host.run_shell_command(
             self, print_output=False, print_input=False, **connector_arguments
         )
@@ -141,7 +162,7 @@ class LoadImage(Locked):
 
         try:
             pieces = cut(pack(self.saved, self.on_host, say), say)
-            self.connector_arguments["_stdin"] = pieces  # type: ignore[typeddict-item]
+            self.connector_arguments.update(self.reading(pieces))
             return super().attempt(state, host, connector_arguments)
         except (EOFError, OSError, SSHException, ValueError) as error:
             what = f"could not be packed or sent: {error}. Nothing that runs was changed; mend that"

@@ -17,7 +17,7 @@ from pyinfra.operations import files
 
 from deploy.gateway import commands, display
 from deploy.gateway.commands import Command
-from deploy.gateway.locked import BringToken, LoadImage, Locked, Switch
+from deploy.gateway.locked import BringToken, LoadImage, Locked, Script, Switch
 from deploy.gateway.targets import (
     CANNOT_READ,
     Target,
@@ -89,7 +89,7 @@ def check(target: Target) -> Commands:
 @operation()
 def take_lock(target: Target) -> Commands:
     """One deploy at a time: fails, and says who is at it, where another run holds the lock."""
-    yield StringCommand(_lock(target).script)
+    yield Script(_lock(target))
 
 
 @operation()
@@ -223,7 +223,7 @@ def revert(target: Target) -> Commands:
 @operation()
 def release_lock(target: Target) -> Commands:
     """Gives the deploy lock back."""
-    yield StringCommand(commands.release_lock(target.settings, this_run()).script)
+    yield Script(commands.release_lock(target.settings, this_run()))
 
 
 @operation()
