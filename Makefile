@@ -9,7 +9,8 @@ UNKNOWN := $(strip $(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $
 $(if $(UNKNOWN),$(error $(UNKNOWN): unknown variable, nothing was done; these are known: $(SETTABLE)))
 RUN := .venv/bin/python -m deploy
 PYTEST := .venv/bin/pytest
-SOURCES := benchmarks deploy inventory lab services tests
+SIDE_BY_SIDE := $(PYTEST) --numprocesses 2 --dist loadfile --no-loadscope-reorder
+SOURCES := benchmarks deploy inventory kis_gateway_deploy lab services tests
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 .DEFAULT_GOAL := help
 
@@ -55,10 +56,10 @@ lab-down: .venv/ready  ## remove every trace of the lab
 	.venv/bin/python -m lab.lab down
 
 test: .venv/ready  ## unit, services, engine, a lab of two hosts; on a real Docker engine
-	$(PYTEST) --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	$(SIDE_BY_SIDE)
 
 test-lab: .venv/ready  ## the rest: rollouts, issuances, faults on lab hosts
-	$(PYTEST) tests/lab --ignore tests/lab/test_two_hosts.py
+	$(SIDE_BY_SIDE) tests/lab --ignore tests/lab/test_two_hosts.py
 
 .venv-bench/ready: .venv/ready benchmarks/requirements.txt
 	@python3 -m venv .venv-bench

@@ -8,7 +8,7 @@ from pyinfra.context import host
 from deploy.gateway import operations as gateway
 from deploy.gateway.targets import survey
 
-target = survey()
+target = survey(history=5)
 
 gateway.show_status(
     as_json=bool(host.data.get("json")), name="Show the status of all hosts", _run_once=True

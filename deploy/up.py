@@ -19,6 +19,8 @@ if plan.is_slow:
     gateway.take_lock(target=target, name="Take the deploy lock")
 elif plan.is_needed:
     gateway.lock_and_stage(target=target, name="Take the deploy lock, stage the release")
+if plan.bootstrap:
+    gateway.bootstrap(target=target, name="Install python3")
 if plan.install_engine:
     gateway.install_engine(target=target, name="Install what is missing of Docker")
 if plan.is_slow and plan.prepare_tokens:

@@ -11,8 +11,9 @@ from typing import BinaryIO
 
 from deploy.gateway import commands
 from deploy.gateway.plan import Plan, missing_packages
-from deploy.gateway.reading import parse_reading
+from deploy.gateway.reading import Reading, parse_reading
 from deploy.gateway.release import Image, archive
+from kis_gateway_deploy import remote
 
 BASE_IMAGE = "kis-lab-base:trixie"
 # What `templates/build_image.sh` calls the same image, here and on the hosts.
@@ -71,9 +72,18 @@ def ensure_engine() -> None:
     if succeeds(*AS_ROOT, "docker", "version"):
         return
     say("installing or starting the Docker engine")
-    reading = parse_reading(run(*AS_ROOT, "sh", "-c", commands.read_engine().script).splitlines())
-    plan = Plan(packages=missing_packages(reading))
+    plan = Plan(packages=missing_packages(read_this_machine()))
     run(*AS_ROOT, "sh", "-c", commands.install_engine(plan).script)
+
+
+def read_this_machine() -> Reading:
+    """The reading of this machine, for no deployment."""
+    nowhere = dict.fromkeys(("app_dir", "token_dir", "adopt_path"), "/nonexistent")
+    nothing = dict.fromkeys(("project", "service", "release", "compose", "token_file"), "-")
+    others = {"images": [], "with_layers": False, "adopt": None, "health": None, "history": 0}
+    frame, stdin = remote.question("read", nowhere | nothing | others)
+    said = run(*AS_ROOT, "sh", "-c", remote.command(), content=stdin.encode())
+    return parse_reading(remote.answer(frame, said.splitlines()))
 
 
 def ensure_program(program: str, *packages: str) -> None:

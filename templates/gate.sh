@@ -7,7 +7,8 @@ newline='
 containers() {
   docker ps --all --quiet --no-trunc \
     --filter "label=com.docker.compose.project=$project" \
-    --filter "label=com.docker.compose.service=$service"
+    --filter "label=com.docker.compose.service=$service" \
+    --filter label=com.docker.compose.oneoff=False # `docker compose run` leaves others behind
 }
 
 # Sets $written, and $state and $ends as `examine` does: anew only where the file was written anew.

@@ -6,7 +6,8 @@
 action=$1 app_dir=$2 project=$3 service=$4 adopt=$5
 docker ps --all --quiet --no-trunc \
   --filter "label=com.docker.compose.project=$project" \
-  --filter "label=com.docker.compose.service=$service" |
+  --filter "label=com.docker.compose.service=$service" \
+  --filter label=com.docker.compose.oneoff=False |
   xargs -r docker "$action" >/dev/null || exit 1
 if [ "$action" = start ]; then
   [ ! -e "$app_dir/.adopted" ] || start_adopted "$app_dir"

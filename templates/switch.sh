@@ -15,7 +15,7 @@ shift 9
 min_healthy_time=$1 healthy_deadline=$2 lock_id=$3 by=$4 budget=$5 wait=$6 adopt=$7 adopt_path=$8 default_check=$9
 export GOGC=400 # docker's commands are short-lived: they need not clean up so often
 began=$(now)
-port_in_hex=$(printf %04X "$port")
+port_in_hex=$(printf %04X "$port") kept=$app_dir/tokens
 image='' looked_at=never issuances=0 allowed=$budget asking='' may_ask='' stopped_adopted=''
 
 say() { echo "$*" >&2; }
@@ -74,7 +74,7 @@ ready_token() { # release
   heed_settings_of "$1"
   read_id "$app_dir/releases/$1/app_key_fingerprint"
   key=$line
-  whose=$(token_key "$token_file")
+  whose=$(token_key "$token_file" "$kept")
   look_at_token
   if [ "$state" = damaged ] || [ "${whose:-$key}" != "$key" ]; then
     containers | xargs -r docker stop >/dev/null
@@ -82,7 +82,8 @@ ready_token() { # release
   fi
   reason="the token directory ${token_file%/*} could not be made ready, see above"
   [ "$state" != damaged ] || set_damaged_aside "$token_file"
-  [ -z "$key" ] || select_token "$token_file" "$key" "$user" || return 1
+  keep_tokens "$token_file" "$kept" || return 1
+  [ -z "$key" ] || select_token "$token_file" "$key" "$kept" || return 1
   own_token_dir "$token_file" "$user" || return 1
   remember_token
   if ! must_ask; then
@@ -148,6 +149,7 @@ adopt() {
   rm -f "$app_dir/.replaced"
   adopted=$(adopted_container "$adopt" "$app_dir") || return 0
   key=$(cat "$app_dir/releases/$release/app_key_fingerprint")
+  keep_tokens "$token_file" "$kept" || return 1
   if bring_adopted_token; then
     say "the token of the container $adopt is taken over"
   else
@@ -159,7 +161,7 @@ adopt() {
   bring_adopted_token || true # one that came in the meantime
 }
 bring_adopted_token() {
-  file_of_container "$adopted" "$adopt_path" | bring_token "$token_file" "$key" "$user"
+  file_of_container "$adopted" "$adopt_path" | bring_token "$token_file" "$key" "$kept"
 }
 
 start_again() {

@@ -1,9 +1,10 @@
 #!/bin/sh
 # All that is known of token files: their forms, what is damage, and whose token it is. Functions.
 #
-# Beside the token file F lie F.key (whose token F is: the fingerprint of an app key, never the key)
-# and F.of-KEY (the token of another app key, or one that was brought for KEY's next gateway). The
-# container's user may write here, root only makes new files, and follows no link.
+# The container's user may write in the directory of the token file F: root follows no link there and
+# makes no file there. What must be remembered is kept in APP_DIR/tokens, where only root can write:
+# `whose` (the fingerprint of F's app key, never the key, and F's path), and parked tokens by
+# fingerprint: of another app key, or brought for the next gateway of that key.
 
 # Seconds before its end from which no gateway uses a token: then its next start asks KIS. And from
 # which one may be replaced soon.
@@ -114,13 +115,17 @@ token_ends() { # token file; prints 0 if it holds no token
 lasts() { [ "$(token_ends "$1")" -gt $(($(date +%s) + ${2:-0})) ]; } # token file, seconds
 
 # Whose token it is, if that is known: the reference gateway says so in the file itself.
-token_key() { # token file
+token_key() { # token file, APP_DIR/tokens
   own=$(read_file "$1" | sed -n '/.*"app_key_fingerprint" *: *"\([0-9a-f]\{12\}\)".*/{s//\1/p;q;}')
-  [ -n "$own" ] || own=$(read_file "$1.key" | head -n 1 | tr -d '\0')
+  if [ -z "$own" ]; then
+    own=$(read_file "$2/whose")
+    [ "${own#* }" = "$1" ] || own=''
+    own=${own%% *}
+  fi
   ! is_id "$own" || echo "$own"
 }
 
-# Of a gateway that is writing at this moment a file may be seen half way: it gets a second.
+# A gateway may be writing at this moment: a file that is half written gets a second.
 set_damaged_aside() { # token file
   [ "$(token_state "$1")" = damaged ] || return 0
   sleep 1
@@ -129,47 +134,74 @@ set_damaged_aside() { # token file
   mv -T "$1" "$aside" && echo "The token file was damaged and is set aside: $aside" >&2
 }
 
-# Makes the directory, and what is of the token in it, the container's user's own.
+# Makes the directory, and the token's files in it, the container's user's own. Everything relative
+# to a descriptor of the directory: a name may be a link in the next moment.
 own_token_dir() { # token file, uid:gid
-  install -d -m 0700 -o "${2%:*}" -g "${2#*:}" "${1%/*}" &&
-    find "${1%/*}" -maxdepth 1 \( -name "${1##*/}" -o -name "${1##*/}.*" \) \
-      ! \( -uid "${2%:*}" -gid "${2#*:}" \) -exec chown -h "$2" {} + || return 1
-  [ ! -f "$1" ] || [ -L "$1" ] || chmod u+rw "$1"
+  (umask 077 && mkdir -p "${1%/*}") || return 1
+  python3 -I -S -c '
+import os, stat, sys
+path, uid, gid = sys.argv[1], *map(int, sys.argv[2].split(":"))
+directory, token_file = os.path.split(path)
+opened = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+os.fchmod(opened, 0o700)
+os.fchown(opened, uid, gid)
+for name in os.listdir(opened):
+    if name != token_file and not name.startswith(token_file + "."):
+        continue
+    try:
+        at = os.stat(name, dir_fd=opened, follow_symlinks=False)
+        if (at.st_uid, at.st_gid) != (uid, gid):
+            os.chown(name, uid, gid, dir_fd=opened, follow_symlinks=False)
+        if name == token_file and stat.S_ISREG(at.st_mode) and at.st_mode & 0o600 != 0o600:
+            file = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=opened)
+            os.fchmod(file, stat.S_IMODE(os.fstat(file).st_mode) | 0o600)
+    except FileNotFoundError:
+        pass
+' "$1" "$2"
 }
 
-# Writes standard input to a new file that is readable for its owner alone, from the beginning.
-write_new() { # path, uid:gid
-  rm -f "$1" && (umask 077 && set -C && cat >"$1") && chown -h "$2" "$1"
+# Makes APP_DIR/tokens. An earlier version kept these files beside the token: F.key and F.of-KEY.
+keep_tokens() { # token file, APP_DIR/tokens
+  [ ! -d "$2" ] || return 0
+  (umask 077 && mkdir -p "$2.new") || return 1
+  for old in "$1".of-* "$1.key"; do
+    name=${old##*.of-}
+    [ "$old" != "$1.key" ] || name=whose
+    [ "$name" = whose ] || is_id "$name" || continue
+    content=$(read_file "$old") || continue
+    [ "$name" != whose ] || content="$content $1"
+    (umask 077 && printf '%s\n' "$content" >"$2.new/$name") && rm "$old" || return 1
+  done
+  mv -T "$2.new" "$2"
 }
 
-# Makes KEY's token the one that its gateway finds: sets another key's aside and brings back KEY's,
-# or takes up one that was brought here, where that ends later. Nothing is lost.
-select_token() { # token file, fingerprint of the app key, uid:gid
-  whose=$(token_key "$1")
+# Makes KEY's token the one that its gateway finds: parks another key's, and brings back KEY's, or
+# takes up one that was brought, if that ends later. Nothing is lost.
+select_token() { # token file, fingerprint of the app key, APP_DIR/tokens
+  whose=$(token_key "$1" "$3")
   if [ -e "$1" ] && [ -n "$whose" ] && [ "$whose" != "$2" ]; then
-    aside=$1.of-$whose
-    [ "$(token_ends "$aside")" -le "$(token_ends "$1")" ] || aside=$aside-$(date +%Y%m%d-%H%M%S)
-    mv -T "$1" "$aside" || return 1
-    echo "The token of another app key is set aside: $aside" >&2
+    parked=$3/$whose
+    [ "$(token_ends "$parked")" -le "$(token_ends "$1")" ] || parked=$parked-$(date +%Y%m%d-%H%M%S)
+    mv -T "$1" "$parked" || return 1
+    echo "The token of another app key is parked: $parked" >&2
   fi
-  if [ -f "$1.of-$2" ] && [ "$(token_state "$1")" != unknown ] &&
-    [ "$(token_ends "$1.of-$2")" -gt "$(token_ends "$1")" ]; then
-    mv -T "$1.of-$2" "$1" || return 1
+  if [ -f "$3/$2" ] && [ "$(token_state "$1")" != unknown ] &&
+    [ "$(token_ends "$3/$2")" -gt "$(token_ends "$1")" ]; then
+    mv -T "$3/$2" "$1" || return 1
   fi
-  [ "$(read_file "$1.key" | tr -d '\0')" != "$2" ] || return 0
-  echo "$2" | write_new "$1.key.tmp" "$3" && mv -T "$1.key.tmp" "$1.key"
+  [ "$(read_file "$3/whose")" = "$2 $1" ] || (umask 077 && echo "$2 $1" >"$3/whose")
 }
 
-# Puts the token on standard input where `select_token` finds it; fails where it has expired, or one
-# is there already that ends as late. At no moment is it readable for others, or there in part.
-bring_token() { # token file, fingerprint of the app key, uid:gid
-  brought=$1.brought.tmp
-  write_new "$brought" "$3" || return 1
-  whose=$(token_key "$brought")
-  key=${whose:-$2} ends=$(token_ends "$brought") whose=$(token_key "$1")
-  if lasts "$brought" && [ "$ends" -gt "$(token_ends "$1.of-$key")" ] &&
+# Parks the token on standard input for the next gateway of its key; fails if it has expired, or one
+# that ends as late is there already.
+bring_token() { # token file, fingerprint of the app key, APP_DIR/tokens
+  brought=$3/.brought
+  (umask 077 && head -c 65536 >"$brought") || return 1
+  whose=$(token_key "$brought" "$3")
+  key=${whose:-$2} ends=$(token_ends "$brought") whose=$(token_key "$1" "$3")
+  if lasts "$brought" && [ "$ends" -gt "$(token_ends "$3/$key")" ] &&
     { [ "${whose:-$key}" != "$key" ] || [ "$ends" -gt "$(token_ends "$1")" ]; }; then
-    mv -T "$brought" "$1.of-$key"
+    mv -T "$brought" "$3/$key"
   else
     rm "$brought"
     return 1

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from deploy.gateway.plan import Plan
 from deploy.gateway.release import (
+    COMPOSE_FILE,
     ROOT,
     Image,
     Release,
@@ -23,7 +24,6 @@ from deploy.gateway.release import (
 from deploy.gateway.rollout import Run
 from deploy.gateway.settings import SERVICE, Settings
 
-READ_HOST = ["compose.sh", "token.sh", "read_host.sh"]
 COMPOSE_PLUGIN = "/usr/local/lib/docker/cli-plugins/docker-compose"
 
 
@@ -52,29 +52,33 @@ def _read(name: str) -> str:
     return (ROOT / "templates" / name).read_text("utf-8")
 
 
-def read_host(settings: Settings, release: Release) -> Command:
-    """Prints what `reading.parse_reading` understands."""
+def read_request(settings: Settings, release: Release, history: int = 0) -> dict[str, object]:
+    """What `kis_gateway_deploy/host/read.py` is asked about a deployment; no secret is in it."""
     images = [release.image] + ([simulator_image()] if settings.simulator else [])
-    return _script(
-        READ_HOST,
-        [
-            settings.app_dir,
-            settings.project,
-            SERVICE,
-            settings.token_path,
-            settings.adopt_container or "",
-            settings.adopt_token_path,
-            release.id,
-            "yes" if release.image.saved else "",
-            *(image.reference for image in images),
-        ],
-    )
+    health = None
+    if settings.health_path is not None:
+        address, port = settings.client_address, settings.published_port
+        health = {"address": address, "port": port, "path": settings.health_path}
+    return {
+        "project": settings.project,
+        "service": SERVICE,
+        "app_dir": settings.app_dir,
+        "token_dir": settings.token_dir,
+        "token_file": settings.token_file,
+        "release": release.id,
+        "compose": release.files[COMPOSE_FILE].sha256,
+        "images": [image.reference for image in images],
+        "with_layers": release.image.saved is not None,
+        "adopt": settings.adopt_container,
+        "adopt_path": settings.adopt_token_path,
+        "health": health,
+        "history": history,
+    }
 
 
-def read_engine() -> Command:
-    """Prints the same of a machine that is asked about no deployment."""
-    nowhere = "/nonexistent"
-    return _script(READ_HOST, [nowhere, "-", "-", f"{nowhere}/token", "", "-", "-", ""])
+def bootstrap() -> Command:
+    """Installs python3, which reads a host."""
+    return _script(["bootstrap.sh"], [])
 
 
 def take_lock(settings: Settings, run: Run, gone: str) -> Command:
@@ -170,14 +174,19 @@ def stop_loop(settings: Settings, action: str) -> Command:
     return _script(names, [action, settings.app_dir, settings.project, SERVICE, adopt])
 
 
-def take_token(settings: Settings, key: str) -> Command:
-    """Its output is secret: a line `token BASE64`, of a token file."""
-    return _script(["token.sh", "take_token.sh"], [settings.token_path, key])
+def token_request(
+    settings: Settings, release: Release, key: str, mounted: bool
+) -> dict[str, object]:
+    """What `kis_gateway_deploy/host/donor.py` is asked; its answer is secret.
+
+    `mounted`: whether the directory that the running container has mounted counts, too.
+    """
+    return read_request(settings, release) | {"key": key, "mounted": mounted}
 
 
 def give_token(settings: Settings, key: str, token: str) -> Command:
-    """`token` in base64, as `take_token` printed it."""
-    arguments = [settings.token_path, key, settings.user]
+    """`token` in base64, as the donor answered."""
+    arguments = [settings.token_path, key, f"{settings.app_dir}/tokens"]
     return _script(["token.sh", "give_token.sh"], arguments, token)
 
 

@@ -21,6 +21,7 @@ from deploy.gateway.settings import Settings
 # In place of a reading: the connection failed, or the command did.
 UNREACHABLE = "unreachable"
 UNREADABLE = "unreadable"
+NO_PYTHON = "no python3"
 
 NOTHING = "-"
 HIDDEN = "(hidden)"
@@ -72,6 +73,7 @@ def _status_object(name: str, found: Reading | str) -> dict[str, Any]:
         "image": container.image_name if container else None,
         "status": container.status if container else None,
         "health": container.health if container else None,
+        "client_sees": str(found.client_sees) if found.client_sees else None,
         "restarts": container.restarts if container else None,
         "token_written": found.token_written,
         "token_expires": found.token_expires,
@@ -94,6 +96,8 @@ def _status_cells(reading: Reading) -> list[str]:
         cells = [NOTHING, "no container", NOTHING]
     else:
         health = f"{container.status}/{container.health}" if container.health else container.status
+        if reading.client_sees and not reading.client_sees.is_good:
+            health += f", a client gets: {reading.client_sees}"
         if len(reading.gateways) > 1:
             health += f" (one of {len(reading.gateways)})"
         cells = [container.image_name, health, str(container.restarts)]
@@ -102,13 +106,25 @@ def _status_cells(reading: Reading) -> list[str]:
     return [reading.current or NOTHING, *cells, *_token_cells(reading), held]
 
 
+def token_state(reading: Reading) -> str:
+    """What the token file shows: `the token is valid for 21 h 04 min`."""
+    if not reading.token_state:
+        return "there is no token"
+    if reading.token_state == "damaged":
+        return "the token file is damaged"
+    if reading.token_expires is None:
+        return "how long the token is valid cannot be told"
+    left = reading.token_expires - reading.clock
+    return f"the token is valid for {duration(left)}" if left > 0 else "the token has expired"
+
+
 def _token_cells(reading: Reading) -> tuple[str, str]:
     """How long ago the token file was written, and for how long its token is still valid."""
     if reading.token_written is None:
         return NOTHING, "no token"
     age = duration(reading.clock - reading.token_written)
     if reading.token_expires is None:
-        return age, "no token in the file"
+        return age, "damaged" if reading.token_state == "damaged" else "not known"
     left = reading.token_expires - reading.clock
     return age, duration(left) if left > 0 else "expired"
 
@@ -165,16 +181,20 @@ def host_plan(
     """What `up` would change on one host, and why; with what stands in the way of it."""
     in_the_way = list(in_the_way)
     lines = [f"- {reason}" for reason in plan.reasons]
+    lines += [click.style(f"! drifted: {finding}", "yellow") for finding in plan.findings]
     lines += notes
     if plan.switch:
         lines.append(_fate_of_the_container(settings, release, reading))
     if plan.stage or plan.switch:
         lines += _file_changes(release, reading)
+    if reading.current != release.id or reading.current_compose:
         wanted = release.files[COMPOSE_FILE].content.decode()
         lines += compose_diff(reading.current_compose, wanted, release.id, settings.plan_show)
     lines += [click.style(f"! {warning}", "yellow") for warning in plan.warnings]
     lines += [click.style(f"! in the way: {problem}", "red") for problem in in_the_way]
     count = f"{len(plan.reasons)} changes" if plan.is_needed else "nothing to change"
+    if plan.findings and not plan.is_needed:
+        count = f"nothing to change, {len(plan.findings)} drifted"
     if in_the_way:
         count = f"blocked, {len(plan.reasons)} changes"
     return "\n  ".join([click.style(f"{name}: {count}", bold=True), *lines])
@@ -183,6 +203,14 @@ def host_plan(
 def not_read(name: str, why: str) -> str:
     """The plan of a host that did not answer."""
     return click.style(f"{name}: {why}, so nothing is known of it", "red")
+
+
+def without_python(name: str, plan: Plan) -> str:
+    """The plan of a host that cannot be read yet."""
+    lines = [f"- {reason}" for reason in plan.reasons]
+    lines += [click.style(f"! in the way: {problem}", "red") for problem in plan.refusals]
+    count = "1 change, more is known then" if plan.is_needed else "blocked, 0 changes"
+    return "\n  ".join([click.style(f"{name}: {count}", bold=True), *lines])
 
 
 def token_notes(name: str, rollout: Rollout) -> list[str]:
@@ -202,11 +230,16 @@ def budget(asks: Sequence[str]) -> str:
     return f"issuances: {len(asks)}" + (f" ({', '.join(asks)})" if asks else "")
 
 
-def summary(verb: str, plans: Iterable[Plan], blocked: Collection[str] = ()) -> str:
-    """The last line: `plan: 3 changes on 2 hosts`; before the count `blocked on web-1; `."""
-    counts = [len(plan.reasons) for plan in plans if plan.is_needed]
-    way = f"blocked on {', '.join(blocked)}; " if blocked else ""
-    return f"{verb}: {way}{sum(counts)} changes on {len(counts)} hosts"
+def summary(verb: str, plans: Mapping[str, Plan], blocked: Collection[str] = ()) -> str:
+    """The last line: `plan: 3 changes on 2 hosts`.
+
+    Before the count it says `blocked on web-1; ` and `drifted on web-2; `.
+    """
+    counts = [len(plan.reasons) for plan in plans.values() if plan.is_needed]
+    drifted = [name for name, plan in plans.items() if plan.findings]
+    words = {"blocked": blocked, "drifted": drifted}
+    found = "".join(f"{word} on {', '.join(names)}; " for word, names in words.items() if names)
+    return f"{verb}: {found}{sum(counts)} changes on {len(counts)} hosts"
 
 
 def _fate_of_the_container(settings: Settings, release: Release, reading: Reading) -> str:
@@ -219,13 +252,16 @@ def _fate_of_the_container(settings: Settings, release: Release, reading: Readin
 
 def _file_changes(release: Release, reading: Reading) -> list[str]:
     """Of the files beside the compose file nothing is shown but that they differ."""
+    before = reading.current_files
+    if reading.current == release.id:
+        before = {name: file.sha256 for name, file in reading.release_files.items()}
     lines = []
-    for name in sorted({*release.files, *reading.current_files} - {COMPOSE_FILE}):
-        if name not in reading.current_files:
+    for name in sorted({*release.files, *before} - {COMPOSE_FILE}):
+        if name not in before:
             lines.append(f"{name}: new")
         elif name not in release.files:
             lines.append(f"{name}: not in the release any more")
-        elif release.files[name].sha256 != reading.current_files[name]:
+        elif release.files[name].sha256 != before[name]:
             lines.append(f"{name}: changed")
     return lines
 
@@ -300,7 +336,7 @@ def _variables(environment: list[Any]) -> dict[str, str | None]:
 
 
 def _harmless(value: object) -> bool:
-    """Whether a value is a short number, a boolean, a path or an address, none of which is secret.
+    """Whether a value is a short number, a boolean, a path or an address: these are no secrets.
 
     Segments of paths are short: a secret in base64 may begin with a slash. An address has neither
     user nor path: webhooks hold their secret there.

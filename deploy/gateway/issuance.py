@@ -24,12 +24,12 @@ INTERVAL = 61
 class Gateway:
     """What decides about one host's token. Seconds are counted from the moment of its reading.
 
-    `key` is the fingerprint of its app key. `in_file` is for how long a token of that key that lies
-    in the token directory is valid still, `adopted` the same of one that lies in the container to
-    be adopted; 0 or less where there is none. `asked` is how long ago KIS was asked with that key,
-    as far as this host shows. `loops` where a container of it is being refused. `is_unknown` where
-    a file of a form that is not known here lies there, and is trusted to be of use. `asks_at_start`
-    is False for a gateway that asks at its first request.
+    `key`: the fingerprint of its app key. `in_file`: for how long its token on the host is still
+    valid; `adopted`: the same of one that only a container has; 0 or less if there is none.
+    `asked`: how long ago KIS was asked with that key, as far as this host shows. `loops`: KIS
+    refuses a container of it. `is_unknown`: the token file has a form that is not known here, and
+    is trusted. `is_doubtful`: the file does not say that its token lasts, so the gateway may ask
+    all the same. `asks_at_start` is False for a gateway that asks at its first request.
     """
 
     key: str
@@ -38,6 +38,7 @@ class Gateway:
     asked: int | None = None
     loops: bool = False
     is_unknown: bool = False
+    is_doubtful: bool = False
     asks_at_start: bool = True
 
     @property
@@ -51,14 +52,21 @@ def gateway_of(reading: Reading, key: str, asks_at_start: bool = True) -> Gatewa
     own = reading.token_key in {None, key}
     ends = [
         (reading.token_expires or 0) if own else 0,
-        reading.aside.get(key, 0),
+        reading.parked.get(key, 0),
     ]
     asked = [reading.attempted.get(key), reading.refused]
     if own and reading.token_state == "token":
         asked.append(reading.token_written)
     ago = [reading.clock - moment for moment in asked if moment is not None]
     in_file = max(ends) - reading.clock
-    adopted = (reading.adopted_token_expires or 0) - reading.clock if reading.adopted else 0
+    # What the running container has mounted is of the app key of its own release.
+    runs = reading.releases.get(reading.current or "") or key
+    elsewhere = [
+        reading.mounted_token_expires if runs == key else None,
+        reading.adopted_token_expires if reading.adopted else None,
+    ]
+    adopted = max((end - reading.clock for end in elsewhere if end is not None), default=0)
+    says = (reading.token_file_says or 0) - reading.clock
     return Gateway(
         key,
         in_file,
@@ -66,6 +74,7 @@ def gateway_of(reading: Reading, key: str, asks_at_start: bool = True) -> Gatewa
         min((seconds for seconds in ago if seconds >= 0), default=None),
         loops=reading.refused is not None and max(in_file, adopted) <= MARGIN,
         is_unknown=own and reading.token_state == "unknown",
+        is_doubtful=own and bool(reading.token_state) and says <= WORTH_KEEPING,
         asks_at_start=asks_at_start,
     )
 
@@ -95,6 +104,7 @@ def distribute(
     None waits for one that asks later than at its start.
     """
     result = Issuances()
+    result.may_ask += [n for n in members if gateways[n].has_token and gateways[n].is_doubtful]
     for key in dict.fromkeys(gateways[name].key for name in members):
         of_key = [name for name in members if gateways[name].key == key]
         without = [name for name in of_key if not gateways[name].has_token]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
 from threading import Lock
@@ -12,8 +14,8 @@ from typing import Any
 import click
 from paramiko import SSHException
 from pyinfra import logger
-from pyinfra.api.arguments import CONNECTOR_ARGUMENT_KEYS, pop_global_arguments
 from pyinfra.api.command import StringCommand
+from pyinfra.api.exceptions import ConnectError
 from pyinfra.connectors.util import CommandOutput
 from pyinfra.context import inventory
 
@@ -23,18 +25,39 @@ from deploy.gateway.fleet import wanted
 from deploy.gateway.release import Image
 from deploy.gateway.saved_image import SavedImage, cut, pack
 from deploy.gateway.settings import Settings
-from deploy.gateway.targets import Target, rollout, this_run
+from deploy.gateway.targets import Target, mounted_elsewhere, rollout, this_run
+from kis_gateway_deploy.remote import Octets, RemoteError, ask
 
 
-class Locked(StringCommand):
+class Script(StringCommand):
+    """A script of `templates/`, sent on standard input, behind its length and before its own input.
+
+    The command is the same for every script, and short: sudo logs it, and a login shell that is not
+    sh would break a script.
+    """
+
+    COMMAND = 'read -r n; eval "$(head -c "$n")"'
+
+    def __init__(self, command: Command) -> None:
+        script = command.script.encode()
+        self.script = Octets(b"%d\n%b" % (len(script), script))
+        own = [command.stdin] if command.stdin else []
+        super().__init__(self.COMMAND, **self.reading(own))
+
+    def reading(self, content: Sequence[object]) -> Any:
+        """The connector's argument for the script and its own input."""
+        return {"_stdin": [self.script, *content]}
+
+
+class Locked(Script):
     """A command under the deploy lock: where it fails, nobody has to wait for the lock to age."""
 
     def __init__(self, command: Command, settings: Settings) -> None:
-        super().__init__(command.script, _stdin=command.stdin or "")
-        self.give_back_lock = StringCommand(commands.release_lock(settings, this_run()).script)
+        super().__init__(command)
+        self.give_back_lock = Script(commands.release_lock(settings, this_run()))
 
     def execute(self, state: Any, host: Any, connector_arguments: Any) -> Any:
-        without_input = connector_arguments | {"_stdin": ""}
+        to_release = connector_arguments | self.give_back_lock.connector_arguments
         try:
             status, output = self.attempt(state, host, connector_arguments)
         except (EOFError, OSError, SSHException) as error:  # one of them would end all hosts' run
@@ -44,7 +67,7 @@ class Locked(StringCommand):
             status, output = False, CommandOutput([])
         if not status:
             with suppress(EOFError, OSError, SSHException):
-                host.run_shell_command(self.give_back_lock, **without_input)
+                host.run_shell_command(self.give_back_lock, **to_release)
         return status, output
 
     def attempt(self, state: Any, host: Any, connector_arguments: Any) -> Any:
@@ -82,19 +105,19 @@ class BringToken(Locked):
         super().__init__(commands.give_token(target.settings, target.key, ""), target.settings)
         self.key, self.source, self.batch = target.key, source, batch
 
-    def attempt(self, state: Any, host: Any, connector_arguments: Any) -> Any:
+    def attempt(self, state: Any, host: Any, connector_arguments: Any) -> Any:  # noqa: ARG002
         try:
             with _one_at_a_time:
-                token = _take_token(state, self.source, self.key, self.batch)
+                token = _take_token(self.source, self.key, self.batch)
             why = "has no token any more that it could give"
-        except (EOFError, OSError, SSHException) as error:
+        except (RemoteError, ConnectError, ValueError, AttributeError) as error:
             token, why = "", f"could not be asked for its token ({error})"
         if not token:
             what = f"{self.source} {why}: deploy again"
             logger.error(f"{host.print_prefix}{click.style(what, 'red')}")
             return False, CommandOutput([])
         connector_arguments.update(self.connector_arguments)
-        connector_arguments["_stdin"] = token
+        connector_arguments.update(self.reading([token]))
         return host.run_shell_command(
             self, print_output=False, print_input=False, **connector_arguments
         )
@@ -105,27 +128,24 @@ _one_at_a_time = Lock()
 
 
 @cache
-def _take_token(state: Any, source: str, key: str, batch: int) -> str:  # noqa: ARG001
-    """In base64; empty where there is none any more.
+def _take_token(source: str, key: str, batch: int) -> str:  # noqa: ARG001
+    """In base64; empty if there is none any more. Raises RemoteError.
 
     Once a batch, for a later one may find another. Not once for each host: an sshd opens ten
     sessions a connection at most, unless told otherwise (sshd_config(5), MaxSessions).
     """
-    host = inventory.get_host(source)
-    settings, _ = wanted(source)
-    arguments, _ = pop_global_arguments(state, host, {})
-    _, output = host.run_shell_command(
-        StringCommand(commands.take_token(settings, key).script),
-        print_output=False,
-        print_input=False,
-        **{name: value for name, value in arguments.items() if name in CONNECTOR_ARGUMENT_KEYS},
+    settings, release = wanted(source)
+    mounted = mounted_elsewhere(source)
+    answer = ask(
+        inventory.get_host(source),
+        "token",
+        commands.token_request(settings, release, key, mounted),
     )
-    # Some hosts greet whoever logs in.
-    tokens = [found[1] for found in map(TOKEN_LINE.fullmatch, output.stdout_lines) if found]
-    return tokens[0] if tokens else ""
+    token = json.loads(answer).get("result", {}).get("token")
+    return token if isinstance(token, str) and BASE64.fullmatch(token) else ""
 
 
-TOKEN_LINE = re.compile("token ([A-Za-z0-9+/]+=*)")
+BASE64 = re.compile("[A-Za-z0-9+/]+=*", re.ASCII)
 
 
 class LoadImage(Locked):
@@ -142,7 +162,7 @@ class LoadImage(Locked):
 
         try:
             pieces = cut(pack(self.saved, self.on_host, say), say)
-            self.connector_arguments["_stdin"] = pieces  # type: ignore[typeddict-item]
+            self.connector_arguments.update(self.reading(pieces))
             return super().attempt(state, host, connector_arguments)
         except (EOFError, OSError, SSHException, ValueError) as error:
             what = f"could not be packed or sent: {error}. Nothing that runs was changed; mend that"

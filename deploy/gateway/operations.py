@@ -17,13 +17,16 @@ from pyinfra.operations import files
 
 from deploy.gateway import commands, display
 from deploy.gateway.commands import Command
-from deploy.gateway.locked import BringToken, LoadImage, Locked, Switch
-from deploy.gateway.settings import Settings
+from deploy.gateway.locked import BringToken, LoadImage, Locked, Script, Switch
 from deploy.gateway.targets import (
     CANNOT_READ,
     Target,
+    all_are_read,
+    current,
     dropped_out,
+    mounted_elsewhere,
     rollout,
+    survey_again,
     surveyed,
     this_run,
     why_untouched,
@@ -74,10 +77,11 @@ def check(target: Target) -> Commands:
     if problems := why_untouched(target.name):
         yield _fail(*problems)
     else:
-        for warning in target.plan.warnings:
+        for warning in [*target.plan.findings, *target.plan.warnings]:
             logger.warning(f"{host.print_prefix}{click.style(warning, 'yellow')}")
-        for note in display.token_notes(target.name, rollout()):
-            _say(note)
+        if all_are_read():
+            for note in display.token_notes(target.name, rollout()):
+                _say(note)
         for reason in target.plan.reasons:
             _say(reason)
 
@@ -85,7 +89,7 @@ def check(target: Target) -> Commands:
 @operation()
 def take_lock(target: Target) -> Commands:
     """One deploy at a time: fails, and says who is at it, where another run holds the lock."""
-    yield StringCommand(_lock(target).script)
+    yield Script(_lock(target))
 
 
 @operation()
@@ -104,8 +108,23 @@ def _lock(target: Target) -> Command:
 
 
 @operation()
+def bootstrap(target: Target) -> Commands:
+    """Installs python3 and reads the host; fails if it then turns out that it is refused."""
+    yield Locked(commands.bootstrap(), target.settings)
+    plan = survey_again().plan
+    for reason in plan.reasons:
+        _say(reason)
+    if plan.refusals:
+        yield Locked(commands.release_lock(target.settings, this_run()), target.settings)
+        yield _fail(*plan.refusals)
+
+
+@operation()
 def install_engine(target: Target) -> Commands:
     """Docker from the distribution's packages, compose v2, and a running engine."""
+    target = current(target)
+    if not target.plan.install_engine:
+        return
     if target.plan.put_compose_plugin:
         yield from files.put._inner(
             src=str(commands.compose_binary()),
@@ -119,12 +138,16 @@ def install_engine(target: Target) -> Commands:
 @operation()
 def prepare_tokens(target: Target) -> Commands:
     """The token directory with its owner and mode. Nothing in it is removed or emptied."""
+    target = current(target)
+    if not target.plan.prepare_tokens:
+        return
     yield Locked(commands.prepare_tokens(target.settings), target.settings)
 
 
 @operation()
 def fetch_images(target: Target) -> Commands:
     """Pulls, builds or loads the images that the host lacks."""
+    target = current(target)
     for image in target.plan.images:
         if image.saved:
             yield LoadImage(image, image.saved, target)
@@ -135,12 +158,16 @@ def fetch_images(target: Target) -> Commands:
 @operation()
 def start_simulator(target: Target) -> Commands:
     """The KIS simulator, for an inventory that tries the gateway without an account."""
+    if not current(target).plan.start_simulator:
+        return
     yield Locked(commands.start_simulator(), target.settings)
 
 
 @operation()
 def stage(target: Target) -> Commands:
     """Puts the release on the host, checked by the host's own compose."""
+    if not current(target).plan.stage:
+        return
     yield Locked(commands.stage(target.settings, target.release), target.settings)
 
 
@@ -167,7 +194,10 @@ def switch(target: Target, batch: int, action: str = "switch") -> Commands:
     if dropped_out() or not progress.is_turn_of(target.name, batch):
         return
     _say(f"batch {batch + 1} of {len(progress.batches)}: {', '.join(progress.batches[batch])}")
-    if source := progress.issuances.given.get(target.name):
+    source = progress.issuances.given.get(target.name)
+    if not source and mounted_elsewhere(target.name) and action == "switch":
+        source = target.name
+    if source:
         yield BringToken(target, source, batch)
     yield Switch(target, action, target.release_id)
     progress.switched.append(target.name)  # reached only where the command succeeded
@@ -183,6 +213,7 @@ def revert(target: Target) -> Commands:
             _say(f"what was stopped here is started again, because {_failed()} failed")
             yield Locked(commands.stop_loop(target.settings, "start"), target.settings)
         return
+    target = current(target)
     before = target.reading.current if target.reading else None
     if target.settings.rollout_revert == "fleet" and before != target.release_id:
         _say(f"reverting, because {_failed()} failed")
@@ -192,7 +223,7 @@ def revert(target: Target) -> Commands:
 @operation()
 def release_lock(target: Target) -> Commands:
     """Gives the deploy lock back."""
-    yield StringCommand(commands.release_lock(target.settings, this_run()).script)
+    yield Script(commands.release_lock(target.settings, this_run()))
 
 
 @operation()
@@ -208,7 +239,7 @@ def report(target: Target) -> Commands:
     elif target.name in rollout().unfinished:
         yield _fail("was not switched, and nothing says why: this is a defect; deploy again")
     else:
-        for line in where_it_listens(target.settings, target.release_id):
+        for line in where_it_listens(current(target)):
             _say(line)
 
 
@@ -219,11 +250,12 @@ def down(target: Target) -> Commands:
     _say(f"The token stays in {target.settings.token_path}, the releases in the app directory.")
 
 
-def where_it_listens(settings: Settings, release_id: str) -> list[str]:
+def where_it_listens(target: Target) -> list[str]:
+    settings = target.settings
     url = f"http://{settings.bind_address}:{settings.published_port}"
     lines = [
-        f"The gateway listens on {url}, release {release_id}.",
-        f"Its token lies in {settings.token_path} and outlives the container.",
+        f"The gateway listens on {url}, release {target.release_id}.",
+        _where_its_token_is(target),
     ]
     if settings.simulator:
         query = "FID_COND_MRKT_DIV_CODE=J&FID_INPUT_ISCD=005930"
@@ -235,16 +267,30 @@ def where_it_listens(settings: Settings, release_id: str) -> list[str]:
     return lines
 
 
+def _where_its_token_is(target: Target) -> str:
+    """What is known of the token: by the reading, or because a switch has just passed its gate."""
+    settings, reading = target.settings, target.reading
+    if not target.plan.switch and reading:
+        return f"{settings.token_path}: {display.token_state(reading)}."
+    if settings.token_at_start:
+        return f"Its token is in {settings.token_path} and outlives the container."
+    return f"It will keep its token in {settings.token_path}, where that outlives the container."
+
+
 @operation()
 def show_status(as_json: bool) -> Commands:
     """Prints on standard output what was read of all hosts; to be run once, not on each."""
     if state.is_executing:
         hosts = {
-            name: (target.reading or display.UNREADABLE) if target else display.UNREACHABLE
+            name: (target.reading or _why_not_read(target)) if target else display.UNREACHABLE
             for name, target in surveyed().items()
         }
         click.echo(display.status_json(hosts) if as_json else display.status_table(hosts))
     yield from ()
+
+
+def _why_not_read(target: Target) -> str:
+    return display.NO_PYTHON if target.plan.bootstrap else display.UNREADABLE
 
 
 @operation()
@@ -253,7 +299,9 @@ def show_plan(verb: str) -> Commands:
     if state.is_executing:
         targets = surveyed()
         for name, target in targets.items():
-            if target and target.reading:
+            if target and target.plan.bootstrap:
+                click.echo(display.without_python(name, target.plan))
+            elif target and target.reading:
                 click.echo(
                     display.host_plan(
                         name,
@@ -268,18 +316,19 @@ def show_plan(verb: str) -> Commands:
             else:
                 why = display.UNREADABLE if target else display.UNREACHABLE
                 click.echo(display.not_read(name, why))
-        click.echo(display.budget(rollout().issuances.asks))
+        if all_are_read():
+            click.echo(display.budget(rollout().issuances.asks))
         blocked = [name for name, target in targets.items() if not target or why_untouched(name)]
-        click.echo(display.summary(verb, [t.plan for t in targets.values() if t], blocked))
+        click.echo(display.summary(verb, {n: t.plan for n, t in targets.items() if t}, blocked))
     yield from ()
 
 
 @operation()
 def expect(target: Target, unblocked: bool = False, no_changes: bool = False) -> Commands:
     """Fails on a host that could not be read, is blocked, or would be changed."""
-    if target.reading is None:
-        yield _fail(CANNOT_READ)
+    if target.reading is None and not target.plan.bootstrap:
+        yield _fail(*(target.plan.refusals or [CANNOT_READ]))
     elif unblocked and state.is_executing and (problems := why_untouched(target.name)):
         yield _fail(*(f"blocked: {problem}" for problem in problems))
-    elif no_changes and target.plan.reasons:
+    elif no_changes and (target.plan.reasons or target.plan.findings):
         yield _fail("the host has drifted (see above): run `make deploy`")

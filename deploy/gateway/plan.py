@@ -5,9 +5,9 @@ from __future__ import annotations
 import platform
 from dataclasses import dataclass, field
 
-from deploy.gateway.reading import Container, HostPath, Reading
+from deploy.gateway.reading import Container, HostPath, Reading, TokenUser
 from deploy.gateway.release import COMPOSE_FILE, Image, Release, simulator_image
-from deploy.gateway.settings import Settings
+from deploy.gateway.settings import SERVICE, Settings
 
 KIB_PER_MIB = 1024
 # An image made from the distribution's packages takes some 400 MB with its build.
@@ -18,6 +18,7 @@ NEEDS_ROOT = (
     "the deploy needs root: set `_sudo` to True in the host's inventory data, or connect as root"
 )
 SIMULATOR_PORTS = (9443, 29443)
+DEFAULT_ENGINE = "unix:///var/run/docker.sock"
 ANYWHERE = "0.0.0.0"  # noqa: S104 - compared, never bound
 
 
@@ -26,10 +27,13 @@ class Plan:
     """What `up` does on one host. Empty fields are steps that are not needed.
 
     `refusals` say why the host cannot be deployed to; with one of them nothing is done anywhere.
-    `reasons` say for each step why it is needed; `warnings` what an operator should know of.
+    `reasons` say for each step why it is needed; `findings` what has drifted and no step changes;
+    `warnings` what an operator should know. With `bootstrap` the other steps are a guess: the host
+    is read once it has python3.
     """
 
     refusals: list[str] = field(default_factory=list)
+    bootstrap: bool = False
     install_engine: bool = False
     packages: tuple[str, ...] = ()
     put_compose_plugin: bool = False
@@ -39,6 +43,7 @@ class Plan:
     stage: bool = False
     switch: bool = False
     reasons: list[str] = field(default_factory=list)
+    findings: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
     @property
@@ -49,12 +54,12 @@ class Plan:
     @property
     def has_news(self) -> bool:
         """Whether there is anything to say before the host is left alone, or touched."""
-        return bool(self.reasons or self.refusals or self.warnings)
+        return bool(self.reasons or self.refusals or self.findings or self.warnings)
 
     @property
     def is_slow(self) -> bool:
         """Whether something is to be installed, fetched or built."""
-        return self.install_engine or bool(self.images) or self.start_simulator
+        return self.bootstrap or self.install_engine or bool(self.images) or self.start_simulator
 
 
 def make_plan(settings: Settings, release: Release, reading: Reading) -> Plan:
@@ -62,7 +67,7 @@ def make_plan(settings: Settings, release: Release, reading: Reading) -> Plan:
     reasons: list[str] = []
     packages = missing_packages(reading)
     put_compose_plugin = not reading.compose and not _packages_with_compose(reading)
-    install_engine = bool(packages) or put_compose_plugin or not reading.engine
+    install_engine = bool(packages) or put_compose_plugin or reading.engine == "down"
     if install_engine:
         reasons.append("Docker Engine or compose is missing or not running")
 
@@ -99,7 +104,7 @@ def make_plan(settings: Settings, release: Release, reading: Reading) -> Plan:
         reasons.append(switch)
 
     return Plan(
-        refusals=refusals(settings, reading, install_engine, bool(images)),
+        refusals=refusals(settings, release, reading, install_engine, bool(images)),
         install_engine=install_engine,
         packages=packages,
         put_compose_plugin=put_compose_plugin,
@@ -112,7 +117,30 @@ def make_plan(settings: Settings, release: Release, reading: Reading) -> Plan:
         stage=bool(stage),
         switch=bool(switch) or bool(stage),
         reasons=reasons,
-        warnings=warnings(settings, reading),
+        findings=[] if switch or stage else findings(settings, release, reading),
+        warnings=warnings(settings, release, reading),
+    )
+
+
+def plan_without_python(settings: Settings, release: Release) -> Plan:
+    """The plan of a host that lacks python3, so that nothing else is known of it."""
+    if not settings.install_docker:
+        return Plan(
+            bootstrap=True,
+            refusals=[
+                "python3 is missing here and gateway_install_docker is off: install it, or turn "
+                "that on"
+            ],
+        )
+    return Plan(
+        bootstrap=True,
+        install_engine=True,
+        prepare_tokens=True,
+        images=(release.image,),
+        start_simulator=settings.simulator,
+        stage=True,
+        switch=True,
+        reasons=["python3 is missing: it is installed first, and the host is read after that"],
     )
 
 
@@ -126,14 +154,49 @@ def _kind(path: HostPath | None) -> str:
     return path.kind if path else "file"
 
 
-def warnings(settings: Settings, reading: Reading) -> list[str]:
+def findings(settings: Settings, release: Release, reading: Reading) -> list[str]:
+    """What has drifted on a host whose release runs, and what no step of a deploy changes."""
+    found = []
+    for gateway in reading.gateways:
+        if gateway.restarts:
+            times = "once" if gateway.restarts == 1 else f"{gateway.restarts} times"
+            found.append(
+                f"the container restarted {times} since it was created: see "
+                f"`docker logs {gateway.name.lstrip('/')}`"
+            )
+    if reading.client_sees and not reading.client_sees.is_good:
+        found.append(f"a client that asks {settings.health_path} gets: {reading.client_sees}")
+    if reading.token_key not in {None, release.key}:
+        found.append(
+            f"the token in {settings.token_path} is of another app key (fingerprint "
+            f"{reading.token_key}, not {release.key}): restart the gateway (make restart)"
+        )
+    if settings.token_at_start and (lack := _lacks_token(reading)):
+        found.append(f"{settings.token_path}: {lack}")
+    return found
+
+
+def _lacks_token(reading: Reading) -> str:
+    if not reading.token_state:
+        return "there is no token file, so the next start of the gateway costs an issuance"
+    if reading.token_expires is not None and reading.token_expires <= reading.clock:
+        return "the token has expired, so the next start of the gateway costs an issuance"
+    return ""
+
+
+def warnings(settings: Settings, release: Release, reading: Reading) -> list[str]:
     """What is right to go on with, but not as it should be."""
     found = []
     if reading.token_state == "unknown":
         found.append(
-            f"{settings.token_path} is in a form that is not known here, so it is left alone and "
-            "nobody can say how long its token is valid"
+            f"{settings.token_path} has a form that is not known here: it is left alone, and how "
+            "long its token is valid cannot be told"
         )
+    found += [
+        f"the container {user.name} has the token directory mounted, too, with the same app key"
+        for user in reading.token_users
+        if _shares(user, settings, release)
+    ]
     off = 0 if reading.arrived is None else reading.arrived - reading.clock
     if abs(off) > CLOCK_MAY_DIFFER:
         found.append(
@@ -144,10 +207,15 @@ def warnings(settings: Settings, reading: Reading) -> list[str]:
     return found
 
 
+def _shares(user: TokenUser, settings: Settings, release: Release) -> bool:
+    """Whether another container with the token directory can do no harm there."""
+    return user.key == release.key and user.user == settings.user
+
+
 def missing_packages(reading: Reading) -> tuple[str, ...]:
     """The distribution's packages that the host lacks; none where an engine is there already."""
     packages: tuple[str, ...] = ()
-    if not reading.engine and not reading.dockerd:
+    if reading.engine == "down" and not reading.dockerd:
         packages += ("docker.io",)
     if not reading.docker_cli and reading.os[0] == "debian":
         packages += ("docker-cli",) if _debian_version(reading) >= 13 else ()
@@ -172,12 +240,18 @@ def _debian_version(reading: Reading) -> int:
 
 
 def refusals(
-    settings: Settings, reading: Reading, install_engine: bool, fetch_image: bool
+    settings: Settings,
+    release: Release,
+    reading: Reading,
+    install_engine: bool,
+    fetch_image: bool,
 ) -> list[str]:
     """Why this host cannot be deployed to, each with what to do about it."""
     found = []
     if reading.uid != 0:
-        found.append(NEEDS_ROOT)
+        return [NEEDS_ROOT]  # without it nothing else can be told
+    if problem := _engine_problem(reading):
+        return [problem]
     if install_engine and not settings.install_docker:
         found.append(
             "Docker Engine with compose v2 does not run here and gateway_install_docker is off: "
@@ -209,26 +283,58 @@ def refusals(
             f"port {port} is held by something else: end that (`ss -ltnp sport = {port}` shows "
             f"it), or change {setting}"
         )
+    found += [
+        f"the container {stranger.name} (of {stranger.compose_file or 'no compose file'}) is the "
+        f"service {SERVICE} of a compose project {settings.project}, too, and not of this "
+        "deployment: choose another gateway_project; to replace that container and keep its token, "
+        f"set gateway_adopt_container to {stranger.name!r} as well"
+        for stranger in reading.strangers
+    ]
+    found += [
+        f"the container {user.name} ({user.compose_file or 'no compose file'}) has the token "
+        f"directory {settings.token_dir} mounted, with another app key or user: one would use the "
+        "other's token. Choose another gateway_token_dir, or adopt that container "
+        "(gateway_adopt_container)"
+        for user in reading.token_users
+        if not _shares(user, settings, release)
+    ]
     for container in reading.containers:
-        if not container.is_up or container.name != f"/{settings.adopt_container}":
-            continue
-        if container.auto_remove:
+        if container.is_up and container.id == reading.adopted_id and container.auto_remove:
             found.append(
                 f"the container {settings.adopt_container} was started with --rm: once stopped, it "
                 "could not be started again if the switch failed. Stop it yourself, after market "
                 "hours, or deploy without gateway_adopt_container"
             )
-        elif container.id != reading.adopted_id and not container.compose_file.startswith(
-            f"{settings.app_dir}/"
-        ):
-            found.append(
-                f"the container {settings.adopt_container} is of a compose project "
-                f"{settings.project!r}, too: choose another gateway_project, so that it can be "
-                "adopted"
-            )
     if reading.token_dir and reading.token_dir.kind != "directory":
         found.append(f"{settings.token_dir} is a {reading.token_dir.kind}, not a directory")
     return found
+
+
+def _engine_problem(reading: Reading) -> str:
+    """What is wrong with the engine that no installation changes; empty if nothing is."""
+    if reading.podman:  # its socket may answer as Docker's does
+        return (
+            "`docker` is Podman here, which this package does not know: install Docker Engine "
+            "(docs.docker.com) in its place, or choose another host"
+        )
+    is_default = reading.engine_address == DEFAULT_ENGINE
+    if not is_default and reading.engine != "up":
+        return (
+            f"the Docker engine that root's DOCKER_HOST or docker context names "
+            f"({reading.engine_address or 'unknown'}) cannot be asked: {reading.engine_error}. "
+            "Correct that (docker context use default), or start that engine"
+        )
+    if reading.engine == "unusable":
+        return (
+            f"the Docker engine does not answer as it should: {reading.engine_error}. Its own log "
+            "says more (journalctl -u docker)"
+        )
+    if reading.user_namespaces:
+        return (
+            "Docker remaps users here (userns-remap), so the container's user could not read its "
+            "token directory: turn that off in /etc/docker/daemon.json, or choose another host"
+        )
+    return ""
 
 
 def _held_ports(settings: Settings, reading: Reading) -> list[tuple[str, int]]:
@@ -302,6 +408,16 @@ def why_recreate(settings: Settings, release: Release, reading: Reading) -> str:
     if len(reading.gateways) > 1:
         return "more than one gateway container is there"
     gateway = reading.gateways[0]
+    if reading.token_mount == "other":
+        return (
+            f"the container has not today's {settings.token_dir} mounted but an older one, whose "
+            "token is brought over"
+        )
+    if reading.token_mount == "deleted":
+        return (
+            f"{settings.token_dir} was removed while the container ran: its token is lost, and "
+            "re-creating the container costs an issuance"
+        )
     if reading.current != release.id:
         return f"release {reading.current or 'none'} runs, not {release.id}"
     wanted = f"{settings.app_dir}/releases/{release.id}/{COMPOSE_FILE}"
@@ -309,7 +425,8 @@ def why_recreate(settings: Settings, release: Release, reading: Reading) -> str:
         return f"the container was made from {gateway.compose_file or 'no file'}, not {wanted}"
     if gateway.image != reading.images.get(release.image.reference):
         return f"the container does not run what {release.image.reference} names now"
-    if gateway.restart_policy == "no" and "restart: unless-stopped" in reading.current_compose:
+    compose_file = release.files[COMPOSE_FILE].content
+    if gateway.restart_policy == "no" and b"restart: unless-stopped" in compose_file:
         return "the container would not come back after a reboot: a switch of it was cut off"
     return ""
 

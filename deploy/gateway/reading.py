@@ -1,15 +1,47 @@
-"""What one reading of a host found: the output of `templates/read_host.sh`, typed."""
+"""What one reading of a host found, typed: the answer of `kis_gateway_deploy/host/read.py`.
+
+What a host says is data: bounded, of known types, its control characters escaped.
+"""
 
 from __future__ import annotations
 
-import base64
-import json
 import re
-from collections.abc import Iterable
 from contextlib import suppress
-from ipaddress import IPv4Address, IPv6Address
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+)
+
+
+def is_id(text: str) -> bool:
+    """Whether it has the form of a release's id, which is that of an app key's fingerprint, too.
+
+    Both become parts of paths on a host.
+    """
+    return re.fullmatch("[0-9a-f]{12}", text) is not None
+
+
+def _escaped(value: object) -> object:
+    """Control characters, which a terminal would obey, as `\\x1b`."""
+    if not isinstance(value, str):
+        return value
+    return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\ud800-\udfff]", _code, value)
+
+
+def _code(found: re.Match[str]) -> str:
+    return found[0].encode("unicode_escape", "surrogatepass").decode()
+
+
+Text = Annotated[str, BeforeValidator(_escaped), StringConstraints(max_length=4096)]
+Id = Annotated[str, StringConstraints(pattern="^[0-9a-f]{12}$")]
+Moment = Annotated[int, Field(ge=0, lt=10**11)]
+"""Epoch seconds."""
 
 
 class _Read(BaseModel):
@@ -19,35 +51,39 @@ class _Read(BaseModel):
 class HostPath(_Read):
     """A file or directory: mode in octal as `stat` prints it, owner as `uid:gid`, kind in words."""
 
-    mode: str
-    owner: str
-    kind: str
+    mode: Text
+    owner: Text
+    kind: Text
 
 
 class ReleaseFile(_Read):
-    mode: str
-    owner: str
-    sha256: str
+    mode: Text
+    owner: Text
+    sha256: Text
+
+
+class Binding(_Read):
+    """An address and port of the host, as `docker inspect` shows them."""
+
+    address: Annotated[Text, Field(alias="HostIp")] = ""
+    port: Annotated[Text, Field(alias="HostPort")] = ""
 
 
 class Container(_Read):
     """A container as `docker inspect` shows it; `health` is None without a healthcheck."""
 
-    id: str
-    name: str = ""
-    image: str
-    image_name: str
-    labels: dict[str, str]
-    status: str
+    id: Text
+    name: Text = ""
+    image: Text
+    image_name: Text
+    compose_file: Text = ""
+    is_simulator: bool = False
+    status: Text
     restarts: int
-    health: str | None
-    ports: dict[str, list[dict[str, str]] | None] | None
-    restart_policy: str = "unless-stopped"
+    health: Text | None
+    ports: dict[Text, list[Binding] | None] | None
+    restart_policy: Text = "unless-stopped"
     auto_remove: bool = False
-
-    @property
-    def compose_file(self) -> str:
-        return self.labels.get("com.docker.compose.project.config_files", "")
 
     @property
     def is_up(self) -> bool:
@@ -59,16 +95,43 @@ class Container(_Read):
         if not self.is_up:
             return set()
         bindings = [binding for each in (self.ports or {}).values() for binding in each or []]
-        return {(b.get("HostIp") or "0.0.0.0", int(b.get("HostPort") or 0)) for b in bindings}  # noqa: S104
-
-    @property
-    def is_simulator(self) -> bool:
-        return "kis-simulator" in self.labels
+        numbers = [(each.address, each.port) for each in bindings if each.port.isdecimal()]
+        return {(address or "0.0.0.0", int(port)) for address, port in numbers}  # noqa: S104
 
     @property
     def serves(self) -> bool:
         """Whether it runs and the engine finds it healthy; without a health check it counts so."""
         return self.status == "running" and self.health in {"healthy", None}
+
+
+class Stranger(_Read):
+    """A container under this deployment's labels that this package did not make."""
+
+    name: Text
+    compose_file: Text
+
+
+class TokenUser(_Read):
+    """Another container that has the token directory mounted; `key` is None if it is not known."""
+
+    name: Text
+    compose_file: Text
+    user: Text
+    key: Id | None
+
+
+class Health(_Read):
+    """What a client gets: the HTTP status, or why there was no answer."""
+
+    status: int | None = None
+    error: Text = ""
+
+    @property
+    def is_good(self) -> bool:
+        return self.status is not None and 200 <= self.status < 300
+
+    def __str__(self) -> str:
+        return f"HTTP {self.status}" if self.status else self.error
 
 
 class Lock(_Read):
@@ -77,11 +140,11 @@ class Lock(_Read):
     `since` is in epoch seconds by the host's clock.
     """
 
-    id: str
-    by: str
-    at: str
+    id: Text
+    by: Text
+    at: Text
     pid: int
-    since: int
+    since: Moment
 
 
 class Event(_Read):
@@ -89,59 +152,92 @@ class Event(_Read):
 
     model_config = ConfigDict(populate_by_name=True, frozen=True)
 
-    began: int
-    seconds: float
-    by: str
-    action: str
-    from_: str = Field(alias="from")
-    to: str
-    image: str
-    outcome: str
+    began: Annotated[int, Field(ge=0, lt=10**14)]
+    seconds: Annotated[float, Field(ge=0, lt=10**9)]
+    by: Text
+    action: Text
+    from_: Text = Field(alias="from")
+    to: Text
+    image: Text
+    outcome: Text
     issuances: int
+
+
+def _whole_events(lines: Any) -> list[Event]:
+    """Without what a full disk or a loss of power has left in part."""
+    found = []
+    for line in lines if isinstance(lines, list | tuple) else []:
+        with suppress(ValidationError):
+            found.append(Event.model_validate(line))
+    return found
+
+
+def _whole_lock(value: Any) -> Lock | None:
+    try:
+        return Lock.model_validate(value)
+    except ValidationError:
+        return None
 
 
 class Reading(_Read):
     """One host at one moment. None and empty mean: not there. Times are epoch seconds."""
 
     uid: int
-    clock: int
-    architecture: str
-    os: tuple[str, str] = ("", "")
+    clock: Moment
+    architecture: Text
+    os: tuple[Text, Text] = ("", "")
     apt: bool = False
     docker_cli: bool = False
+    podman: bool = False
     dockerd: bool = False
     compose: bool = False
-    engine: bool = False
+    # `up`, `down` (nothing listens) or `unusable`: `engine_error` says why, of `engine_address`.
+    engine: Literal["up", "down", "unusable"] = "down"
+    engine_address: Text = "unix:///var/run/docker.sock"
+    engine_error: Text = ""
+    user_namespaces: bool = False
     disk_free_kb: int
-    listening: frozenset[tuple[str, int]] = frozenset()
+    listening: frozenset[tuple[Text, int]] = frozenset()
     token_dir: HostPath | None = None
     token_file: HostPath | None = None
-    token_written: int | None = None
-    token_expires: int | None = None
-    # `token`, `damaged` or `unknown`, as `templates/token.sh` tells them apart; "" without a file.
-    token_state: str = ""
-    token_key: str | None = None
-    # By the fingerprint of the app key that they are of: when tokens that lie aside end, and when
-    # KIS was last asked, as far as the gateway remembers that.
-    aside: dict[str, int] = {}
-    attempted: dict[str, int] = {}
-    adopted_token_expires: int | None = None
-    refused: int | None = None
-    lock: Lock | None = None
-    current: str | None = None
-    previous: str | None = None
-    current_compose: str = ""
-    current_files: dict[str, str] = {}
+    token_written: Moment | None = None
+    token_expires: Moment | None = None
+    # What the file's own field says of its end; None where it does not say that without doubt.
+    token_file_says: Moment | None = None
+    # `token`, `damaged` or `unknown`, as `host/tokens.py` tells them apart; "" without a file.
+    token_state: Literal["", "token", "damaged", "unknown"] = ""
+    token_key: Id | None = None
+    # The token directory that the running container has mounted: `same`, `other` or `deleted`.
+    token_mount: Literal["same", "other", "deleted"] | None = None
+    # When tokens end that are no longer, or not yet, in the token directory.
+    mounted_token_expires: Moment | None = None
+    adopted_token_expires: Moment | None = None
+    # By the fingerprint of the app key: when parked tokens end, and when KIS was last asked, as far
+    # as the gateway remembers that.
+    parked: dict[Id, Moment] = {}
+    attempted: dict[Id, Moment] = {}
+    refused: Moment | None = None
+    lock: Annotated[Lock | None, BeforeValidator(_whole_lock)] = None
+    current: Id | None = None
+    previous: Id | None = None
+    # The compose file of the release that runs, if it is not the desired one byte for byte; the
+    # hashes of that release's files, if it is another release.
+    current_compose: Annotated[str, StringConstraints(max_length=1 << 20)] = ""
+    current_files: dict[Text, Text] = {}
     # The fingerprint of each release's app key; empty for one that does not say.
-    releases: dict[str, str] = {}
-    history: tuple[Event, ...] = ()
-    release_files: dict[str, ReleaseFile] = {}
-    images: dict[str, str] = {}
+    releases: dict[Id, Annotated[str, StringConstraints(pattern="^([0-9a-f]{12})?$")]] = {}
+    history: Annotated[tuple[Event, ...], BeforeValidator(_whole_events)] = ()
+    release_files: dict[Text, ReleaseFile] = {}
+    images: dict[Text, Text] = {}
     # Where a host lacks an image that it is to be sent: of each image that it has, the digests of
     # its layers, from the lowest on. Empty where its engine has to get all layers.
-    layers: tuple[tuple[str, ...], ...] = ()
+    layers: tuple[tuple[Text, ...], ...] = ()
     containers: tuple[Container, ...] = ()
-    adopted_id: str | None = None
+    strangers: tuple[Stranger, ...] = ()
+    token_users: tuple[TokenUser, ...] = ()
+    adopted_id: Text | None = None
+    # What `gateway_health_path` answers through the published address; None if nothing was asked.
+    client_sees: Health | None = None
     # By the controller's clock, when the reading had arrived; None where nobody says.
     arrived: float | None = None
 
@@ -163,140 +259,23 @@ class Reading(_Read):
         return next((container for container in self.containers if container.is_simulator), None)
 
 
-def is_id(text: str) -> bool:
-    """Whether it has the form of a release's id, which is that of an app key's fingerprint, too.
-
-    Both become parts of paths on a host. Anything else counts as absent.
-    """
-    return re.fullmatch("[0-9a-f]{12}", text) is not None
+class _Answer(_Read):
+    result: Reading | None = None
+    error: Text = ""
 
 
-def parse_reading(lines: Iterable[str], arrived: float | None = None) -> Reading:
-    """`read_host.sh`'s lines, `name value` each, as a `Reading`.
-
-    A line with a name of its own is passed over: some hosts greet whoever logs in. `arrived`: this
-    machine's time, epoch seconds.
+def parse_reading(text: str, arrived: float | None = None) -> Reading:
+    """The reading in a host's JSON answer. `arrived`: this machine's time, epoch seconds.
 
     Raises:
-        ValueError: a line of ours is not in its form (the message holds it), or is missing.
+        ValueError: the host says that it failed, or its answer has an unknown form.
     """
-    found: dict[str, object] = {}
-    listening: set[tuple[str, int]] = set()
-    paths: dict[str, tuple[str, str]] = {}
-    hashes: dict[str, str] = {}
-    images: dict[str, str] = {}
-    image_of: dict[str, str] = {}
-    layers: list[tuple[str, ...]] = []
-    containers: list[Container] = []
-    current_files: dict[str, str] = {}
-    releases: dict[str, str] = {}
-    aside: dict[str, int] = {}
-    attempted: dict[str, int] = {}
-    history: list[Event] = []
-    for line in lines:
-        name, _, value = line.partition(" ")
-        try:
-            match name:
-                case "listening":
-                    listening.add(_socket(value))
-                case "release_file":
-                    mode, owner, file = value.split(" ", 2)
-                    paths[file] = mode, owner
-                case "release_hash":
-                    sha256, file = value.split("  ", 1)
-                    hashes[file] = sha256
-                case "image":
-                    reference, image_id = value.split(" ")
-                    images[reference] = image_id
-                case "image_of":
-                    container_id, reference = value.split(" ")
-                    image_of[reference] = container_id
-                case "layers":
-                    layers.append(tuple(value.split()))
-                case "current_compose":
-                    found[name] = base64.b64decode(value).decode()
-                case "current_file":
-                    sha256, file = value.split("  ", 1)
-                    current_files[file] = sha256
-                case "release":
-                    release_id, _, key = value.partition(" ")
-                    if is_id(release_id):
-                        releases[release_id] = key if is_id(key) else ""
-                case "current" | "previous" | "token_key":
-                    if is_id(value):
-                        found[name] = value
-                case "aside":
-                    key, _, ends = value.rpartition(" ")
-                    if is_id(key):
-                        aside[key] = int(ends)
-                case "attempted":
-                    moment, _, key = value.partition(" ")
-                    if is_id(key):
-                        attempted[key] = int(moment)
-                # Of these two a full disk or a loss of power may have left half a line.
-                case "history":
-                    with suppress(ValueError):
-                        history.append(Event.model_validate_json(value))
-                case "lock":
-                    with suppress(ValueError):
-                        found[name] = Lock.model_validate_json(value)
-                case "refused":  # one line for each container
-                    found[name] = max(int(value), int(str(found.get(name, 0))))
-                case "container":
-                    containers.append(Container.model_validate(json.loads(value)))
-                case "token_dir" | "token_file":
-                    mode, owner, kind = value.split(" ", 2)
-                    found[name] = HostPath(mode=mode, owner=owner, kind=kind)
-                case "adopted":
-                    found["adopted_id"] = value
-                case "os":
-                    distribution, _, version = value.partition(" ")
-                    found[name] = (distribution, version)
-                case "":
-                    pass
-                case _:
-                    found[name] = value
-        except ValueError as error:
-            # Of the compose file not a word: its environment may hold what nobody should see.
-            shown = name if name == "current_compose" else line
-            raise ValueError(f"unexpected line from the host: {shown!r}") from error
-    by_id = {container.id: container.image for container in containers}
-    images |= {reference: by_id[each] for reference, each in image_of.items() if each in by_id}
-    release_files = {
-        file: ReleaseFile(mode=mode, owner=owner, sha256=hashes.get(file, ""))
-        for file, (mode, owner) in paths.items()
-    }
-    # What runs from the wanted release needs no hashes of its own.
-    if found.get("current") and not current_files:
-        current_files = {name: file.sha256 for name, file in release_files.items()}
     try:
-        return Reading.model_validate(
-            found
-            | {
-                "arrived": arrived,
-                "listening": frozenset(listening),
-                "release_files": release_files,
-                "images": images,
-                "layers": tuple(layers),
-                "containers": tuple(containers),
-                "current_files": current_files,
-                "releases": releases,
-                "aside": aside,
-                "attempted": attempted,
-                "history": tuple(history),
-            }
-        )
+        answer = _Answer.model_validate_json(text)
     except ValidationError as error:
-        missing = ", ".join(str(e["loc"][0]) for e in error.errors())
-        raise ValueError(f"the host's answer is not complete: {missing}") from error
-
-
-def _socket(value: str) -> tuple[str, int]:
-    """`0100007F:1F90` of /proc/net/tcp as ("127.0.0.1", 8080); words are little-endian there."""
-    address, port = value.split(":")
-    words = bytes.fromhex(address)
-    swapped = b"".join(words[i : i + 4][::-1] for i in range(0, len(words), 4))
-    if len(swapped) == 4:
-        return str(IPv4Address(swapped)), int(port, 16)
-    ipv6 = IPv6Address(swapped)
-    return str(ipv6.ipv4_mapped or ipv6), int(port, 16)
+        where = {".".join(map(str, each["loc"])) or each["type"] for each in error.errors()}
+        shown = str(_escaped(", ".join(sorted(where))))
+        raise ValueError(f"the host's answer has an unknown form: {shown}"[:300]) from None
+    if answer.result is None:
+        raise ValueError(answer.error or "the host's answer is empty")
+    return answer.result.model_copy(update={"arrived": arrived})

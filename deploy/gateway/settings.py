@@ -93,6 +93,12 @@ def _address(address: str) -> str:
         raise ValueError("must be an IPv4 address, for example `127.0.0.1`") from None
 
 
+def _health_path(path: str) -> str:
+    if not re.fullmatch(r"/[!-~]*", path):
+        raise ValueError("must be a path in ASCII without blanks, for example `/health`")
+    return path
+
+
 def _batch_sizes(sizes: Any) -> Any:
     percentage = re.compile("([1-9][0-9]?|100)%")
     if isinstance(sizes, list) and all(
@@ -147,7 +153,7 @@ class Settings(BaseModel):
     """The inventory contract: one field for each `gateway_…` and `rollout_…` name, and `plan_show`.
 
     `gateway_` is left out of the attribute (`settings.port` is `gateway_port`). Durations are in
-    seconds. Paths are on the host unless the name says otherwise in the README's table.
+    seconds. Paths are on the host unless the name says otherwise in the table in docs/settings.md.
     """
 
     model_config = ConfigDict(
@@ -197,6 +203,9 @@ class Settings(BaseModel):
     """Path of an env file on the deploying machine; `KIS_TOKEN_FILE_PATH`, `SECRETS_FILE` and
     `PORT` in it are ignored.
     """
+    health_path: Annotated[str, AfterValidator(_health_path)] | None = "/health"
+    """Path that a client asks to see whether the gateway is healthy, with its query; `None` for a
+    program without HTTP."""
     healthcheck: dict[str, JsonValue] | None = None
     """A compose `healthcheck` mapping; without it, the image's `python3` asks `GET /health` every
     5 s.
@@ -271,6 +280,12 @@ class Settings(BaseModel):
         return f"{self.token_dir}/{self.token_file}"
 
     @property
+    def client_address(self) -> str:
+        """Where a client on the host finds the gateway."""
+        everywhere = self.network_mode == "host" or self.bind_address == "0.0.0.0"  # noqa: S104
+        return "127.0.0.1" if everywhere else self.bind_address
+
+    @property
     def published_port(self) -> int:
         """The port that the gateway answers on, seen from the host."""
         return self.container_port if self.network_mode == "host" else self.port
@@ -328,7 +343,7 @@ def _suggestion(name: str) -> str:
         return ""
     near = difflib.get_close_matches(name, KNOWN_NAMES, n=1, cutoff=0.8)
     if name.startswith(PREFIXES):
-        hint = f"did you mean {near[0]}?" if near else "see the README's table of settings"
+        hint = f"did you mean {near[0]}?" if near else "see docs/settings.md"
         return f"is not a setting; {hint}"
     return f"looks like {near[0]}, misspelt" if near and not name.startswith("_") else ""
 

@@ -16,17 +16,19 @@ from pyinfra.context import ctx_host, host, inventory
 from deploy.gateway.facts import read_host
 from deploy.gateway.fleet import fleet, no_digest, wanted
 from deploy.gateway.issuance import WORTH_KEEPING, Gateway, gateway_of, most_divided_batches
-from deploy.gateway.plan import NEEDS_ROOT, Plan, make_plan
+from deploy.gateway.plan import NEEDS_ROOT, Plan, make_plan, plan_without_python
 from deploy.gateway.reading import Reading
 from deploy.gateway.registry import kept_digest
 from deploy.gateway.release import Release, make_release
 from deploy.gateway.rollout import Rollout, Run, make_batches, most_batches
 from deploy.gateway.settings import Settings
+from kis_gateway_deploy.remote import NoPythonError
 
 CANNOT_READ = (
     "the host could not be read as root; its own words are above. If they are sudo's: let the "
     "SSH user use sudo without a password, or run with --use-sudo-password"
 )
+NO_PYTHON = "this host has no python3: deploy to it (make deploy), or install it"
 
 
 @dataclass(frozen=True)
@@ -64,10 +66,18 @@ def this_run() -> Run:
     return Run.of_this_process()
 
 
-def survey() -> Target:
-    """Reads the host in context, once, and plans for the release that its settings ask for."""
+def survey(history: int = 0) -> Target:
+    """Reads the host in context, once, and plans for the release that its settings ask for.
+
+    `history`: how many lines of the host's history the reading holds.
+    """
     settings, release = wanted(host.name)
-    reading = read_host(host)
+    try:
+        reading = read_host(host, history)
+    except NoPythonError:
+        plan = plan_without_python(settings, release)
+        target = Target(host.name, settings, release, release.id, None, plan)
+        return _targets.setdefault(host.name, target)
     refusals: list[str] = []
     missing = no_digest(settings)
     if reading and missing:
@@ -88,6 +98,17 @@ def survey() -> Target:
     return _targets.setdefault(host.name, target)
 
 
+def survey_again() -> Target:
+    """Reads the host in context once more, now that it has python3."""
+    _targets.pop(host.name, None)
+    return survey()
+
+
+def current(target: Target) -> Target:
+    """What is known now of the host of a target."""
+    return _targets.get(target.name, target)
+
+
 def survey_to_run(release_id: str | None) -> Target:
     """Reads the host in context and plans to run a release that lies there already.
 
@@ -95,7 +116,7 @@ def survey_to_run(release_id: str | None) -> Target:
     """
     target = survey()
     reading = target.reading
-    refusals = [] if reading else target.plan.refusals
+    refusals = [] if reading else target.plan.refusals or [NO_PYTHON]
     if reading and release_id == "":
         release_id = reading.previous
         if not release_id:
@@ -103,7 +124,7 @@ def survey_to_run(release_id: str | None) -> Target:
     if reading and release_id and release_id not in reading.releases:
         there = ", ".join(reading.releases)
         refusals = [f"release {release_id} is not on this host; these are: {there}"]
-    if reading and not (reading.current and reading.engine):
+    if reading and not (reading.current and reading.engine == "up"):
         refusals = ["no release runs here: deploy first (make deploy)"]
     if reading and reading.uid != 0:
         refusals = [NEEDS_ROOT]
@@ -130,6 +151,18 @@ def surveyed() -> dict[str, Target | None]:
     """Every host of the run in the inventory's order; None for one that did not answer."""
     limit = inventory.state.limit_hosts
     return {each.name: _targets.get(each.name) for each in inventory if not limit or each in limit}
+
+
+def mounted_elsewhere(name: str) -> bool:
+    """Whether the token is in a directory that only the running container has mounted."""
+    target = _targets.get(name)
+    reading = target.reading if target else None
+    return reading is not None and reading.token_mount == "other"
+
+
+def all_are_read() -> bool:
+    """Whether every host was read; one without python3 is read once that is installed."""
+    return all(target is None or target.reading for target in surveyed().values())
 
 
 def why_untouched(name: str) -> list[str]:

@@ -79,12 +79,25 @@ class Deployment:
 
     def up(self, *flags: str, prefix: tuple[str, ...] = (), **changes: Any) -> Outcome:
         """`pyinfra -y INVENTORY deploy/up.py`, as an operator runs it."""
+        return self.run("up", *flags, prefix=prefix, **changes)
+
+    def run(
+        self,
+        verb: str,
+        *flags: str,
+        prefix: tuple[str, ...] = (),
+        environment: dict[str, str] | None = None,
+        **changes: Any,
+    ) -> Outcome:
+        """`pyinfra -y INVENTORY deploy/VERB.py`, which must not hang."""
         inventory = self.inventory(**changes)
         result = command(
-            *prefix, BIN / "pyinfra", "-y", *flags, inventory, "deploy/up.py",
-            cwd=self.checkout,
+            *prefix, "timeout", "240", BIN / "pyinfra", "-y", *flags, inventory,
+            f"deploy/{verb}.py", cwd=self.checkout, env=os.environ | (environment or {}),
         )  # fmt: skip
-        return Outcome(result.returncode, result.stdout + result.stderr)
+        output = result.stdout + result.stderr
+        assert result.returncode != 124, f"{verb} hangs: {output}"
+        return Outcome(result.returncode, output)
 
     def verify(self, *flags: str, **changes: Any) -> Outcome:
         inventory = self.inventory(**changes)

@@ -19,17 +19,6 @@ VERBS = ["up", "plan", "drift", "status", "restart", "rollback", "down"]
 QUIET_VERBS = ["plan", "status", "drift"]
 
 
-def run(deployment: Deployment, verb: str, *flags: str, **changes: Any) -> Outcome:
-    """`pyinfra -y INVENTORY deploy/VERB.py`, which must not hang."""
-    inventory = deployment.inventory(**changes)
-    result = command(
-        "timeout", "90", BIN / "pyinfra", "-y", *flags, inventory, f"deploy/{verb}.py",
-        cwd=deployment.checkout,
-    )  # fmt: skip
-    assert result.returncode != 124, f"{verb} hangs: {result.stdout + result.stderr}"
-    return Outcome(result.returncode, result.stdout + result.stderr)
-
-
 @pytest.fixture(scope="module")
 def deployed(
     new_deployment: Callable[..., Deployment], stubborn_settings: dict[str, Any]
@@ -62,9 +51,9 @@ def test_a_planted_fingerprint_replaces_no_file_elsewhere(
     victim = tmp_path / "victim"
     victim.write_text("of root")
     planted(".of-").mkdir()
-    planted(".key").unlink()
+    planted(".key").unlink(missing_ok=True)
     planted(".key").write_text(f"/../../../../../../../../../..{victim}")
-    outcome = run(deployed, "restart")
+    outcome = deployed.run("restart")
     assert victim.read_text() == "of root"
     assert outcome.status == 0, outcome.output
 
@@ -75,13 +64,13 @@ def test_a_planted_fingerprint_makes_no_release(
     evil = deployed.token_file.with_name("evil")
     shutil.copytree(deployed.app_dir / "current", evil)
     key = (deployed.app_dir / "current/app_key_fingerprint").read_text().strip()
-    planted(".key").unlink()
+    planted(".key").unlink(missing_ok=True)
     planted(".key").write_text(
         rf"{key}\nprevious ../../tokens/evil\nrelease ../../tokens/evil {key}"
     )
     container = deployed.container()
     for flags in [(), ("--data", 'release="../../tokens/evil"')]:
-        outcome = run(deployed, "rollback", *flags)
+        outcome = deployed.run("rollback", *flags)
         assert outcome.status == 1, outcome.output
         assert "evil/docker-compose.yml" not in outcome.output
     assert deployed.container() == container
@@ -99,7 +88,7 @@ def test_a_link_shows_nothing_of_the_file_that_it_names(
         planted(ending).unlink(missing_ok=True)
         planted(ending).symlink_to(secret)
     for verb in [*QUIET_VERBS, "restart"]:
-        outcome = run(deployed, verb, "-vvv")
+        outcome = deployed.run(verb, "-vvv")
         assert "0123456789ab" not in outcome.output.replace(str(secret), "")
         assert verb == "drift" or outcome.status == 0, outcome.output
     assert not list(deployed.token_file.parent.glob("*0123456789ab*"))
@@ -128,7 +117,7 @@ def test_no_verb_waits_for_a_fifo_or_reads_a_huge_file(
     for number in range(5000):
         planted(f".of-{number}\n").touch()
     for verb in QUIET_VERBS:
-        run(deployed, verb)
+        deployed.run(verb)
 
 
 def test_the_path_of_the_app_directory_is_not_run(
@@ -153,7 +142,7 @@ def test_a_token_file_that_is_not_understood_fails_no_gateway_that_answers(
     assert (first := deployment.up()).status == 0, first.output
     written = deployment.token_file.read_bytes()
     assert (changed := deployment.up(gateway_labels={"changed": "yes"})).status == 0, changed.output
-    assert (again := run(deployment, "restart")).status == 0, again.output
+    assert (again := deployment.run("restart")).status == 0, again.output
     assert deployment.token_file.read_bytes() == written
     assert deployment.account.count("issuances") == 1
     assert deployment.account.count("rejections") == 0
@@ -224,12 +213,12 @@ def test_no_make_variable_is_run(deployed: Deployment, name: str) -> None:
 
 @pytest.mark.parametrize("verb", ["plan", "drift"])
 def test_what_is_in_the_way_is_said_and_fails(deployed: Deployment, verb: str) -> None:
-    gone = {
+    gone: dict[str, Any] = {
         "gateway_image_source": "registry",
         "gateway_build_context": None,
         "gateway_image": "127.0.0.1:1/kis:1",
     }
-    outcome = run(deployed, verb, **gone)
+    outcome = deployed.run(verb, **gone)
     assert outcome.status == 1, outcome.output
     assert f"{verb}: blocked on @local" in outcome.output
     assert "nothing to change" not in outcome.output
@@ -243,7 +232,7 @@ def test_no_hidden_value_is_printed_at_the_highest_verbosity(deployed: Deploymen
     encoded = base64.b64encode(compose_file).decode()
     changed = environment | {"KIS_MY_SEC": f"{secret}-2"}
     outputs += [
-        run(deployed, verb, "-vvv", "--debug", gateway_environment=changed).output
+        deployed.run(verb, "-vvv", "--debug", gateway_environment=changed).output
         for verb in QUIET_VERBS
     ]
     for output in outputs:

@@ -136,8 +136,8 @@ def point_current_elsewhere(deployment: Deployment, _: Path) -> None:
     current.symlink_to("releases/0123456789ab")
 
 
-def replace_the_container(deployment: Deployment, directory: Path) -> None:
-    edited = directory / "edited"
+def replace_the_container(deployment: Deployment, _: Path) -> None:
+    edited = deployment.app_dir / "edited"
     shutil.copytree(deployment.app_dir / "current", edited)
     shutil.chown(edited / "secrets.json", 10001, 10001)
     compose_file = edited / "docker-compose.yml"

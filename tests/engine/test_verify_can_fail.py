@@ -56,7 +56,14 @@ def test_verify_fails_where_the_token_cannot_persist(
 ) -> None:
     checkout = tmp_path / "checkout"
     checkout.mkdir()
-    for name in ("deploy", "templates", "tests", "services", "pyproject.toml"):
+    for name in (
+        "deploy",
+        "kis_gateway_deploy",
+        "templates",
+        "tests",
+        "services",
+        "pyproject.toml",
+    ):
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         copy(ROOT / name, checkout / name)
     template = (ROOT / "docker-compose.yml.j2").read_text()

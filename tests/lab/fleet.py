@@ -128,9 +128,9 @@ class Fleet:
         assert result.returncode == 0, f"{host}: {script}: {result.stderr}"
         return result.stdout.strip()
 
-    def in_container(self, host: str, *words: str) -> None:
-        """A command as root on a host, past its sshd."""
-        docker("exec", self.lab.container(host), *words)
+    def in_container(self, host: str, *words: str) -> str:
+        """What a command says that is run as root on a host, past its sshd."""
+        return docker("exec", self.lab.container(host), *words)
 
     def _each(self, ask: Callable[[str], T]) -> dict[str, T]:
         with ThreadPoolExecutor() as pool:

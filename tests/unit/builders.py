@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import platform
@@ -60,7 +61,7 @@ def container(**changes: Any) -> Container:
         "id": "c0ffee",
         "image": "sha256:1111",
         "image_name": "registry.example/kis:1.4",
-        "labels": {"com.docker.compose.project.config_files": compose_file},
+        "compose_file": compose_file,
         "status": "running",
         "restarts": 0,
         "health": "healthy",
@@ -69,11 +70,11 @@ def container(**changes: Any) -> Container:
     return Container.model_validate(values | changes)
 
 
-def release_files() -> dict[str, ReleaseFile]:
-    """The files of that release, as they lie on a host that nobody meddled with."""
+def release_files(of: Release | None = None) -> dict[str, ReleaseFile]:
+    """The files of that release, or of another, on a host that nobody meddled with."""
     return {
         name: ReleaseFile(mode=f"{file.mode:o}", owner=f"{file.uid}:{file.gid}", sha256=file.sha256)
-        for name, file in release().files.items()
+        for name, file in (of or release()).files.items()
     }
 
 
@@ -88,11 +89,16 @@ def reading(**changes: Any) -> Reading:
         "docker_cli": True,
         "dockerd": True,
         "compose": True,
-        "engine": True,
+        "engine": "up",
         "disk_free_kb": 20 * 1024 * MIB_IN_KB,
         "listening": frozenset({("127.0.0.1", 8080), ("10.0.0.1", 22)}),
         "token_dir": HostPath(mode="700", owner="10001:10001", kind="directory"),
         "token_file": HostPath(mode="600", owner="10001:10001", kind="regular file"),
+        "token_state": "token",
+        "token_expires": 1795470000 + 20 * 3600,
+        "token_file_says": 1795470000 + 20 * 3600,
+        "token_mount": "same",
+        "client_sees": {"status": 200},
         "current": release().id,
         "release_files": release_files(),
         "images": {"registry.example/kis:1.4": "sha256:1111"},
@@ -101,17 +107,36 @@ def reading(**changes: Any) -> Reading:
     return Reading.model_validate(values | changes)
 
 
+# The token directory has no token file.
+NO_TOKEN: dict[str, Any] = {
+    "token_file": None,
+    "token_state": "",
+    "token_expires": None,
+    "token_file_says": None,
+}
+
 # What a machine lacks that nobody deployed to yet.
 FRESH: dict[str, Any] = {
+    **NO_TOKEN,
     "docker_cli": False,
     "dockerd": False,
     "compose": False,
-    "engine": False,
+    "engine": "down",
     "listening": frozenset(),
     "token_dir": None,
-    "token_file": None,
+    "token_mount": None,
+    "client_sees": None,
     "current": None,
     "release_files": {},
     "images": {},
     "containers": (),
 }
+
+
+def jwt(**claims: object) -> str:
+    """A token as KIS issues it; nobody here checks its signature."""
+
+    def part(value: object) -> str:
+        return base64.urlsafe_b64encode(json.dumps(value).encode()).decode().rstrip("=")
+
+    return f"{part({'typ': 'JWT', 'alg': 'HS512'})}.{part({'iss': 'unogw'} | claims)}.c2ln-_"

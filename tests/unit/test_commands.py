@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import os
 import subprocess
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -47,26 +49,7 @@ SWITCH = "".join(
 )
 
 COMMANDS = {
-    "read_host": (
-        commands.read_host(SETTINGS, RELEASE),
-        ["compose.sh", "token.sh", "read_host.sh"],
-        [
-            "/opt/my gateway",
-            "kis",
-            "kis-gateway",
-            f"{AWKWARD_DIRECTORY}/kis_token.json",
-            "",
-            SETTINGS.adopt_token_path,
-            RELEASE.id,
-            "",
-            "kis:1.4",
-        ],
-    ),
-    "read_engine": (
-        commands.read_engine(),
-        ["compose.sh", "token.sh", "read_host.sh"],
-        ["/nonexistent", "-", "-", "/nonexistent/token", "", "-", "-", ""],
-    ),
+    "bootstrap": (commands.bootstrap(), ["bootstrap.sh"], []),
     "install_engine": (
         commands.install_engine(Plan(packages=("docker.io", "docker-cli"))),
         ["engine.sh"],
@@ -150,15 +133,10 @@ COMMANDS = {
         ["adopt.sh", "stop_loop.sh"],
         ["stop", "/opt/my gateway", "kis", "kis-gateway", "old"],
     ),
-    "take_token": (
-        commands.take_token(SETTINGS, RELEASE.key),
-        ["token.sh", "take_token.sh"],
-        [f"{AWKWARD_DIRECTORY}/kis_token.json", "0a1b2c3d4e5f"],
-    ),
     "give_token": (
         commands.give_token(SETTINGS, RELEASE.key, SECRET),
         ["token.sh", "give_token.sh"],
-        [f"{AWKWARD_DIRECTORY}/kis_token.json", "0a1b2c3d4e5f", "10001:10001"],
+        [f"{AWKWARD_DIRECTORY}/kis_token.json", "0a1b2c3d4e5f", "/opt/my gateway/tokens"],
     ),
     "down": (
         commands.down(SETTINGS, RUN),
@@ -229,16 +207,57 @@ def test_building_carries_the_whole_context() -> None:
     assert unpacked(commands.fetch_image(BUILT)) == BUILT.context
 
 
+def test_a_host_is_asked_about_its_deployment() -> None:
+    asked = commands.read_request(SETTINGS, RELEASE, history=5)
+    assert asked == {
+        "project": "kis",
+        "service": "kis-gateway",
+        "app_dir": "/opt/my gateway",
+        "token_dir": AWKWARD_DIRECTORY,
+        "token_file": "kis_token.json",
+        "release": RELEASE.id,
+        "compose": RELEASE.files[COMPOSE_FILE].sha256,
+        "images": ["kis:1.4"],
+        "with_layers": False,
+        "adopt": None,
+        "adopt_path": SETTINGS.adopt_token_path,
+        "health": {"address": "127.0.0.1", "port": 8080, "path": "/health"},
+        "history": 5,
+    }
+
+
+def test_a_donor_is_asked_the_same_and_whose_token_it_is() -> None:
+    asked = commands.token_request(SETTINGS, RELEASE, RELEASE.key, mounted=True)
+    same = commands.read_request(SETTINGS, RELEASE)
+    assert asked == same | {"key": "0a1b2c3d4e5f", "mounted": True}
+
+
 def test_a_simulator_that_is_wanted_is_looked_for() -> None:
-    wanted = commands.read_host(settings(simulator=True), RELEASE).script
-    assert simulator_image().reference in wanted
-    assert simulator_image().reference not in commands.read_host(settings(), RELEASE).script
+    images = commands.read_request(settings(simulator=True), RELEASE)["images"]
+    assert images == ["kis:1.4", simulator_image().reference]
 
 
 def test_layers_are_looked_for_where_the_controller_sends_the_image() -> None:
     sent = Release(Image("kis:4", saved=SavedImage("sha256:4", None)), RELEASE.files)
-    asked = commands.read_host(SETTINGS, sent).script
-    assert f" {sent.id} yes kis:4\n" in asked
+    assert commands.read_request(SETTINGS, sent)["with_layers"] is True
+
+
+@pytest.mark.parametrize(
+    ("changes", "health"),
+    [
+        ({"bind_address": "0.0.0.0", "port": 80}, ("127.0.0.1", 80, "/health")),  # noqa: S104
+        ({"bind_address": "10.0.0.1", "health_path": "/h?x=1"}, ("10.0.0.1", 8080, "/h?x=1")),
+        ({"network_mode": "host", "container_port": 99}, ("127.0.0.1", 99, "/health")),
+        ({"health_path": None}, None),
+    ],
+)
+def test_health_is_asked_where_a_client_asks(
+    changes: dict[str, Any], health: tuple[str, int, str] | None
+) -> None:
+    asked = commands.read_request(settings(**changes), RELEASE)["health"]
+    assert asked == (
+        dict(zip(("address", "port", "path"), health, strict=True)) if health else None
+    )
 
 
 def test_no_secret_is_in_a_script_or_a_repr(tmp_path: Path) -> None:
@@ -253,13 +272,13 @@ def test_no_secret_is_in_a_script_or_a_repr(tmp_path: Path) -> None:
     assert staged.stdin is not None
     for command in (
         staged,
-        commands.read_host(made, release),
         commands.prepare_tokens(made),
         commands.fetch_image(release.image),
         commands.switch(made, RUN, "switch", release.id),
         commands.down(made, RUN),
         commands.give_token(made, release.key, SECRET),
     ):
+        assert SECRET not in json.dumps(commands.read_request(made, release))
         assert SECRET not in command.script
         assert SECRET not in repr(command)
         assert staged.stdin not in repr(command)

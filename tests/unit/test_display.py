@@ -8,7 +8,7 @@ import click
 import pytest
 
 from deploy.gateway import display
-from deploy.gateway.plan import Plan, make_plan
+from deploy.gateway.plan import Plan, make_plan, plan_without_python
 from deploy.gateway.reading import Event, Lock, Reading
 from deploy.gateway.release import COMPOSE_FILE, KEY_FILE, Release, make_release
 from deploy.gateway.settings import Settings
@@ -88,12 +88,24 @@ def test_the_status_table_of_a_fleet() -> None:
     ]
 
 
+FORM_UNKNOWN = {"token_state": "unknown", "token_expires": None, "token_file_says": None}
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
         (builders.FRESH, ["no container", "no token"]),
-        ({"token_written": CLOCK - 5}, ["5 s", "no token in the file"]),
+        (builders.NO_TOKEN, ["no token"]),
+        ({"token_written": CLOCK - 5, **FORM_UNKNOWN}, ["5 s", "not known"]),
+        (
+            {"token_written": CLOCK - 5, **FORM_UNKNOWN, "token_state": "damaged"},
+            ["5 s", "damaged"],
+        ),
         ({"token_written": CLOCK - 5, "token_expires": CLOCK}, ["expired"]),
+        ({"client_sees": {"status": 503}}, ["running/healthy, a client gets: HTTP 503"]),
+        ({"client_sees": {"error": "timed out"}}, ["running/healthy, a client gets: timed out"]),
+        ({"client_sees": None}, ["  running/healthy  "]),
+        ({"client_sees": {"status": 204}}, ["  running/healthy  "]),
         ({"containers": (container(health=None, restarts=7),)}, ["  running  ", "  7  "]),
         (
             {"containers": (container(status="exited", image_name="old:1"), container())},
@@ -105,6 +117,25 @@ def test_a_row_of_the_status_table(changes: dict[str, Any], words: list[str]) ->
     _, row = display.status_table({"a": reading(**changes)}).splitlines()
     for word in words:
         assert word in row
+
+
+def test_a_host_without_python_in_the_status() -> None:
+    hosts = {"a": display.NO_PYTHON}
+    assert display.status_table(hosts).splitlines()[1] == "a     no python3"
+    assert json.loads(display.status_json(hosts)) == [{"host": "a", "state": "no python3"}]
+
+
+@pytest.mark.parametrize(
+    ("client_sees", "shown"),
+    [
+        ({"status": 503}, "HTTP 503"),
+        ({"error": "connection refused"}, "connection refused"),
+        (None, None),
+    ],
+)
+def test_what_a_client_gets_as_json(client_sees: dict[str, Any] | None, shown: str | None) -> None:
+    [only] = json.loads(display.status_json({"a": reading(client_sees=client_sees)}))
+    assert (only["client_sees"], only["health"]) == (shown, "healthy")
 
 
 def test_the_status_as_json() -> None:
@@ -124,6 +155,7 @@ def test_the_status_as_json() -> None:
         "image": "registry.example/kis:1.4",
         "status": "running",
         "health": "healthy",
+        "client_sees": "HTTP 200",
         "restarts": 0,
         "token_written": CLOCK - 720,
         "token_expires": CLOCK + 9,
@@ -145,6 +177,7 @@ def test_the_status_as_json() -> None:
     assert alpha == {"host": "alpha", "state": "unreachable"}
     assert list(new) == list(zeta)
     assert (new["containers"], new["image"], new["lock"], new["history"]) == (0, None, None, [])
+    assert new["client_sees"] is None
 
 
 def diff(current: str, wanted: str) -> list[str]:
@@ -253,6 +286,47 @@ def test_a_plan_without_changes() -> None:
     assert shown(reading(), builders.settings(), builders.release()) == ["web-1: nothing to change"]
 
 
+DRIFTED: dict[str, Any] = {
+    "containers": (container(name="/kis-kis-gateway-1", restarts=3),),
+    "client_sees": {"status": 503},
+}
+FOUND = [
+    "  ! drifted: the container restarted 3 times since it was created: see `docker logs "
+    "kis-kis-gateway-1`",
+    "  ! drifted: a client that asks /health gets: HTTP 503",
+]
+
+
+def test_a_plan_of_a_host_that_has_drifted() -> None:
+    settings, release = builders.settings(), builders.release()
+    first = "web-1: nothing to change, 2 drifted"
+    assert shown(reading(**DRIFTED), settings, release) == [first, *FOUND]
+    blocked = shown(reading(**DRIFTED), settings, release, in_the_way=("web-2 is refused",))
+    assert blocked == ["web-1: blocked, 0 changes", *FOUND, "  ! in the way: web-2 is refused"]
+
+
+def test_what_has_drifted_stands_below_the_changes() -> None:
+    directory = {"mode": "755", "owner": "10001:10001", "kind": "directory"}
+    host = reading(**DRIFTED, token_dir=directory)
+    reason = "  - /docker_data/kis_tokens: its owner or mode is not right"
+    lines = shown(host, builders.settings(), builders.release())
+    assert lines == ["web-1: 1 changes", reason, *FOUND]
+
+
+def test_a_plan_of_a_host_without_python() -> None:
+    plan = plan_without_python(builders.settings(), builders.release())
+    assert plain(display.without_python("web-1", plan)).splitlines() == [
+        "web-1: 1 change, more is known then",
+        "  - python3 is missing: it is installed first, and the host is read after that",
+    ]
+    plan = plan_without_python(builders.settings(install_docker=False), builders.release())
+    assert plain(display.without_python("web-1", plan)).splitlines() == [
+        "web-1: blocked, 0 changes",
+        "  ! in the way: python3 is missing here and gateway_install_docker is off: install it, or "
+        "turn that on",
+    ]
+
+
 def test_a_plan_of_a_changed_setting() -> None:
     before, settings = builders.settings(), builders.settings(environment={"GREETING": "hello"})
     old, new = make_release(before), make_release(settings)
@@ -286,7 +360,7 @@ def test_a_plan_of_a_changed_setting() -> None:
         (builders.FRESH, "A container is created."),
         (builders.FRESH, "secrets.json: new"),
         (
-            {"containers": (container(labels={}),)},
+            {"containers": (container(compose_file=""),)},
             "re-created: the container was made from no file",
         ),
         (
@@ -303,7 +377,24 @@ def test_a_host_that_did_not_answer_and_the_last_line() -> None:
     assert plain(display.not_read("web-3", display.UNREACHABLE)) == (
         "web-3: unreachable, so nothing is known of it"
     )
-    plans = [Plan(), Plan(reasons=["a", "b"]), Plan(reasons=["c"]), Plan(refusals=["d"])]
+    made = [Plan(), Plan(reasons=["a", "b"]), Plan(reasons=["c"]), Plan(refusals=["d"])]
+    plans = {f"web-{number}": plan for number, plan in enumerate(made)}
     assert display.summary("plan", plans) == "plan: 3 changes on 2 hosts"
     blocked = display.summary("drift", plans, ["web-1", "web-2"])
     assert blocked == "drift: blocked on web-1, web-2; 3 changes on 2 hosts"
+    drifted = display.summary("drift", {"web-1": Plan(findings=["e"])})
+    assert drifted == "drift: drifted on web-1; 0 changes on 0 hosts"
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, "the token is valid for 20 h 00 min"),
+        ({"token_expires": CLOCK}, "the token has expired"),
+        ({"token_state": "unknown", "token_expires": None}, "cannot be told"),
+        ({"token_state": "damaged", "token_expires": None}, "the token file is damaged"),
+        (builders.NO_TOKEN, "there is no token"),
+    ],
+)
+def test_what_is_known_of_a_token_is_said(changes: dict[str, Any], words: str) -> None:
+    assert words in display.token_state(reading(**changes))

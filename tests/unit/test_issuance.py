@@ -15,7 +15,7 @@ from deploy.gateway.issuance import (
     wait_before,
 )
 from deploy.gateway.rollout import Rollout, make_batches, most_batches
-from tests.unit.builders import container, reading
+from tests.unit.builders import NO_TOKEN, container, reading
 
 KEY, OTHER = "0a1b2c3d4e5f", "f5e4d3c2b1a0"
 CLOCK = reading().clock
@@ -25,10 +25,16 @@ NONE = Gateway(KEY)
 
 
 def seen(**changes: Any) -> Gateway:
-    return gateway_of(reading(**changes), KEY)
+    """Of a host without a token, but for `changes`."""
+    return gateway_of(reading(**NO_TOKEN | changes), KEY)
 
 
-TOKEN = {"token_state": "token", "token_expires": CLOCK + DAY, "token_written": CLOCK - 100}
+TOKEN = {
+    "token_state": "token",
+    "token_expires": CLOCK + DAY,
+    "token_file_says": CLOCK + DAY,
+    "token_written": CLOCK - 100,
+}
 
 
 @pytest.mark.parametrize(
@@ -39,7 +45,7 @@ TOKEN = {"token_state": "token", "token_expires": CLOCK + DAY, "token_written": 
         (TOKEN | {"token_key": KEY}, Gateway(KEY, DAY, asked=100)),
         (TOKEN | {"token_key": OTHER}, NONE),
         (
-            TOKEN | {"token_key": OTHER, "aside": {KEY: CLOCK + 7, OTHER: CLOCK + 9}},
+            TOKEN | {"token_key": OTHER, "parked": {KEY: CLOCK + 7, OTHER: CLOCK + 9}},
             Gateway(KEY, in_file=7),
         ),
         ({"attempted": {KEY: CLOCK - 5, OTHER: CLOCK - 1}}, Gateway(KEY, asked=5)),
@@ -62,7 +68,8 @@ def test_what_a_reading_shows(changes: dict[str, Any], expected: Gateway) -> Non
 def test_a_file_in_an_unknown_form_is_trusted_but_given_to_nobody() -> None:
     found = seen(token_state="unknown")
     assert found.has_token
-    assert distribute(["a", "b"], {"a": found, "b": NONE}).asks == ["b"]
+    result = distribute(["a", "b"], {"a": found, "b": NONE})
+    assert (result.asks, result.may_ask, result.given) == (["b"], ["a"], {})
 
 
 @pytest.mark.parametrize(("left", "loops"), [(599, True), (601, False)])
@@ -74,6 +81,100 @@ def test_a_token_in_a_container_counts_only_while_that_is_up() -> None:
     old = {"adopted_id": "old", "adopted_token_expires": CLOCK + DAY}
     assert seen(containers=(container(id="old"),), **old).adopted == DAY
     assert seen(containers=(container(id="old", status="exited"),), **old).adopted == 0
+
+
+MOUNTED = {"token_mount": "other", "mounted_token_expires": CLOCK + DAY}
+
+
+def test_a_token_in_what_the_container_has_mounted_counts_like_one_of_an_adopted_container() -> (
+    None
+):
+    found = seen(**MOUNTED)
+    assert found == Gateway(KEY, in_file=found.in_file, adopted=DAY)
+    assert found.has_token
+    result = distribute(["a", "b"], {"a": NONE, "b": found})
+    assert (result.asks, result.given, result.after) == ([], {"a": "b"}, {"a": "b"})
+    assert result.may_ask == []
+
+
+@pytest.mark.parametrize("left", [-DAY, 2 * DAY])
+def test_of_two_tokens_outside_the_directory_the_one_that_ends_last_counts(left: int) -> None:
+    old = {"adopted_id": "old", "adopted_token_expires": CLOCK + left}
+    found = seen(**MOUNTED, **old, containers=(container(id="old"),))
+    assert found.adopted == max(left, DAY)
+
+
+@pytest.mark.parametrize(
+    ("releases", "counts"),
+    [
+        ({}, True),
+        ({reading().current: ""}, True),
+        ({reading().current: KEY, "0123456789ab": OTHER}, True),
+        ({reading().current: OTHER, "0123456789ab": KEY}, False),
+    ],
+    ids=["nothing is known", "its release does not say", "its release", "a release of another key"],
+)
+def test_a_mounted_token_is_of_the_app_key_of_the_release_that_runs(
+    releases: dict[str, str], counts: bool
+) -> None:
+    found = seen(**MOUNTED, releases=releases)
+    assert (found.adopted, found.has_token) == ((DAY, True) if counts else (0, False))
+
+
+def test_a_gateway_whose_mounted_token_is_of_use_does_not_loop() -> None:
+    assert seen(refused=CLOCK - 5).loops
+    assert not seen(**MOUNTED, refused=CLOCK - 5).loops
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_doubtful"),
+    [
+        ({}, False),
+        (TOKEN, False),
+        (TOKEN | {"token_file_says": CLOCK + WORTH_KEEPING + 1}, False),
+        (TOKEN | {"token_file_says": CLOCK + WORTH_KEEPING}, True),
+        (TOKEN | {"token_file_says": CLOCK - DAY}, True),
+        (TOKEN | {"token_file_says": None}, True),
+        (TOKEN | {"token_file_says": None, "token_key": KEY}, True),
+        (TOKEN | {"token_file_says": None, "token_key": OTHER}, False),
+        ({"token_state": "unknown"}, True),
+        ({"token_state": "unknown", "token_file_says": CLOCK + DAY}, False),
+    ],
+)
+def test_a_token_is_doubtful_unless_its_file_says_that_it_lasts(
+    changes: dict[str, Any], is_doubtful: bool
+) -> None:
+    assert seen(**changes).is_doubtful is is_doubtful
+
+
+DOUBTFUL = Gateway(KEY, in_file=DAY, is_doubtful=True)
+
+
+@pytest.mark.parametrize("share", [True, False])
+def test_a_gateway_with_a_doubtful_token_may_ask_and_is_not_waited_for(share: bool) -> None:
+    result = distribute(["a", "b"], {"a": DOUBTFUL, "b": HAS}, share=share)
+    assert (result.asks, result.may_ask) == ([], ["a"])
+    assert (result.given, result.after) == ({}, {})
+    # Not on a host that is not to be switched.
+    assert distribute(["b"], {"a": DOUBTFUL, "b": HAS}, share=share).may_ask == []
+
+
+def test_a_doubtful_token_is_given_to_others() -> None:
+    result = distribute(["a", "b"], {"a": NONE, "b": DOUBTFUL})
+    assert (result.asks, result.may_ask, result.given) == ([], ["b"], {"a": "b"})
+
+
+def test_a_doubtful_token_that_is_about_to_end_is_none() -> None:
+    ending = Gateway(KEY, in_file=WORTH_KEEPING, is_doubtful=True)
+    result = distribute(["a"], {"a": ending})
+    assert (result.asks, result.may_ask) == (["a"], [])
+
+
+def test_an_issuance_that_is_only_possible_is_in_the_budget() -> None:
+    gateways = {"a": DOUBTFUL, "b": HAS}
+    rollout = Rollout.plan([["a", "b"]], gateways, share=True, now=0)
+    assert [rollout.budget(name) for name in "ab"] == [1, 0]
+    assert rollout.count == "issuances: 0 (budget 1)"
 
 
 @pytest.mark.parametrize(
@@ -151,6 +252,7 @@ def test_batches_are_divided_where_one_waits_for_another(
 def test_any_fleet_is_switched_whole_in_order_and_within_the_budget() -> None:
     chance = random.Random(4)  # noqa: S311 - the same fleets each time
     kinds = [NONE, HAS, LAZY, Gateway(KEY, adopted=DAY), Gateway(OTHER), Gateway(OTHER, DAY)]
+    kinds += [DOUBTFUL, Gateway(OTHER, adopted=DAY, is_doubtful=True)]
     for _ in range(4000):
         names = [f"h{number}" for number in range(chance.randint(1, 9))]
         gateways = {name: chance.choice(kinds) for name in names}
@@ -159,7 +261,11 @@ def test_any_fleet_is_switched_whole_in_order_and_within_the_budget() -> None:
         share = chance.random() < 0.7
         batches = make_batches(members, sizes)
         rollout = Rollout.plan(batches, gateways, share, now=0)
-        asks = rollout.issuances.asks
+        asks, may_ask = rollout.issuances.asks, rollout.issuances.may_ask
+        assert not {*asks} & {*may_ask}
+        assert len({*may_ask}) == len(may_ask)
+        doubtful = {n for n in members if gateways[n].is_doubtful and gateways[n].has_token}
+        assert doubtful <= {*may_ask}
         assert sorted(name for batch in rollout.batches for name in batch) == sorted(members)
         assert all(rollout.batches)
         most = most_batches(len(names), sizes)

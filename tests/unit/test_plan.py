@@ -5,12 +5,13 @@ from typing import Any
 
 import pytest
 
-from deploy.gateway.plan import Plan, make_plan
+from deploy.gateway.plan import NEEDS_ROOT, Plan, make_plan, plan_without_python
 from deploy.gateway.reading import Container, HostPath, ReleaseFile
-from deploy.gateway.release import COMPOSE_FILE, simulator_image
+from deploy.gateway.release import COMPOSE_FILE, File, Release, make_release, simulator_image
 from tests.unit.builders import (
     FRESH,
     MIB_IN_KB,
+    NO_TOKEN,
     container,
     reading,
     release,
@@ -94,7 +95,7 @@ def test_an_engine_without_compose_gets_compose_only(
 
 
 def test_an_engine_that_is_stopped_is_started_and_not_installed() -> None:
-    made = plan(engine=False, images={}, containers=(), listening=frozenset())
+    made = plan(engine="down", images={}, containers=(), listening=frozenset())
     assert made.install_engine
     assert (made.packages, made.put_compose_plugin) == ((), False)
     assert made.refusals == []
@@ -117,7 +118,6 @@ FILE_NOT_RIGHT = "/docker_data/kis_tokens/kis_token.json: its owner or mode is n
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"token_dir": None, "token_file": None}, MISSING),
         ({"token_dir": path(mode="755")}, NOT_RIGHT),
         ({"token_dir": path(owner="0:0")}, NOT_RIGHT),
         ({"token_dir": path(owner="10001:0")}, NOT_RIGHT),
@@ -129,19 +129,34 @@ def test_tokens_are_prepared_alone(changes: dict[str, Any], reason: str) -> None
     assert plan(**changes) == Plan(prepare_tokens=True, reasons=[reason])
 
 
+TOKEN = "/docker_data/kis_tokens/kis_token.json"
+COSTS = "so the next start of the gateway costs an issuance"
+NO_FILE = f"{TOKEN}: there is no token file, {COSTS}"
+
+
+def test_a_missing_directory_is_made_alone() -> None:
+    changes = NO_TOKEN | {"token_dir": None, "token_mount": None}
+    made = plan(**changes)
+    assert made == Plan(prepare_tokens=True, reasons=[MISSING], findings=[NO_FILE])
+
+
 def test_a_directory_of_another_user_is_handed_over_by_the_switch() -> None:
     down: dict[str, Any] = {"containers": (), "listening": frozenset()}
     made = plan(token_dir=path(owner="0:0"), **down)
     assert (made.switch, made.prepare_tokens) == (True, False)
     assert NOT_RIGHT in made.reasons
-    assert plan(token_dir=None, token_file=None, **down).prepare_tokens
+    assert plan(token_dir=None, **NO_TOKEN, **down).prepare_tokens
 
 
 @pytest.mark.parametrize(
-    "token_file", [None, path("644", kind="regular file"), path("600", kind="regular empty file")]
+    "token_file", [path("644", kind="regular file"), path("600", kind="regular empty file")]
 )
-def test_a_token_file_that_the_gateway_can_write_is_left_alone(token_file: HostPath | None) -> None:
+def test_a_token_file_that_the_gateway_can_write_is_left_alone(token_file: HostPath) -> None:
     assert plan(token_file=token_file) == Plan()
+
+
+def test_no_token_file_is_made() -> None:
+    assert plan(**NO_TOKEN) == Plan(findings=[NO_FILE])
 
 
 def test_an_image_that_is_missing_while_a_container_runs_is_fetched_and_switched_to() -> None:
@@ -172,9 +187,15 @@ def test_a_damaged_release_is_staged_again(files: dict[str, ReleaseFile], damage
     assert made == Plan(stage=True, switch=True, reasons=reasons)
 
 
-OF_ANOTHER_RELEASE = {
-    "com.docker.compose.project.config_files": f"/opt/kis-gateway/releases/0/{COMPOSE_FILE}"
-}
+OF_ANOTHER_RELEASE = f"/opt/kis-gateway/releases/0/{COMPOSE_FILE}"
+NO_LONGER_MOUNTED = (
+    "the container has not today's /docker_data/kis_tokens mounted but an older one, whose token "
+    "is brought over"
+)
+REMOVED = (
+    "/docker_data/kis_tokens was removed while the container ran: its token is lost, and "
+    "re-creating the container costs an issuance"
+)
 
 
 @pytest.mark.parametrize(
@@ -182,8 +203,13 @@ OF_ANOTHER_RELEASE = {
     [
         ({"containers": (), "listening": frozenset()}, "no gateway container is there"),
         ({"containers": (container(), container(id="f00d"))}, "more than one gateway container"),
-        ({"containers": (container(labels=OF_ANOTHER_RELEASE),)}, "made from /opt/kis-gateway/rel"),
-        ({"containers": (container(labels={}),)}, "made from no file, not /opt/kis-gateway/"),
+        (
+            {"containers": (container(compose_file=OF_ANOTHER_RELEASE),)},
+            "made from /opt/kis-gateway/rel",
+        ),
+        ({"containers": (container(compose_file=""),)}, "made from no file, not /opt/kis-gateway/"),
+        ({"token_mount": "other"}, NO_LONGER_MOUNTED),
+        ({"token_mount": "deleted"}, REMOVED),
         ({"current": None}, f"release none runs, not {release().id}"),
         ({"current": "0123456789ab"}, f"release 0123456789ab runs, not {release().id}"),
         ({"images": {"registry.example/kis:1.4": "sha256:2222"}}, "1.4 names now"),
@@ -210,12 +236,24 @@ def test_a_gateway_without_a_healthcheck_serves_while_it_runs() -> None:
     assert plan(containers=(container(health=None),)) == Plan()
 
 
+def test_a_directory_that_was_removed_is_made_again_before_the_switch() -> None:
+    made = plan(**NO_TOKEN, token_dir=None, token_mount="deleted")
+    assert made == Plan(prepare_tokens=True, switch=True, reasons=[MISSING, REMOVED])
+
+
+def test_a_container_that_does_not_run_has_nothing_mounted() -> None:
+    exited: dict[str, Any] = {"containers": (container(status="exited"),), "client_sees": None}
+    [reason] = plan(**exited, token_mount=None, listening=frozenset()).reasons
+    assert reason.startswith("the container is exited")
+
+
 def simulator(**changes: Any) -> Container:
     return container(
         id="51a0",
         image="sha256:3333",
         image_name=simulator_image().reference,
-        labels={"kis-simulator": ""},
+        compose_file="",
+        is_simulator=True,
         health=None,
         **changes,
     )
@@ -250,8 +288,81 @@ def test_a_simulator_that_nobody_asked_for_is_left_alone() -> None:
     assert plan(containers=(container(), simulator())) == Plan()
 
 
+PROBLEMS: dict[str, Any] = {"os": ("arch", ""), "apt": False, "disk_free_kb": 0}
+
+
 def test_a_user_without_root_is_told_how_to_become_root() -> None:
     assert "`_sudo`" in refusal(plan(uid=1000))
+
+
+def test_without_root_nothing_else_is_told() -> None:
+    unknown = {"podman": True, "engine": "unusable", "engine_error": "permission denied"}
+    assert refusal(plan(**FRESH | PROBLEMS | unknown, uid=1000)) == NEEDS_ROOT
+
+
+PODMAN = ["`docker` is Podman", "docs.docker.com"]
+NO_ANSWER = "HTTP 500: the daemon is shutting down"
+OF_A_CONTEXT = ["DOCKER_HOST or docker context", "docker context use default"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"podman": True}, PODMAN),
+        ({"podman": True, "engine": "down", "dockerd": False}, PODMAN),
+        ({"podman": True, "engine": "unusable", "engine_error": NO_ANSWER}, PODMAN),
+        (
+            {"engine": "unusable", "engine_error": NO_ANSWER},
+            ["the Docker engine does not answer as it should", NO_ANSWER, "journalctl -u docker"],
+        ),
+        (
+            {
+                "engine": "unusable",
+                "engine_address": "tcp://10.0.0.9:2376",
+                "engine_error": "docker uses tcp://10.0.0.9:2376, which is no socket of this host",
+            },
+            [*OF_A_CONTEXT, "(tcp://10.0.0.9:2376)", "which is no socket of this host"],
+        ),
+        (
+            {
+                "engine": "down",
+                "engine_address": "unix:///run/user/0/docker.sock",
+                "engine_error": "nobody listens",
+            },
+            [*OF_A_CONTEXT, "(unix:///run/user/0/docker.sock)", ": nobody listens."],
+        ),
+        (
+            {"engine": "unusable", "engine_address": "", "engine_error": "no docker context far"},
+            [*OF_A_CONTEXT, "(unknown)", "no docker context far"],
+        ),
+        (
+            {"user_namespaces": True},
+            ["userns-remap", "/etc/docker/daemon.json", "its token directory"],
+        ),
+    ],
+    ids=[
+        *("podman answers for docker", "podman without an engine", "podman that fails"),
+        *("an engine that fails", "another machine", "a stopped engine of a context"),
+        *("a context that is not there", "user namespaces"),
+    ],
+)
+def test_an_engine_that_no_installation_mends_is_refused(
+    changes: dict[str, Any], words: list[str]
+) -> None:
+    what = refusal(plan(**changes))
+    for word in words:
+        assert word in what
+    # Of such a host nothing else can be told.
+    assert refusal(plan(**FRESH | PROBLEMS | {"engine": "up"} | changes)) == what
+
+
+def test_an_engine_of_another_context_that_answers_is_used() -> None:
+    assert plan(engine_address="unix:///run/user/0/docker.sock") == Plan()
+
+
+def test_an_engine_that_fails_is_not_installed_again() -> None:
+    made = plan(engine="unusable", engine_error=NO_ANSWER, dockerd=False)
+    assert (made.install_engine, made.packages) == (False, ())
 
 
 @pytest.mark.parametrize(
@@ -259,7 +370,7 @@ def test_a_user_without_root_is_told_how_to_become_root() -> None:
     [
         FRESH,
         {"compose": False},
-        {"engine": False, "images": {}, "containers": (), "listening": frozenset()},
+        {"engine": "down", "images": {}, "containers": (), "listening": frozenset()},
     ],
     ids=["everything", "compose", "a running engine"],
 )
@@ -279,7 +390,7 @@ def test_a_distribution_without_apt_is_told_what_to_install() -> None:
 
 @pytest.mark.parametrize(
     "missing",
-    [{}, {"compose": False}, {"engine": False, "images": {}, "containers": ()}],
+    [{}, {"compose": False}, {"engine": "down", "images": {}, "containers": ()}],
     ids=["nothing", "compose", "a running engine"],
 )
 def test_no_apt_is_needed_where_docker_is_there(missing: dict[str, Any]) -> None:
@@ -453,7 +564,12 @@ def test_a_token_directory_that_is_none_is_refused(kind: str) -> None:
     assert what == f"/docker_data/kis_tokens is a {kind}, not a directory"
 
 
-TOKEN = "/docker_data/kis_tokens/kis_token.json"
+DAMAGED: dict[str, Any] = {
+    "token_state": "damaged",
+    "token_expires": None,
+    "token_file_says": None,
+}
+UNKNOWN = DAMAGED | {"token_state": "unknown"}
 
 
 @pytest.mark.parametrize(
@@ -466,21 +582,23 @@ TOKEN = "/docker_data/kis_tokens/kis_token.json"
     ],
 )
 def test_a_damaged_token_is_set_aside_while_the_gateway_goes_on(kind: str, what: str) -> None:
-    made = plan(token_file=path("600", kind=kind), token_state="damaged")
+    made = plan(**DAMAGED, token_file=path("600", kind=kind))
     assert made == Plan(prepare_tokens=True, reasons=[f"{TOKEN} is {what}: it is set aside"])
 
 
 def test_with_a_switch_a_damaged_token_is_set_aside_when_no_gateway_runs() -> None:
     down: dict[str, Any] = {"containers": (), "listening": frozenset()}
-    made = plan(token_file=path("600", kind="regular file"), token_state="damaged", **down)
+    made = plan(**DAMAGED, **down, token_file=path("600", kind="regular file"))
     assert (made.switch, made.prepare_tokens) == (True, False)
     assert f"{TOKEN} is damaged: it is set aside" in made.reasons
 
 
 def test_a_token_in_an_unknown_form_is_left_alone_and_said() -> None:
-    [warning] = plan(token_state="unknown").warnings
-    assert warning.startswith(f"{TOKEN} is in a form that is not known")
-    assert not plan(token_state="unknown").is_needed
+    made = plan(**UNKNOWN)
+    [warning] = made.warnings
+    assert warning.startswith(f"{TOKEN} has a form that is not known")
+    assert "left alone" in warning
+    assert made == Plan(warnings=[warning])
 
 
 @pytest.mark.parametrize(
@@ -493,7 +611,7 @@ def test_a_clock_that_is_off_is_warned_of(off: int, word: str) -> None:
 
 
 def test_a_container_that_runs_by_other_means_is_replaced_and_its_port_is_no_strangers() -> None:
-    old = container(id="old", labels={})
+    old = container(id="old", compose_file="")
     made = make_plan(
         settings(adopt_container="old-gateway"),
         release(),
@@ -504,35 +622,253 @@ def test_a_container_that_runs_by_other_means_is_replaced_and_its_port_is_no_str
 
 
 def test_a_container_that_could_not_be_started_again_is_not_adopted() -> None:
-    old = container(id="old", name="/old-gateway", labels={}, auto_remove=True)
+    old = container(id="old", name="/old-gateway", compose_file="", auto_remove=True)
     actual = reading(containers=(old,), adopted_id="old")
     made = make_plan(settings(adopt_container="old-gateway"), release(), actual)
     assert "was started with --rm" in refusal(made)
 
 
-def test_a_container_of_the_same_compose_project_is_not_adopted() -> None:
-    by_hand = {"com.docker.compose.project.config_files": "/root/old/docker-compose.yml"}
-    actual = reading(containers=(container(name="/old-gateway", labels=by_hand),))
-    made = make_plan(settings(adopt_container="old-gateway"), release(), actual)
-    assert "choose another gateway_project" in refusal(made)
-    assert make_plan(settings(), release(), actual).refusals == []
+def stranger(name: str, compose_file: str) -> dict[str, str]:
+    return {"name": name, "compose_file": compose_file}
+
+
+BY_HAND = "/root/old/docker-compose.yml"
+
+
+@pytest.mark.parametrize("adopt_container", [None, "old-gateway"])
+@pytest.mark.parametrize(
+    ("compose_file", "shown"), [(BY_HAND, f"(of {BY_HAND})"), ("", "(of no compose file)")]
+)
+def test_a_container_of_the_same_compose_project_is_neither_replaced_nor_adopted(
+    adopt_container: str | None, compose_file: str, shown: str
+) -> None:
+    actual = reading(**FRESH, strangers=(stranger("old-gateway", compose_file),))
+    wanted = settings(adopt_container=adopt_container, project="theirs")
+    what = refusal(make_plan(wanted, release(), actual))
+    assert f"the container old-gateway {shown} is the service kis-gateway" in what
+    assert "of a compose project theirs" in what
+    assert "choose another gateway_project" in what
+    assert "set gateway_adopt_container to 'old-gateway' as well" in what
+
+
+def test_each_stranger_is_named() -> None:
+    made = plan(strangers=(stranger("one", ""), stranger("two", BY_HAND)))
+    assert [what.split()[2] for what in made.refusals] == ["one", "two"]
+
+
+def test_our_own_container_is_no_stranger_though_it_is_named_to_be_adopted() -> None:
     deployed = reading(containers=(container(name="/old-gateway"),))
     assert make_plan(settings(adopt_container="old-gateway"), release(), deployed) == Plan()
 
 
-def test_a_switch_that_was_cut_off_while_it_asked_is_seen() -> None:
-    compose = "services:\n  kis-gateway:\n    restart: unless-stopped\n"
-    made = plan(containers=(container(restart_policy="no"),), current_compose=compose)
-    assert made.switch
-    assert "after a reboot" in made.reasons[0]
+def token_user(name: str = "two-kis-gateway-1", **changes: Any) -> dict[str, Any]:
+    """Another container with the token directory, whose app key and user are ours."""
+    own = {"compose_file": BY_HAND, "user": "10001:10001", "key": release().key}
+    return {"name": name} | own | changes
+
+
+@pytest.mark.parametrize(
+    "changes", [{"key": "f5e4d3c2b1a0"}, {"key": None}, {"user": "0:0"}, {"user": "10001:0"}]
+)
+@pytest.mark.parametrize(
+    ("compose_file", "shown"), [(BY_HAND, f"({BY_HAND})"), ("", "(no compose file)")]
+)
+def test_a_token_directory_is_not_shared_with_another_app_key_or_user(
+    changes: dict[str, Any], compose_file: str, shown: str
+) -> None:
+    user = token_user(compose_file=compose_file, **changes)
+    made = plan(token_users=(user,))
+    what = refusal(made)
+    assert f"the container two-kis-gateway-1 {shown} has the token directory" in what
+    assert "/docker_data/kis_tokens" in what
+    assert "another app key or user" in what
+    assert "Choose another gateway_token_dir" in what
+    assert "gateway_adopt_container" in what
+    assert made.warnings == []
+
+
+def test_a_token_directory_that_is_shared_with_the_same_app_key_and_user_is_said() -> None:
+    made = plan(token_users=(token_user(),))
+    [warning] = made.warnings
+    assert "the container two-kis-gateway-1 has the token directory mounted, too" in warning
+    assert "the same app key" in warning
+    assert made == Plan(warnings=[warning])
+
+
+def test_of_several_token_users_each_is_judged_for_itself() -> None:
+    made = plan(token_users=(token_user("good"), token_user("bad", key=None)))
+    assert refusal(made).startswith("the container bad ")
+    [warning] = made.warnings
+    assert warning.startswith("the container good ")
+
+
+def test_the_user_that_the_settings_name_counts_for_the_token_directory() -> None:
+    wanted = settings(user="1000:1000")
+    actual = reading(token_users=(token_user(user="1000:1000"),))
+    made = make_plan(wanted, release(), actual)
+    assert (made.refusals, len(made.warnings)) == ([], 1)
+
+
+@pytest.mark.parametrize(
+    ("content", "policy", "is_cut_off"),
+    [
+        (None, "no", True),
+        (None, "unless-stopped", False),
+        (b"services:\n  kis-gateway:\n    restart: 'no'\n", "no", False),
+    ],
+    ids=["it would not come back", "it would", "its release wants it so"],
+)
+def test_a_switch_that_was_cut_off_while_it_asked_is_seen(
+    content: bytes | None, policy: str, is_cut_off: bool
+) -> None:
+    wanted = make_release(WANTED)
+    if content is not None:
+        wanted = Release(wanted.image, wanted.files | {COMPOSE_FILE: File(content, 0o600)})
+    gateway = container(
+        compose_file=f"/opt/kis-gateway/releases/{wanted.id}/{COMPOSE_FILE}",
+        restart_policy=policy,
+    )
+    # A host does not send the compose file of the release that shall run.
+    actual = reading(current=wanted.id, release_files=release_files(wanted), containers=(gateway,))
+    made = make_plan(WANTED, wanted, actual)
+    assert made == Plan(switch=is_cut_off, reasons=made.reasons)
+    assert len(made.reasons) == is_cut_off
+    assert all("after a reboot" in reason for reason in made.reasons)
 
 
 def test_all_refusals_of_a_host_are_said_at_once() -> None:
     made = plan(
-        **FRESH | {"token_dir": path(kind="regular file")},
-        uid=1000,
-        os=("arch", ""),
-        apt=False,
-        disk_free_kb=0,
+        **FRESH | PROBLEMS | {"token_dir": path(kind="regular file"), "listening": {OURS}},
+        strangers=(stranger("old-gateway", ""),),
+        token_users=(token_user(key=None),),
     )
-    assert len(made.refusals) == 4
+    words = [
+        *("apt-get", "MiB of disk", "port 8080", "gateway_project", "gateway_token_dir"),
+        "not a directory",
+    ]
+    assert len(made.refusals) == len(words)
+    for word, what in zip(words, made.refusals, strict=True):
+        assert word in what
+
+
+# What has drifted, and no step of a deploy changes
+
+
+OTHER_KEY = "f5e4d3c2b1a0"
+CLOCK = reading().clock
+EXPIRED = {"token_expires": CLOCK, "token_file_says": CLOCK}
+RESTARTED = {"containers": (container(name="/kis-kis-gateway-1", restarts=3),)}
+ABOUT_THE_TOKEN: list[tuple[dict[str, Any], list[str]]] = [
+    (
+        {"token_key": OTHER_KEY},
+        [TOKEN, "another app key", f"{OTHER_KEY}, not {release().key}", "(make restart)"],
+    ),
+    (NO_TOKEN, [NO_FILE]),
+    (EXPIRED, [f"{TOKEN}: the token has expired, {COSTS}"]),
+]
+ABOUT_THE_GATEWAY: list[tuple[dict[str, Any], list[str]]] = [
+    (RESTARTED, ["the container restarted 3 times", "`docker logs kis-kis-gateway-1`"]),
+    ({"client_sees": {"status": 503}}, ["a client that asks /health gets: HTTP 503"]),
+    ({"client_sees": {"status": 301}}, ["gets: HTTP 301"]),
+    ({"client_sees": {"error": "timed out"}}, ["a client that asks /health gets: timed out"]),
+]
+
+
+@pytest.mark.parametrize(("changes", "words"), ABOUT_THE_TOKEN + ABOUT_THE_GATEWAY)
+def test_what_has_drifted_is_found_and_nothing_is_done_about_it(
+    changes: dict[str, Any], words: list[str]
+) -> None:
+    made = plan(**changes)
+    [only] = made.findings
+    assert made == Plan(findings=[only])
+    assert (made.is_needed, made.has_news, made.is_slow) == (False, True, False)
+    for word in words:
+        assert word in only
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"client_sees": {"status": 204}},
+        {"client_sees": None},
+        {"token_key": release().key},
+        {"token_expires": CLOCK + 1, "token_file_says": CLOCK + 1},
+        {"token_file_says": None},
+    ],
+)
+def test_what_has_not_drifted(changes: dict[str, Any]) -> None:
+    assert plan(**changes) == Plan()
+    assert not plan(**changes).has_news
+
+
+def test_the_path_that_a_client_asks_is_shown() -> None:
+    actual = reading(client_sees={"status": 404})
+    [only] = make_plan(settings(health_path="/ready?deep=1"), release(), actual).findings
+    assert "a client that asks /ready?deep=1 gets: HTTP 404" in only
+
+
+@pytest.mark.parametrize("changes", [NO_TOKEN, EXPIRED])
+def test_a_gateway_that_asks_at_its_first_request_may_be_without_a_token(
+    changes: dict[str, Any],
+) -> None:
+    lazy = settings(token_at_start=False)
+    assert make_plan(lazy, release(), reading(**changes)) == Plan()
+
+
+@pytest.mark.parametrize("changes", [changes for changes, _ in ABOUT_THE_GATEWAY])
+def test_a_gateway_that_asks_at_its_first_request_drifts_all_the_same(
+    changes: dict[str, Any],
+) -> None:
+    lazy = settings(token_at_start=False)
+    assert len(make_plan(lazy, release(), reading(**changes)).findings) == 1
+
+
+DRIFTED = NO_TOKEN | RESTARTED | {"client_sees": {"status": 503}}
+
+
+def test_all_that_has_drifted_is_said_at_once() -> None:
+    assert len(plan(**DRIFTED).findings) == 3
+    made = plan(**DRIFTED, token_dir=path(mode="755"))
+    assert (made.reasons, len(made.findings)) == ([NOT_RIGHT], 3)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"current": "0123456789ab"}, {"release_files": {}}, {"token_mount": "other"}],
+    ids=["another release runs", "the release is not there", "its tokens are elsewhere"],
+)
+def test_what_a_switch_is_about_to_replace_has_not_drifted(changes: dict[str, Any]) -> None:
+    made = plan(**DRIFTED, **changes)
+    assert (made.switch, made.findings) == (True, [])
+
+
+# A host without python3, which cannot be read
+
+
+@pytest.mark.parametrize("simulator", [False, True])
+def test_a_host_without_python_gets_it_first(simulator: bool) -> None:
+    made = plan_without_python(settings(simulator=simulator), release())
+    assert made == Plan(
+        bootstrap=True,
+        install_engine=True,
+        prepare_tokens=True,
+        images=(release().image,),
+        start_simulator=simulator,
+        stage=True,
+        switch=True,
+        reasons=["python3 is missing: it is installed first, and the host is read after that"],
+    )
+    assert (made.is_needed, made.is_slow) == (True, True)
+
+
+def test_a_host_without_python_is_refused_where_nothing_may_be_installed() -> None:
+    made = plan_without_python(settings(install_docker=False), release())
+    what = refusal(made)
+    assert made == Plan(bootstrap=True, refusals=[what])
+    assert "python3 is missing" in what
+    assert "gateway_install_docker is off" in what
+
+
+def test_to_install_python_is_slow() -> None:
+    assert Plan(bootstrap=True).is_slow
+    assert not Plan().is_slow

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import shutil
 import subprocess
+import threading
 from pathlib import Path
 
 import pytest
 
 from deploy.gateway.release import ROOT
+from tests.unit.builders import jwt
 
 SCRIPT = ROOT / "templates" / "token.sh"
 # The same program under two names is tested once.
@@ -25,15 +26,6 @@ SHELLS = {
 NEW_YORK = "EST5EDT,M3.2.0,M11.1.0"
 
 ENDS = 1800000000  # 2027-01-15 08:00 UTC, 17:00 in Korea, 03:00 in New York
-
-
-def jwt(**claims: object) -> str:
-    """A token as KIS issues it; nobody here checks its signature."""
-
-    def part(value: object) -> str:
-        return base64.urlsafe_b64encode(json.dumps(value).encode()).decode().rstrip("=")
-
-    return f"{part({'typ': 'JWT', 'alg': 'HS512'})}.{part({'iss': 'unogw'} | claims)}.c2ln-_"
 
 
 def token(**changes: object) -> str:
@@ -215,84 +207,133 @@ OWNER = f"{os.getuid()}:{os.getgid()}"
 
 
 def files_in(directory: Path) -> dict[str, str]:
-    return {path.name: path.read_text().strip() for path in directory.iterdir()}
+    found = (
+        [path for path in directory.iterdir() if not path.is_dir()] if directory.exists() else []
+    )
+    return {path.name: path.read_text().strip() for path in found}
 
 
-def select(shell: list[str], path: Path, key: str) -> dict[str, str]:
-    shell_says(shell, 'select_token "$1" "$2" "$3"', str(path), key, OWNER)
-    return files_in(path.parent)
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A token file in a directory of its own."""
+    (tmp_path / "tokens").mkdir()
+    return tmp_path / "tokens" / "t.json"
 
 
-def test_another_keys_token_is_set_aside_and_comes_back(shell: list[str], tmp_path: Path) -> None:
-    path = tmp_path / "t.json"
+@pytest.fixture
+def kept(tmp_path: Path) -> Path:
+    """What the package itself keeps of tokens."""
+    (tmp_path / "kept").mkdir()
+    return tmp_path / "kept"
+
+
+def select(shell: list[str], path: Path, key: str, kept: Path) -> None:
+    shell_says(shell, 'select_token "$@"', str(path), key, str(kept))
+
+
+def bring(shell: list[str], path: Path, key: str, kept: Path, content: str) -> str:
+    call = 'bring_token "$@" && echo taken || echo kept'
+    return shell_says(shell, call, str(path), key, str(kept), stdin=content.encode())
+
+
+def test_another_keys_token_is_parked_and_comes_back(
+    shell: list[str], path: Path, kept: Path
+) -> None:
     mine, theirs = token(expires_at=ENDS), token(expires_at=ENDS + 1)
     path.write_text(mine)
-    assert select(shell, path, KEY) == {"t.json": mine, "t.json.key": KEY}
-    assert select(shell, path, OTHER) == {f"t.json.of-{KEY}": mine, "t.json.key": OTHER}
+    select(shell, path, KEY, kept)
+    assert (files_in(path.parent), files_in(kept)) == ({"t.json": mine}, {"whose": f"{KEY} {path}"})
+    select(shell, path, OTHER, kept)
+    assert files_in(path.parent) == {}
+    assert files_in(kept) == {KEY: mine, "whose": f"{OTHER} {path}"}
     path.write_text(theirs)
-    assert select(shell, path, KEY) == {
-        "t.json": mine,
-        f"t.json.of-{OTHER}": theirs,
-        "t.json.key": KEY,
-    }
-    assert (tmp_path / "t.json.key").stat().st_mode & 0o777 == 0o600
+    select(shell, path, KEY, kept)
+    assert files_in(path.parent) == {"t.json": mine}
+    assert files_in(kept) == {OTHER: theirs, "whose": f"{KEY} {path}"}
+    assert (kept / "whose").stat().st_mode & 0o777 == 0o600
+
+
+def test_what_is_remembered_of_another_token_file_says_nothing(
+    shell: list[str], path: Path, kept: Path
+) -> None:
+    path.write_text(token(expires_at=ENDS))
+    (kept / "whose").write_text(f"{OTHER} {path}.old\n")
+    assert shell_says(shell, 'token_key "$@"', str(path), str(kept)) == ""
+    (kept / "whose").write_text(f"{OTHER} {path}\n")
+    assert shell_says(shell, 'token_key "$@"', str(path), str(kept)) == OTHER
 
 
 def test_a_file_that_says_itself_whose_token_it_is_is_believed(
-    shell: list[str], tmp_path: Path
+    shell: list[str], path: Path, kept: Path
 ) -> None:
-    path = tmp_path / "t.json"
     path.write_text(token(expires_at=ENDS, app_key_fingerprint=OTHER))
-    assert f"t.json.of-{OTHER}" in select(shell, path, KEY)
+    (kept / "whose").write_text(f"{KEY} {path}\n")
+    select(shell, path, KEY, kept)
+    assert OTHER in files_in(kept)
     assert not path.exists()
 
 
 @pytest.mark.parametrize("there", [None, ENDS - 1, ENDS, ENDS + 1])
-def test_a_token_that_is_brought_is_taken_up_where_it_ends_later(
-    shell: list[str], there: int | None, tmp_path: Path
+def test_a_token_that_is_brought_is_taken_up_if_it_ends_later(
+    shell: list[str], there: int | None, path: Path, kept: Path
 ) -> None:
-    path = tmp_path / "t.json"
     if there:
         path.write_text(token(expires_at=there))
-    call = 'bring_token "$1" "$2" "$3" && echo taken || echo kept'
     brought = token(expires_at=ENDS)
-    said = shell_says(shell, call, str(path), KEY, OWNER, stdin=brought.encode())
     is_better = there is None or there < ENDS
-    assert said == ("taken" if is_better else "kept")
-    files = select(shell, path, KEY)
-    assert files == {"t.json": brought if is_better else token(expires_at=there), "t.json.key": KEY}
+    assert bring(shell, path, KEY, kept, brought) == ("taken" if is_better else "kept")
+    select(shell, path, KEY, kept)
+    assert files_in(path.parent) == {"t.json": brought if is_better else token(expires_at=there)}
 
 
-def test_a_token_that_has_expired_is_not_brought(shell: list[str], tmp_path: Path) -> None:
-    path = tmp_path / "t.json"
-    call = 'bring_token "$1" "$2" "$3" && echo taken || echo kept'
-    expired = token(expires_at=1700000000).encode()
-    assert shell_says(shell, call, str(path), KEY, OWNER, stdin=expired) == "kept"
-    assert files_in(tmp_path) == {}
+def test_a_token_that_has_expired_is_not_brought(shell: list[str], path: Path, kept: Path) -> None:
+    assert bring(shell, path, KEY, kept, token(expires_at=1700000000)) == "kept"
+    assert (files_in(path.parent), files_in(kept)) == ({}, {})
 
 
-def test_of_two_tokens_of_a_key_none_is_lost(shell: list[str], tmp_path: Path) -> None:
-    path = tmp_path / "t.json"
+def test_of_two_tokens_of_a_key_none_is_lost(shell: list[str], path: Path, kept: Path) -> None:
     sooner, later = token(expires_at=ENDS), token(expires_at=ENDS + 1)
     path.write_text(sooner)
-    (tmp_path / "t.json.key").write_text(KEY)
-    (tmp_path / f"t.json.of-{KEY}").write_text(later)
-    files = select(shell, path, OTHER)
-    assert files.pop(f"t.json.of-{KEY}") == later
+    (kept / "whose").write_text(f"{KEY} {path}")
+    (kept / KEY).write_text(later)
+    select(shell, path, OTHER, kept)
+    files = files_in(kept)
+    assert files.pop(KEY) == later
     assert sooner in files.values()
 
 
-def test_root_follows_no_link_that_the_gateway_has_laid(shell: list[str], tmp_path: Path) -> None:
-    victim, directory = tmp_path / "victim", tmp_path / "tokens"
-    victim.write_text("as it was")
-    directory.mkdir()
-    path = directory / "t.json"
-    for name in ("t.json.key.tmp", "t.json.brought.tmp"):
-        (directory / name).symlink_to(victim)
-    brought = token(expires_at=ENDS)
-    shell_says(shell, 'bring_token "$@"', str(path), KEY, OWNER, stdin=brought.encode())
-    assert select(shell, path, KEY) == {"t.json": brought, "t.json.key": KEY}
-    assert victim.read_text() == "as it was"
+def test_what_an_earlier_version_kept_beside_the_token_is_taken_over_once(
+    shell: list[str], path: Path, tmp_path: Path
+) -> None:
+    kept, victim = tmp_path / "app" / "tokens", tmp_path / "victim"
+    victim.write_text(token(expires_at=ENDS))
+    mine, theirs = token(expires_at=ENDS), token(expires_at=ENDS + 1)
+    path.write_text(mine)
+    path.with_name("t.json.key").write_text(f"{KEY}\n")
+    path.with_name(f"t.json.of-{OTHER}").write_text(theirs)
+    path.with_name("t.json.of-..").mkdir()
+    path.with_name("t.json.of-0123456789ab").symlink_to(victim)
+    path.with_name("t.json.of-notes").write_text("theirs")
+    for _ in range(2):
+        shell_says(shell, 'keep_tokens "$@"', str(path), str(kept))
+        assert files_in(kept) == {OTHER: theirs, "whose": f"{KEY} {path}"}
+    left = {"t.json", "t.json.of-..", "t.json.of-0123456789ab", "t.json.of-notes"}
+    assert {each.name for each in path.parent.iterdir()} == left
+    assert kept.stat().st_mode & 0o777 == 0o700
+    path.with_name(f"t.json.of-{KEY}").write_text("planted later")
+    shell_says(shell, 'keep_tokens "$@"', str(path), str(kept))
+    assert KEY not in files_in(kept)
+
+
+def test_a_planted_link_or_name_is_not_taken_over(
+    shell: list[str], path: Path, tmp_path: Path
+) -> None:
+    kept, secret = tmp_path / "app" / "tokens", tmp_path / "secret"
+    secret.write_text(f"{OTHER}\nof root")
+    path.with_name("t.json.key").symlink_to(secret)
+    os.mkfifo(path.with_name(f"t.json.of-{OTHER}"))
+    shell_says(shell, 'keep_tokens "$@"', str(path), str(kept))
+    assert files_in(kept) == {}
 
 
 def test_the_directory_becomes_its_users_with_all_that_is_of_the_token(
@@ -302,7 +343,7 @@ def test_the_directory_becomes_its_users_with_all_that_is_of_the_token(
     call = 'own_token_dir "$1" "$2"'
     shell_says(shell, call, str(directory / "t.json"), OWNER)
     assert directory.stat().st_mode & 0o777 == 0o700
-    names = ("t.json", "t.json.lock", f"t.json.of-{KEY}", "notes")
+    names = ("t.json", "t.json.lock", "t.json.attempt", "notes")
     for name in names:
         (directory / name).touch(0o400)
     (directory / "t.json.link").symlink_to(other)
@@ -310,6 +351,40 @@ def test_the_directory_becomes_its_users_with_all_that_is_of_the_token(
     owners = {name: (directory / name).stat().st_uid for name in names}
     assert owners == dict.fromkeys(names, 20001) | {"notes": os.getuid()}
     assert (directory / "t.json").stat().st_mode & 0o777 == 0o600
+
+
+def test_no_owner_or_mode_is_changed_through_a_link(shell: list[str], path: Path) -> None:
+    victim = path.parent.parent / "victim"
+    victim.touch(0o400)
+    path.symlink_to(victim)
+    shell_says(shell, 'own_token_dir "$@"', str(path), "20001:20002")
+    assert (victim.stat().st_uid, victim.stat().st_mode & 0o777) == (os.getuid(), 0o400)
+
+
+def test_no_owner_or_mode_is_changed_through_a_link_that_is_swapped_in(
+    shell: list[str], path: Path
+) -> None:
+    victim = path.parent.parent / "victim"
+    victim.touch(0o400)
+    done = threading.Event()
+
+    def swap() -> None:
+        other = path.with_name("other")
+        while not done.is_set():
+            other.symlink_to(victim)
+            other.replace(path)
+            other.touch(0o400)
+            other.replace(path)
+
+    swapper = threading.Thread(target=swap)
+    swapper.start()
+    try:
+        for _ in range(30):
+            shell_says(shell, 'own_token_dir "$@" 2>/dev/null || :', str(path), "20001:20002")
+    finally:
+        done.set()
+        swapper.join()
+    assert (victim.stat().st_uid, victim.stat().st_mode & 0o777) == (os.getuid(), 0o400)
 
 
 @pytest.mark.parametrize("call", ["token_state", "token_ends", "token_key"])
@@ -323,19 +398,16 @@ def test_a_fifo_is_not_waited_for_and_a_link_is_not_followed(
     assert shell_says(shell, f'{call} "$1"', str(path)) == nothing
     path.unlink()
     os.mkfifo(path)
-    (tmp_path / "t.json.key").symlink_to(secret)
     assert shell_says(shell, f'{call} "$1"', str(path)) == nothing
 
 
 @pytest.mark.parametrize("planted", ["-", "/../../victim", f"{KEY}x", KEY.upper(), f"{KEY} x", "a"])
 def test_only_a_fingerprint_is_believed_to_be_one(
-    shell: list[str], planted: str, tmp_path: Path
+    shell: list[str], planted: str, path: Path, kept: Path
 ) -> None:
-    path = tmp_path / "t.json"
-    path.write_text(token(expires_at=ENDS))
-    (tmp_path / "t.json.key").write_text(planted)
-    assert shell_says(shell, 'token_key "$1"', str(path)) == ""
-    assert select(shell, path, KEY) == {"t.json": token(expires_at=ENDS), "t.json.key": KEY}
+    path.write_text(token(expires_at=ENDS, app_key_fingerprint=planted))
+    (kept / "whose").write_text(f"{planted} {path}\n")
+    assert shell_says(shell, 'token_key "$@"', str(path), str(kept)) == ""
 
 
 def test_a_damaged_file_is_set_aside_whole(shell: list[str], tmp_path: Path) -> None:

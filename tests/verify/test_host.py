@@ -36,6 +36,7 @@ def test_the_port_is_open_where_the_settings_say_and_nowhere_else(gateway: Gatew
 
 
 def test_the_token_directory_knows_whose_token_it_holds(gateway: Gateway) -> None:
-    file = gateway.host.file(f"{gateway.settings.token_path}.key")
-    assert file.content_string.strip() == key_fingerprint(gateway.settings)
+    settings = gateway.settings
+    file = gateway.host.file(f"{settings.app_dir}/tokens/whose")
+    assert file.content_string.strip() == f"{key_fingerprint(settings)} {settings.token_path}"
     assert f"{file.mode:o}" == "600"

@@ -1,0 +1,103 @@
+"""What is changed and watched through the Docker engine's unix socket."""
+
+from __future__ import annotations
+
+import re
+import time
+
+from .engine import BODY_LIMIT, Answer, Engine, EngineError, checked, parsed, quote
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from typing import Any
+
+    from .engine import Filters, Query
+
+LOAD_SECONDS = 600.0
+"""The same for a request that loads images."""
+
+LINE_LIMIT = 1 << 20
+"""How many bytes one JSON document of a stream may have."""
+
+
+class Control(Engine):
+    """An engine whose containers are started and stopped, and whose events are watched."""
+
+    def post(self, path: str, query: Query = None, seconds: float | None = None) -> Any:
+        """The JSON value that POST, without a body, answers with; None for an empty answer.
+
+        The request may take `seconds`; None: as long as others.
+        """
+        with self._ask("POST", path, query, seconds=seconds) as answer:
+            content = answer.body(BODY_LIMIT)
+        return parsed(content) if content else None
+
+    def start(self, container: str) -> None:
+        """Starts a container; no error if it runs."""
+        self.post(f"/containers/{quote(container)}/start")
+
+    def stop(self, container: str, grace: int | None = None) -> None:
+        """Stops a container; no error if it does not run.
+
+        `grace`: seconds from the signal to the kill, which the request may take longer than others;
+        None: as many as the container's own settings say.
+        """
+        if grace is None:
+            grace = checked(self._config(container).get("StopTimeout", 10), int)
+        path = f"/containers/{quote(container)}/stop"
+        self.post(path, {"t": grace}, self.seconds + grace)
+
+    def load(self, chunks: Iterable[bytes], seconds: float = LOAD_SECONDS) -> list[str]:
+        """Loads the images of an archive (`docker save`), which may be compressed.
+
+        Returns the names of those that have one, the ids (`sha256:…`) of the others. An error of
+        `chunks` itself is passed on.
+        """
+        loaded: list[str] = []
+        with self._ask("POST", "/images/load", {"quiet": True}, chunks, seconds) as answer:
+            for document in _documents(answer):
+                said = str(document.get("stream"))
+                loaded += re.findall(r"^Loaded image(?: ID)?: (\S+)", said, re.MULTILINE)
+        return loaded
+
+    def events(self, since: float, filters: Filters, deadline: float) -> Iterator[dict[str, Any]]:
+        """What happens, as it happens, until `deadline`, a moment of `time.monotonic`.
+
+        `since`: epoch seconds. The first `next` sends the request; what happened after `since` and
+        before is not lost (the engine remembers 256 events). A stream that ends before the
+        deadline, such as that of an engine that is stopped, is an error.
+        """
+        query = {"since": since, "filters": filters}
+        try:
+            with self._ask("GET", "/events", query, seconds=deadline - time.monotonic()) as answer:
+                for document in _documents(answer):
+                    if time.monotonic() >= deadline:
+                        return
+                    yield document
+            raise EngineError("The engine ended its stream of events")
+        except EngineError:
+            if time.monotonic() < deadline:
+                raise
+
+
+def _documents(answer: Answer) -> Iterator[dict[str, Any]]:
+    """The JSON documents of a stream, one a line; an error among them is raised."""
+    rest = bytearray()
+    for piece in answer.pieces():
+        rest += piece
+        if b"\n" in piece:
+            *lines, rest = rest.split(b"\n")
+            yield from (_document(line) for line in lines if line.strip())
+        if len(rest) > LINE_LIMIT:
+            raise EngineError(f"The engine's answer has a line of over {LINE_LIMIT} bytes")
+    if rest.strip():
+        yield _document(rest)
+
+
+def _document(line: bytearray) -> dict[str, Any]:
+    document = checked(parsed(line), dict)
+    error = document.get("errorDetail") or document.get("error")
+    if error:
+        raise EngineError(str(error.get("message") if isinstance(error, dict) else error), 200)
+    return document

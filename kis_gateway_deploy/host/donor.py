@@ -1,0 +1,56 @@
+"""Prints a token that this host has, for another host or for the next gateway of this one."""
+
+from __future__ import annotations
+
+import time
+from binascii import b2a_base64
+
+from .engine import Engine, EngineError
+from .read import TOKENS_TARGET, engine_address, file_of_container, gateway_of, socket_path
+from .tokens import Directory, examine, kept_fingerprint
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+
+def token(request: dict[str, Any]) -> dict[str, str | None]:
+    """`token`: a token file of an app key in base64, the one on this host that lasts longest; None
+    if there is none that is valid.
+
+    `request`: as of `read`; and `key`, the app key's fingerprint, and `mounted`, whether what the
+    running container has mounted counts, too.
+    """
+    files = {content: examine(content) for content in _files(request)}
+    valid = {
+        content: found.valid_until
+        for content, found in files.items()
+        if (found.valid_until or 0) > time.time() and found.whose in (None, request["key"])
+    }
+    best = max(valid, key=lambda content: valid[content], default=None)
+    return {"token": b2a_base64(best, newline=False).decode() if best else None}
+
+
+def _files(request: dict[str, Any]) -> Iterator[bytes]:
+    app_dir, token_dir, name = request["app_dir"], request["token_dir"], request["token_file"]
+    of_key = kept_fingerprint(app_dir, f"{token_dir}/{name}") in (None, request["key"])
+    places = [(token_dir, name if of_key else ""), (token_dir, f"{name}.of-{request['key']}")]
+    for directory, entry in [*places, (f"{app_dir}/tokens", request["key"])]:
+        try:
+            with Directory(directory) as opened:
+                content = opened.read(entry)
+        except OSError:
+            continue
+        if content:
+            yield content
+    if of_key and request["mounted"]:
+        try:
+            engine = Engine(socket_path(engine_address()))
+            gateway = gateway_of(request, engine)
+            path = f"{TOKENS_TARGET}/{name}"
+            content = file_of_container(engine, gateway, path) if gateway else None
+        except EngineError:
+            return
+        if content:
+            yield content

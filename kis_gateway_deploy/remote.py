@@ -1,0 +1,159 @@
+"""Asks a host: the host program and one request on standard input, framed JSON lines back."""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+import zlib
+from collections.abc import Iterable
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from paramiko import SSHException
+from pyinfra.api.arguments import CONNECTOR_ARGUMENT_KEYS, pop_global_arguments
+from pyinfra.api.command import StringCommand
+from pyinfra.api.host import Host
+
+VERBS = {
+    "read": ("tokens", "engine", "read"),
+    "token": ("tokens", "engine", "read", "donor"),
+}
+"""The modules of `kis_gateway_deploy/host` that serve a verb, each after those that it imports; the
+last has a function of the verb's name."""
+
+COMMAND = (
+    "export PATH=/usr/bin:/bin:/usr/sbin:/sbin:$PATH; "
+    "command -v python3 >/dev/null || exec echo {no_python}; "
+    "exec python3 -I -S -c '"
+    "import sys,zlib;f=sys.stdin.buffer;exec(zlib.decompress(f.read(int(f.readline()))))'"
+)
+"""The same for every request, and short: sudo logs it. No backslash, line break or `!`, which fish
+and tcsh would change."""
+
+NO_PYTHON = "kis-gateway-deploy:no-python3"
+"""What a host without python3 answers instead."""
+
+ANSWER_LIMIT = 4 << 20
+WORDS_LIMIT = 20
+"""Lines of a host's own words in an error, the last."""
+
+_BOOT = """\
+import sys, types
+if sys.version_info < (3, 9):
+    sys.exit("python3 of this host is %s: Python 3.9 or newer is needed" % sys.version.split()[0])
+host = sys.modules["host"] = types.ModuleType("host")
+host.__path__ = []
+for name, source in {sources!r}:
+    module = sys.modules["host." + name] = types.ModuleType("host." + name)
+    module.__package__ = "host"
+    exec(compile(source, name + ".py", "exec"), module.__dict__)
+sys.exit(module.main(sys.modules["host.{module}"].{verb}))
+"""
+
+
+class RemoteError(Exception):
+    """The host gave no usable answer; the text has its own words, in lines."""
+
+
+class NoPythonError(RemoteError):
+    """The host has no python3."""
+
+
+class Octets:
+    """Bytes for pyinfra's `_stdin`, which is made for text. They are never printed."""
+
+    def __init__(self, content: bytes) -> None:
+        self.content = content
+
+    def endswith(self, _: str) -> bool:
+        return True
+
+    def encode(self) -> bytes:
+        return self.content
+
+    def __repr__(self) -> str:
+        return "(standard input)"
+
+
+def _packed(source: str) -> str:
+    """Without docstrings and comments, which would be half of what each host is sent."""
+    source = re.sub(r'^ *"""(?:[^"]|"(?!""))*"""\n', "", source, flags=re.MULTILINE)
+    return re.sub(r"^ *#.*\n|  # .*$", "", source, flags=re.MULTILINE)
+
+
+@cache
+def program(verb: str) -> bytes:
+    """The host program with its length on a line before it, as `COMMAND` reads it."""
+    host = files("kis_gateway_deploy") / "host"
+    names = [*VERBS[verb], "main"]
+    sources = [(name, _packed((host / f"{name}.py").read_text("utf-8"))) for name in names]
+    boot = _BOOT.format(sources=sources, verb=verb, module=names[-2])
+    packed = zlib.compress(boot.encode(), 9)
+    return b"%d\n%s" % (len(packed), packed)
+
+
+def ask(host: Host, verb: str, request: dict[str, Any], seconds: int = 60) -> str:
+    """What the host program answers, in JSON: `{"result": …}` or `{"error": …}`.
+
+    It is no pyinfra fact: with `-vvv` pyinfra prints what facts print. The command is shown with
+    `-vv`, standard input and the answer never. `seconds`: the time limit.
+
+    Raises:
+        NoPythonError: the host has no python3.
+        RemoteError: there is no usable answer.
+        pyinfra.api.exceptions.ConnectError: the host was not connected and cannot be reached.
+    """
+    if not host.connected:
+        host.connect(reason=f"to {verb}", raise_exceptions=True)
+    frame, stdin = question(verb, request)
+    arguments, _ = pop_global_arguments(host.state, host, {})
+    connector = {n: value for n, value in arguments.items() if n in CONNECTOR_ARGUMENT_KEYS}
+    try:
+        _, output = host.run_shell_command(
+            StringCommand(command()),
+            print_output=False,
+            print_input=host.state.print_fact_input,
+            **connector | {"_stdin": stdin, "_timeout": seconds},
+        )
+    except (EOFError, OSError, SSHException, UnicodeError) as error:
+        raise RemoteError(str(error) or type(error).__name__) from None
+    try:
+        return answer(frame, output.stdout_lines)
+    except NoPythonError:
+        raise
+    except RemoteError as error:
+        raise RemoteError("\n".join([*output.stderr_lines[-WORDS_LIMIT:], str(error)])) from None
+
+
+def command() -> str:
+    """What is run on a host, in sh."""
+    return COMMAND.format(no_python=NO_PYTHON)
+
+
+def question(verb: str, request: dict[str, Any]) -> tuple[str, Octets]:
+    """The frame of the answer's lines, and what the host reads on standard input."""
+    frame = secrets.token_hex(8)
+    line = json.dumps({"v": 1, "verb": verb, "frame": frame, **request})
+    return frame, Octets(program(verb) + line.encode() + b"\n")
+
+
+def answer(frame: str, lines: Iterable[str]) -> str:
+    """The JSON text of `result`'s line among the lines that the host wrote.
+
+    Raises:
+        NoPythonError: the host has no python3.
+        RemoteError: there is no such line, or it is too long.
+    """
+    found = ""
+    for line in lines:
+        if line == NO_PYTHON:
+            raise NoPythonError("this host has no python3")
+        if line.startswith(frame):
+            found = line.removeprefix(frame)
+    if not found:
+        raise RemoteError("the host gave no answer")
+    if len(found) > ANSWER_LIMIT:
+        raise RemoteError("the host's answer is too long")
+    return found

@@ -1,0 +1,280 @@
+"""The parts of a reading that ask no engine."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import socket
+import threading
+import time
+from base64 import b64decode
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kis_gateway_deploy.host import read
+from kis_gateway_deploy.host.donor import token
+from kis_gateway_deploy.host.engine import EngineError
+
+KEY, OTHER = "0a1b2c3d4e5f", "f5e4d3c2b1a0"
+REQUEST = {"project": "kis", "service": "kis-gateway", "app_dir": "/opt/kis-gateway"}
+
+
+def labels(**changes: str) -> dict[str, str]:
+    names = {
+        "project": "kis",
+        "service": "kis-gateway",
+        "oneoff": "False",
+        "project.config_files": "/opt/kis-gateway/releases/0a1b2c3d4e5f/docker-compose.yml",
+    }
+    files = {"project.config_files": changes.pop("files")} if "files" in changes else {}
+    return {f"com.docker.compose.{name}": v for name, v in (names | changes | files).items()}
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind"),
+    [
+        ({}, "ours"),
+        ({"oneoff": "True"}, ""),
+        ({"project": "other"}, ""),
+        ({"service": "redis"}, ""),
+        ({"files": "/srv/trading/compose.yaml"}, "stranger"),
+        ({"files": "/opt/kis-gateway-2/docker-compose.yml"}, "stranger"),
+        ({"files": "/opt/kis-gateway/a.yml,/srv/override.yml"}, "stranger"),
+        ({"files": ""}, "stranger"),
+    ],
+)
+def test_ours_is_what_was_made_from_a_file_of_ours(changes: dict[str, str], kind: str) -> None:
+    assert read._kind(labels(**changes), REQUEST) == kind
+
+
+def test_podman_in_the_place_of_docker_is_seen(tmp_path: Path) -> None:
+    script, link, real = (tmp_path / name for name in ("script", "link", "docker"))
+    script.write_text('#!/bin/sh\nexec /usr/bin/podman "$@"\n')
+    (tmp_path / "podman").write_bytes(b"\x7fELF")
+    link.symlink_to(tmp_path / "podman")
+    real.write_bytes(b"\x7fELF podman is a word in it")
+    assert [read._is_podman(str(path)) for path in (script, link, real)] == [True, True, False]
+    assert not read._is_podman("")
+
+
+def test_listening_sockets_are_read_from_the_kernel() -> None:
+    with socket.socket() as ipv4, socket.socket(socket.AF_INET6) as ipv6:
+        for each, address in ((ipv4, "127.0.0.1"), (ipv6, "::1")):
+            each.bind((address, 0))
+            each.listen()
+        assert ipv4.getsockname()[:2] in set(read._listening("/proc/net/tcp"))
+        assert ipv6.getsockname()[:2] in set(read._listening("/proc/net/tcp6"))
+
+
+def test_an_address_of_ipv4_in_ipv6_is_one_of_ipv4(tmp_path: Path) -> None:
+    table = tmp_path / "tcp6"
+    line = "0: 0000000000000000FFFF00000100007F:1F90 0:0 0A"
+    table.write_text(f"header\n{line}\nshort\n")
+    assert list(read._listening(str(table))) == [("127.0.0.1", 8080)]
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> dict[str, Any]:
+    """A request about directories that are there."""
+    for name in ("app", "tokens"):
+        (tmp_path / name).mkdir()
+    app_dir, token_dir = str(tmp_path / "app"), str(tmp_path / "tokens")
+    nothing = {"images": [], "with_layers": False, "adopt": None, "adopt_path": "", "health": None}
+    return (
+        REQUEST
+        | nothing
+        | {"app_dir": app_dir, "token_dir": token_dir, "token_file": "t.json", "release": KEY}
+        | {"compose": sha256(b"name: kis\n").hexdigest()}
+        | {"history": 5, "key": KEY, "mounted": False}
+    )
+
+
+def file(expires_in: float, **fields: object) -> str:
+    return json.dumps({"access_token": "t", "expires_at": time.time() + expires_in} | fields)
+
+
+def read_tokens(host: dict[str, Any]) -> dict[str, Any]:
+    found = read._token_directory(host)
+    return found | read._kept_tokens(host, found)
+
+
+def test_whose_a_token_is_and_what_is_parked(host: dict[str, Any]) -> None:
+    app_dir, token_dir = Path(host["app_dir"]), Path(host["token_dir"])
+    (token_dir / "t.json").write_text(file(3600))
+    (app_dir / "tokens").mkdir()
+    (app_dir / "tokens/whose").write_text(f"{KEY} {token_dir}/t.json\n")
+    (app_dir / f"tokens/{OTHER}").write_text(file(60))
+    (app_dir / f"tokens/{OTHER}-20261126").write_text(file(60))
+    (token_dir / "t.json.key").write_text(OTHER)
+    (token_dir / f"t.json.of-{KEY}").write_text(file(60))
+    found = read_tokens(host)
+    assert (found["token_key"], list(found["parked"])) == (KEY, [OTHER])
+    (token_dir / "t.json").unlink()
+    assert read_tokens(host)["token_key"] is None
+
+
+def test_files_of_an_earlier_version_count_until_they_are_taken_over(host: dict[str, Any]) -> None:
+    token_dir = Path(host["token_dir"])
+    (token_dir / "t.json").write_text(file(3600))
+    (token_dir / "t.json.key").write_text(f"{KEY}\n")
+    (token_dir / f"t.json.of-{OTHER}").write_text(file(60))
+    (token_dir / "t.json.of-..").mkdir()
+    found = read_tokens(host)
+    assert (found["token_key"], list(found["parked"])) == (KEY, [OTHER])
+    (token_dir / "t.json.key").write_text(f"{KEY}\nprevious ../../tokens/evil")
+    assert read_tokens(host)["token_key"] is None
+
+
+def test_an_attempt_is_believed_only_in_its_form(host: dict[str, Any]) -> None:
+    path = Path(host["token_dir"]) / "t.json.attempt"
+    good = {"attempted_at": 1795469000.5, "app_key_fingerprint": KEY}
+    path.write_text(json.dumps(good))
+    assert read_tokens(host)["attempted"] == {KEY: 1795469000}
+    wrong: list[object] = [good | {"attempted_at": 1e300}, good | {"app_key_fingerprint": "../x"}]
+    for bad in [*wrong, [], 7]:
+        path.write_text(json.dumps(bad))
+        assert "attempted" not in read_tokens(host)
+
+
+def test_a_donor_gives_the_token_of_the_key_that_lasts_longest(host: dict[str, Any]) -> None:
+    app_dir, token_dir = Path(host["app_dir"]), Path(host["token_dir"])
+
+    def given() -> str | None:
+        said = token(host)["token"]
+        return b64decode(said).decode() if said else None
+
+    assert given() is None
+    (app_dir / "tokens").mkdir()
+    sooner, later = file(60), file(3600)
+    (token_dir / "t.json").write_text(sooner)
+    assert given() == sooner
+    (app_dir / f"tokens/{KEY}").write_text(later)
+    assert given() == later
+    (app_dir / f"tokens/{KEY}").write_text(file(-60))
+    (app_dir / "tokens/whose").write_text(f"{OTHER} {token_dir}/t.json")
+    assert given() is None
+    (app_dir / "tokens/whose").unlink()
+    (token_dir / "t.json").write_text(file(60, app_key_fingerprint=OTHER))
+    assert given() is None
+
+
+def test_a_donor_follows_no_link(host: dict[str, Any], tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text(file(3600))
+    (Path(host["token_dir"]) / "t.json").symlink_to(secret)
+    assert token(host) == {"token": None}
+
+
+def test_the_app_directory_is_read(host: dict[str, Any]) -> None:
+    app_dir = Path(host["app_dir"])
+    assert read._app_directory(host)["releases"] == {}
+    for name in (KEY, OTHER, ".staging.x"):
+        (app_dir / "releases" / name).mkdir(parents=True)
+        (app_dir / "releases" / name / "docker-compose.yml").write_text("name: kis\n")
+    (app_dir / "releases" / KEY / "app_key_fingerprint").write_text(f"{KEY}\n")
+    (app_dir / "current").symlink_to(f"releases/{OTHER}")
+    (app_dir / "previous").symlink_to("releases/../../tokens/evil")
+    (app_dir / "history.jsonl").write_bytes(b'{"began": \xff\n{"began": 1}\n')
+    found = read._app_directory(host)
+    assert (found["current"], "previous" in found) == (OTHER, False)
+    assert found["releases"] == {KEY: KEY, OTHER: ""}
+    assert "current_compose" not in found  # it is the desired one
+    assert list(found["current_files"]) == ["docker-compose.yml"]
+    (app_dir / "releases" / OTHER / "docker-compose.yml").write_text("name: other\n")
+    found = read._app_directory(host)
+    assert found["current_compose"] == "name: other\n"
+    assert list(found["release_files"]) == ["app_key_fingerprint", "docker-compose.yml"]
+    assert found["history"] == [None, {"began": 1}]
+    (app_dir / "current").unlink()
+    (app_dir / "current").symlink_to("releases/0123456789ab")
+    found = read._app_directory(host)
+    assert (found["current"], found["current_files"]) == ("0123456789ab", {})
+    (app_dir / "current").unlink()
+    (app_dir / "current").symlink_to(f"releases/{KEY}")
+    found = read._app_directory(host)
+    assert "current_compose" not in found
+
+
+@pytest.mark.parametrize(
+    ("environment", "address"),
+    [
+        ({}, "unix:///var/run/docker.sock"),
+        ({"DOCKER_HOST": "tcp://x:1"}, "tcp://x:1"),
+        ({"DOCKER_CONTEXT": "default"}, "unix:///var/run/docker.sock"),
+        ({"DOCKER_CONTEXT": "mine"}, "unix:///run/mine.sock"),
+    ],
+)
+def test_the_engine_is_the_one_that_docker_asks(
+    environment: dict[str, str], address: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("DOCKER_HOST", "DOCKER_CONTEXT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in (environment | {"DOCKER_CONFIG": str(tmp_path)}).items():
+        monkeypatch.setenv(name, value)
+    # As `docker context create` names it.
+    meta = tmp_path / "contexts/meta" / sha256(b"mine").hexdigest()
+    meta.mkdir(parents=True)
+    endpoints = {"docker": {"Host": "unix:///run/mine.sock"}}
+    (meta / "meta.json").write_text(json.dumps({"Name": "mine", "Endpoints": endpoints}))
+    assert read.engine_address() == address
+
+
+def test_a_context_that_is_not_there_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("DOCKER_HOST", raising=False)
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    (tmp_path / "config.json").write_text('{"currentContext": "desktop"}')
+    with pytest.raises(EngineError, match="the docker context desktop of this host is not there"):
+        read.engine_address()
+    with pytest.raises(EngineError, match="no socket of this host"):
+        read.socket_path("ssh://somewhere")
+
+
+class Answers(http.server.BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(int(self.path.rpartition("/")[2]))
+        self.end_headers()
+        self.wfile.write(b"x" * 100_000)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_what_a_client_sees_is_the_status_or_why_there_is_none() -> None:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answers) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        port = server.server_address[1]
+        assert read._ask("127.0.0.1", port, "/200") == {"status": 200}
+        assert read._ask("127.0.0.1", port, "/503") == {"status": 503}
+        server.shutdown()
+    assert "refused" in read._ask("127.0.0.1", port, "/200")["error"]
+
+
+def test_a_client_waits_two_seconds_for_an_answer() -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        began = time.monotonic()
+        assert read._ask("127.0.0.1", silent.getsockname()[1], "/") == {"error": "timed out"}
+        assert 1 < time.monotonic() - began < 10
+
+
+def test_a_file_beneath_a_directory_is_found_without_following_links(tmp_path: Path) -> None:
+    inside, outside = tmp_path / "root/app/tokens", tmp_path / "outside"
+    inside.mkdir(parents=True)
+    outside.mkdir()
+    (inside / "t.json").write_text("{}")
+    (outside / "t.json").write_text("of the host")
+    (tmp_path / "root/linked").symlink_to(outside)
+    root = str(tmp_path / "root")
+    assert read._beneath(root, ["app", "tokens", "t.json"]) == b"{}"
+    assert read._beneath(root, ["app", "tokens", "none"]) is None
+    with pytest.raises(OSError, match="link"):
+        read._beneath(root, ["linked", "t.json"])
+    descriptors = len(list(Path("/proc/self/fd").iterdir()))
+    read._beneath(root, ["app", "tokens", "t.json"])
+    assert len(list(Path("/proc/self/fd").iterdir())) == descriptors
