@@ -1,4 +1,7 @@
-"""Asks a host: the host program and one request on standard input, framed JSON lines back."""
+"""Asks a host: the host program and one request on standard input, framed JSON lines back.
+
+Scripts in sh travel on standard input, too.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import json
 import re
 import secrets
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -75,6 +78,25 @@ class Octets:
 
     def __repr__(self) -> str:
         return "(standard input)"
+
+
+class Script(StringCommand):
+    """A script in sh, sent on standard input, behind its length and before its own input `stdin`.
+
+    The command is the same for every script, and short: sudo logs it, and a login shell that is not
+    sh would break a script.
+    """
+
+    COMMAND = 'read -r n; eval "$(head -c "$n")"'
+
+    def __init__(self, script: str, stdin: str | None = None) -> None:
+        content = script.encode()
+        self.script = Octets(b"%d\n%b" % (len(content), content))
+        super().__init__(self.COMMAND, **self.reading([stdin] if stdin else []))
+
+    def reading(self, content: Sequence[object]) -> Any:
+        """The connector's argument for the script and its own input."""
+        return {"_stdin": [self.script, *content]}
 
 
 def _packed(source: str) -> str:

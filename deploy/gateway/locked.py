@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
 from threading import Lock
@@ -14,7 +13,6 @@ from typing import Any
 import click
 from paramiko import SSHException
 from pyinfra import logger
-from pyinfra.api.command import StringCommand
 from pyinfra.api.exceptions import ConnectError
 from pyinfra.connectors.util import CommandOutput
 from pyinfra.context import inventory
@@ -26,35 +24,15 @@ from deploy.gateway.release import Image
 from deploy.gateway.saved_image import SavedImage, cut, pack
 from deploy.gateway.settings import Settings
 from deploy.gateway.targets import Target, mounted_elsewhere, rollout, this_run
-from kis_gateway_deploy.remote import Octets, RemoteError, ask
-
-
-class Script(StringCommand):
-    """A script of `templates/`, sent on standard input, behind its length and before its own input.
-
-    The command is the same for every script, and short: sudo logs it, and a login shell that is not
-    sh would break a script.
-    """
-
-    COMMAND = 'read -r n; eval "$(head -c "$n")"'
-
-    def __init__(self, command: Command) -> None:
-        script = command.script.encode()
-        self.script = Octets(b"%d\n%b" % (len(script), script))
-        own = [command.stdin] if command.stdin else []
-        super().__init__(self.COMMAND, **self.reading(own))
-
-    def reading(self, content: Sequence[object]) -> Any:
-        """The connector's argument for the script and its own input."""
-        return {"_stdin": [self.script, *content]}
+from kis_gateway_deploy.remote import RemoteError, Script, ask
 
 
 class Locked(Script):
     """A command under the deploy lock: where it fails, nobody has to wait for the lock to age."""
 
     def __init__(self, command: Command, settings: Settings) -> None:
-        super().__init__(command)
-        self.give_back_lock = Script(commands.release_lock(settings, this_run()))
+        super().__init__(command.script, command.stdin)
+        self.give_back_lock = Script(commands.release_lock(settings, this_run()).script)
 
     def execute(self, state: Any, host: Any, connector_arguments: Any) -> Any:
         to_release = connector_arguments | self.give_back_lock.connector_arguments

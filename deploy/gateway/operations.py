@@ -17,7 +17,7 @@ from pyinfra.operations import files
 
 from deploy.gateway import commands, display
 from deploy.gateway.commands import Command
-from deploy.gateway.locked import BringToken, LoadImage, Locked, Script, Switch
+from deploy.gateway.locked import BringToken, LoadImage, Locked, Switch
 from deploy.gateway.targets import (
     CANNOT_READ,
     Target,
@@ -31,6 +31,7 @@ from deploy.gateway.targets import (
     this_run,
     why_untouched,
 )
+from kis_gateway_deploy.remote import Script
 
 Commands = Generator[PyinfraCommand, None, None]
 
@@ -89,7 +90,7 @@ def check(target: Target) -> Commands:
 @operation()
 def take_lock(target: Target) -> Commands:
     """One deploy at a time: fails, and says who is at it, where another run holds the lock."""
-    yield Script(_lock(target))
+    yield Script(_lock(target).script)
 
 
 @operation()
@@ -223,7 +224,7 @@ def revert(target: Target) -> Commands:
 @operation()
 def release_lock(target: Target) -> Commands:
     """Gives the deploy lock back."""
-    yield Script(commands.release_lock(target.settings, this_run()))
+    yield Script(commands.release_lock(target.settings, this_run()).script)
 
 
 @operation()

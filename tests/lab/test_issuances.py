@@ -617,6 +617,6 @@ def test_a_form_that_is_not_known_is_left_alone_and_said(
     event = new_event("stubborn", {ALL[0]: new_account()})
     event.must()
     event.on(f"""echo '{{"token": "x"}}' >{event.token_file}""")
-    assert "is in a form that is not known here" in event.must(verb="plan")
+    assert "has a form that is not known here" in event.must(verb="plan")
     event.must()  # nothing to change
     assert event.on(f"cat {event.token_file}") == ['{"token": "x"}']

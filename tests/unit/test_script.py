@@ -5,8 +5,7 @@ from __future__ import annotations
 import subprocess
 from typing import Any
 
-from deploy.gateway.commands import Command
-from deploy.gateway.locked import Script
+from kis_gateway_deploy.remote import Script
 
 
 def parts(script: Script) -> list[Any]:
@@ -23,15 +22,15 @@ def run(script: Script) -> tuple[int, bytes]:
 
 def test_a_script_reads_what_comes_behind_it() -> None:
     script = "set -- 'a b' \"it's\"\nprintf '%s|' \"$@\"\ncat <<END\n토큰 \\\\ $1\nEND\ncat\nexit 3"
-    assert run(Script(Command(script, "input"))) == (3, "a b|it's|토큰 \\ a b\ninput\n".encode())
+    assert run(Script(script, "input")) == (3, "a b|it's|토큰 \\ a b\ninput\n".encode())
 
 
 def test_a_long_script_is_read_to_its_end() -> None:
     script = "\n".join(f"a{number}=$(echo {number})" for number in range(1000)) + "\necho $a999"
-    assert run(Script(Command(script))) == (0, b"999\n")
+    assert run(Script(script)) == (0, b"999\n")
 
 
 def test_the_command_passes_every_login_shell_and_shows_nothing() -> None:
-    script = Script(Command("echo s3cret", "s3cret-input"))
+    script = Script("echo s3cret", "s3cret-input")
     assert not set("\\\n!'") & set(Script.COMMAND)
     assert "s3cret" not in repr(parts(script)[0])
