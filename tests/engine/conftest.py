@@ -92,7 +92,7 @@ class Deployment:
         """`pyinfra -y INVENTORY deploy/VERB.py`, which must not hang."""
         inventory = self.inventory(**changes)
         result = command(
-            *prefix, "timeout", "240", BIN / "pyinfra", "-y", *flags, inventory,
+            "timeout", "240", *prefix, BIN / "pyinfra", "-y", *flags, inventory,
             f"deploy/{verb}.py", cwd=self.checkout, env=os.environ | (environment or {}),
         )  # fmt: skip
         output = result.stdout + result.stderr
