@@ -6,7 +6,7 @@ Usage: pyinfra -y INVENTORY deploy/restart.py
 from deploy.gateway import operations as gateway
 from deploy.gateway.targets import batch_count, survey_to_run
 
-target = survey_to_run(release_id=None)
+target = survey_to_run(release_id=None, restart=True)
 
 gateway.check(target=target, name="Check every host before any is touched")
 gateway.take_lock(target=target, name="Take the deploy lock")

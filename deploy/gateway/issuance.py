@@ -59,13 +59,9 @@ def gateway_of(reading: Reading, key: str, asks_at_start: bool = True) -> Gatewa
         asked.append(reading.token_written)
     ago = [reading.clock - moment for moment in asked if moment is not None]
     in_file = max(ends) - reading.clock
-    # What the running container has mounted is of the app key of its own release.
-    runs = reading.releases.get(reading.current or "") or key
-    elsewhere = [
-        reading.mounted_token_expires if runs == key else None,
-        reading.adopted_token_expires if reading.adopted else None,
-    ]
-    adopted = max((end - reading.clock for end in elsewhere if end is not None), default=0)
+    adopted = mounted_token_left(reading, key)
+    if reading.adopted and reading.adopted_token_expires is not None:
+        adopted = max(adopted, reading.adopted_token_expires - reading.clock)
     says = (reading.token_file_says or 0) - reading.clock
     return Gateway(
         key,
@@ -77,6 +73,17 @@ def gateway_of(reading: Reading, key: str, asks_at_start: bool = True) -> Gatewa
         is_doubtful=own and bool(reading.token_state) and says <= WORTH_KEEPING,
         asks_at_start=asks_at_start,
     )
+
+
+def mounted_token_left(reading: Reading, key: str) -> int:
+    """For how many seconds a token of `key` is valid that only the running container has mounted.
+
+    0 if there is none: it is of the app key of the release that runs.
+    """
+    runs = reading.releases.get(reading.current or "") or key
+    if reading.token_mount != "other" or runs != key:
+        return 0
+    return max(0, (reading.mounted_token_expires or 0) - reading.clock)
 
 
 @dataclass

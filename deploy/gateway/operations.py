@@ -196,7 +196,7 @@ def switch(target: Target, batch: int, action: str = "switch") -> Commands:
         return
     _say(f"batch {batch + 1} of {len(progress.batches)}: {', '.join(progress.batches[batch])}")
     source = progress.issuances.given.get(target.name)
-    if not source and mounted_elsewhere(target.name) and action == "switch":
+    if not source and action != "restart" and mounted_elsewhere(target.name):
         source = target.name
     if source:
         yield BringToken(target, source, batch)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from dataclasses import dataclass, field
 
+from deploy.gateway.issuance import WORTH_KEEPING, mounted_token_left
 from deploy.gateway.reading import Container, HostPath, Reading, TokenUser
 from deploy.gateway.release import COMPOSE_FILE, Image, Release, simulator_image
 from deploy.gateway.settings import SERVICE, Settings
@@ -283,13 +284,7 @@ def refusals(
             f"port {port} is held by something else: end that (`ss -ltnp sport = {port}` shows "
             f"it), or change {setting}"
         )
-    found += [
-        f"the container {stranger.name} (of {stranger.compose_file or 'no compose file'}) is the "
-        f"service {SERVICE} of a compose project {settings.project}, too, and not of this "
-        "deployment: choose another gateway_project; to replace that container and keep its token, "
-        f"set gateway_adopt_container to {stranger.name!r} as well"
-        for stranger in reading.strangers
-    ]
+    found += _strangers_here(settings, reading)
     found += [
         f"the container {user.name} ({user.compose_file or 'no compose file'}) has the token "
         f"directory {settings.token_dir} mounted, with another app key or user: one would use the "
@@ -308,6 +303,25 @@ def refusals(
     if reading.token_dir and reading.token_dir.kind != "directory":
         found.append(f"{settings.token_dir} is a {reading.token_dir.kind}, not a directory")
     return found
+
+
+def refusals_to_run(settings: Settings, reading: Reading) -> list[str]:
+    """Why no release that is on this host may be started, restarted or taken down."""
+    if reading.uid != 0:
+        return [NEEDS_ROOT]
+    if not reading.current or reading.engine != "up":
+        return ["no release runs here: deploy first (make deploy)"]
+    return _strangers_here(settings, reading)
+
+
+def _strangers_here(settings: Settings, reading: Reading) -> list[str]:
+    return [
+        f"the container {stranger.name} (of {stranger.compose_file or 'no compose file'}) is the "
+        f"service {SERVICE} of a compose project {settings.project}, too, and not of this "
+        "deployment: choose another gateway_project; to replace that container and keep its token, "
+        f"set gateway_adopt_container to {stranger.name!r} as well"
+        for stranger in reading.strangers
+    ]
 
 
 def _engine_problem(reading: Reading) -> str:
@@ -408,16 +422,11 @@ def why_recreate(settings: Settings, release: Release, reading: Reading) -> str:
     if len(reading.gateways) > 1:
         return "more than one gateway container is there"
     gateway = reading.gateways[0]
-    if reading.token_mount == "other":
-        return (
-            f"the container has not today's {settings.token_dir} mounted but an older one, whose "
-            "token is brought over"
-        )
-    if reading.token_mount == "deleted":
-        return (
-            f"{settings.token_dir} was removed while the container ran: its token is lost, and "
-            "re-creating the container costs an issuance"
-        )
+    if old := old_directory(settings, reading):
+        if mounted_token_left(reading, release.key) > WORTH_KEEPING:
+            return f"{old}, whose token is brought over"
+        lost = ": its token is lost, and" if reading.token_mount == "deleted" else NO_TOKEN_THERE
+        return f"{old}{lost} re-creating the container costs an issuance"
     if reading.current != release.id:
         return f"release {reading.current or 'none'} runs, not {release.id}"
     wanted = f"{settings.app_dir}/releases/{release.id}/{COMPOSE_FILE}"
@@ -428,6 +437,18 @@ def why_recreate(settings: Settings, release: Release, reading: Reading) -> str:
     compose_file = release.files[COMPOSE_FILE].content
     if gateway.restart_policy == "no" and b"restart: unless-stopped" in compose_file:
         return "the container would not come back after a reboot: a switch of it was cut off"
+    return ""
+
+
+NO_TOKEN_THERE = ", which holds no token that is known to last:"
+
+
+def old_directory(settings: Settings, reading: Reading) -> str:
+    """Which other token directory than today's the container has mounted; empty if none."""
+    if reading.token_mount == "other":
+        return f"the container has not today's {settings.token_dir} mounted but an older one"
+    if reading.token_mount == "deleted":
+        return f"{settings.token_dir} was removed while the container ran"
     return ""
 
 

@@ -19,14 +19,6 @@ from pydantic import (
 )
 
 
-def is_id(text: str) -> bool:
-    """Whether it has the form of a release's id, which is that of an app key's fingerprint, too.
-
-    Both become parts of paths on a host.
-    """
-    return re.fullmatch("[0-9a-f]{12}", text) is not None
-
-
 def _escaped(value: object) -> object:
     """Control characters, which a terminal would obey, as `\\x1b`."""
     if not isinstance(value, str):

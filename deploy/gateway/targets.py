@@ -15,8 +15,20 @@ from pyinfra.context import ctx_host, host, inventory
 
 from deploy.gateway.facts import read_host
 from deploy.gateway.fleet import fleet, no_digest, wanted
-from deploy.gateway.issuance import WORTH_KEEPING, Gateway, gateway_of, most_divided_batches
-from deploy.gateway.plan import NEEDS_ROOT, Plan, make_plan, plan_without_python
+from deploy.gateway.issuance import (
+    WORTH_KEEPING,
+    Gateway,
+    gateway_of,
+    most_divided_batches,
+    mounted_token_left,
+)
+from deploy.gateway.plan import (
+    Plan,
+    make_plan,
+    old_directory,
+    plan_without_python,
+    refusals_to_run,
+)
 from deploy.gateway.reading import Reading
 from deploy.gateway.registry import kept_digest
 from deploy.gateway.release import Release, make_release
@@ -87,7 +99,7 @@ def survey(history: int = 0) -> Target:
             logger.warning(f"{host.print_prefix}{missing.why}; {pinned} runs here and is kept")
             release = make_release(settings, digest=kept)
             fleet()[host.name] = settings, release
-            reading = read_host(host)  # of that release
+            reading = read_host(host, history)  # of that release
         else:
             refusals = [str(missing)]
     if reading and not refusals:
@@ -109,10 +121,11 @@ def current(target: Target) -> Target:
     return _targets.get(target.name, target)
 
 
-def survey_to_run(release_id: str | None) -> Target:
-    """Reads the host in context and plans to run a release that lies there already.
+def survey_to_run(release_id: str | None, restart: bool = False) -> Target:
+    """Reads the host in context and plans to run a release that is there already.
 
-    `release_id`: None for the release that runs (a restart), empty for the one before it.
+    `release_id`: None for the release that runs, empty for the one before it. `restart`: its
+    container stays, with what it has mounted.
     """
     target = survey()
     reading = target.reading
@@ -124,10 +137,10 @@ def survey_to_run(release_id: str | None) -> Target:
     if reading and release_id and release_id not in reading.releases:
         there = ", ".join(reading.releases)
         refusals = [f"release {release_id} is not on this host; these are: {there}"]
-    if reading and not (reading.current and reading.engine == "up"):
-        refusals = ["no release runs here: deploy first (make deploy)"]
-    if reading and reading.uid != 0:
-        refusals = [NEEDS_ROOT]
+    if reading and restart and (old := old_directory(target.settings, reading)):
+        refusals = [f"{old}: a restart would keep that; re-create the container (make deploy)"]
+    if reading:
+        refusals = refusals_to_run(target.settings, reading) or refusals
     wanted_id = release_id or (reading.current if reading else None) or ""
     plan = Plan(
         refusals=refusals,
@@ -154,10 +167,11 @@ def surveyed() -> dict[str, Target | None]:
 
 
 def mounted_elsewhere(name: str) -> bool:
-    """Whether the token is in a directory that only the running container has mounted."""
+    """Whether a token that lasts is in a directory that only the running container has mounted."""
     target = _targets.get(name)
-    reading = target.reading if target else None
-    return reading is not None and reading.token_mount == "other"
+    if target is None or target.reading is None:
+        return False
+    return mounted_token_left(target.reading, target.key) > WORTH_KEEPING
 
 
 def all_are_read() -> bool:

@@ -95,12 +95,30 @@ def test_the_directory_was_moved_and_its_token_is_brought_over(
     directory.mkdir(0o700)
     os.chown(directory, 10001, 10001)
     assert_drifted(deployment, f"has not today's {directory} mounted but an older one")
+    deployment.run("restart").assert_refused("mounted but an older one", "make deploy")
     outcome = deployment.up()
     assert outcome.status == 0, outcome.output
     assert deployment.token() == token
     assert "issuances: 0 (budget 0)" in outcome.output
     assert deployment.account.count("issuances") == 1
     assert deployment.run("drift").status == 0
+
+
+def test_the_directory_was_moved_with_a_token_that_has_expired(
+    new_deployment: Callable[..., Deployment], stubborn_settings: dict[str, Any]
+) -> None:
+    deployment = new_deployment("moved-expired", **stubborn_settings)
+    assert deployment.up().status == 0
+    directory = deployment.token_file.parent
+    expired = json.dumps({"access_token": "x", "expires_at": time.time() - 9})
+    deployment.token_file.write_text(expired)
+    directory.rename(directory.with_name("moved"))
+    directory.mkdir(0o700)
+    os.chown(directory, 10001, 10001)
+    planned = deployment.run("plan")
+    assert planned.status == 0, planned.output
+    assert "holds no token that is known to last: re-creating the container costs" in planned.output
+    assert "issuances: 1 (@local)" in planned.output
 
 
 def test_the_directory_was_removed_and_a_recreation_costs_an_issuance(
@@ -172,6 +190,23 @@ def test_a_project_of_the_same_name_is_refused_and_not_touched(
     assert deployment.container() == container
     assert deployment.inspect("{{.State.Status}}") == "running"
     assert not deployment.token_file.exists()
+
+
+@pytest.mark.parametrize("verb", ["restart", "rollback", "down"])
+def test_no_verb_touches_a_stranger_beside_our_gateway(deployed: Deployment, verb: str) -> None:
+    label = "com.docker.compose"
+    stranger = docker(
+        "run", "--detach", "--name", f"{deployed.project}-stranger", "--entrypoint", "sleep",
+        "--label", f"{label}.project={deployed.project}", "--label", f"{label}.service=kis-gateway",
+        "--label", f"{label}.oneoff=False", deployed.inspect("{{.Config.Image}}"), "600",
+    )  # fmt: skip
+    try:
+        outcome = deployed.run(verb)
+        outcome.assert_refused(f"{deployed.project}-stranger", "choose another gateway_project")
+        started = "{{.State.Status}} {{.RestartCount}} {{.State.StartedAt}}"
+        assert docker("inspect", "--format", started, stranger).startswith("running 0 ")
+    finally:
+        docker("rm", "--force", stranger)
 
 
 def test_restarts_are_drift_and_are_shown(

@@ -5,7 +5,13 @@ from typing import Any
 
 import pytest
 
-from deploy.gateway.plan import NEEDS_ROOT, Plan, make_plan, plan_without_python
+from deploy.gateway.plan import (
+    NEEDS_ROOT,
+    Plan,
+    make_plan,
+    plan_without_python,
+    refusals_to_run,
+)
 from deploy.gateway.reading import Container, HostPath, ReleaseFile
 from deploy.gateway.release import COMPOSE_FILE, File, Release, make_release, simulator_image
 from tests.unit.builders import (
@@ -192,6 +198,7 @@ NO_LONGER_MOUNTED = (
     "the container has not today's /docker_data/kis_tokens mounted but an older one, whose token "
     "is brought over"
 )
+MOVED = {"token_mount": "other"}
 REMOVED = (
     "/docker_data/kis_tokens was removed while the container ran: its token is lost, and "
     "re-creating the container costs an issuance"
@@ -208,7 +215,9 @@ REMOVED = (
             "made from /opt/kis-gateway/rel",
         ),
         ({"containers": (container(compose_file=""),)}, "made from no file, not /opt/kis-gateway/"),
-        ({"token_mount": "other"}, NO_LONGER_MOUNTED),
+        (MOVED | {"mounted_token_expires": 1795470000 + 3600}, NO_LONGER_MOUNTED),
+        (MOVED, "holds no token that is known to last: re-creating the container costs an issu"),
+        (MOVED | {"mounted_token_expires": 1795470000 + 60}, "holds no token that is known"),
         ({"token_mount": "deleted"}, REMOVED),
         ({"current": None}, f"release none runs, not {release().id}"),
         ({"current": "0123456789ab"}, f"release 0123456789ab runs, not {release().id}"),
@@ -872,3 +881,28 @@ def test_a_host_without_python_is_refused_where_nothing_may_be_installed() -> No
 def test_to_install_python_is_slow() -> None:
     assert Plan(bootstrap=True).is_slow
     assert not Plan().is_slow
+
+
+# Releases that are on the host already
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"uid": 1000}, "needs root"),
+        ({"current": None}, "no release runs here"),
+        ({"engine": "down"}, "no release runs here"),
+        ({"engine": "unusable"}, "no release runs here"),
+        (
+            {"strangers": ({"name": "theirs", "compose_file": "/srv/compose.yaml"},)},
+            "the container theirs (of /srv/compose.yaml) is the service kis-gateway",
+        ),
+    ],
+)
+def test_nothing_is_started_or_taken_down_there(changes: dict[str, Any], words: str) -> None:
+    [only] = refusals_to_run(settings(), reading(**changes))
+    assert words in only
+
+
+def test_what_runs_may_be_restarted() -> None:
+    assert refusals_to_run(settings(), reading()) == []
