@@ -16,7 +16,8 @@ stop_adopted() { # id, app dir
   grep -qs "^$1 " "$2/.adopted" || docker inspect --format \
     '{{.Id}} {{with .HostConfig.RestartPolicy}}{{or .Name "no"}}{{if .MaximumRetryCount}}:{{.MaximumRetryCount}}{{end}}{{end}}' \
     "$1" >"$2/.adopted"
-  docker update --restart no "$1" >/dev/null && docker stop "$1" >/dev/null
+  # Stopped first: the engine cannot update a container that exits at the same moment.
+  docker stop "$1" >/dev/null && docker update --restart no "$1" >/dev/null
 }
 start_adopted() { # app dir
   read -r id policy <"$1/.adopted" && docker update --restart "$policy" "$id" >/dev/null &&
