@@ -9,6 +9,4 @@ from deploy.gateway.targets import survey_to_take_down
 target = survey_to_take_down()
 
 gateway.check(target=target, name="Check every host before any is touched")
-gateway.take_lock(target=target, name="Take the deploy lock")
 gateway.down(target=target, name="Take the gateway down; its token stays")
-gateway.release_lock(target=target, name="Release the deploy lock")

@@ -9,10 +9,8 @@ from deploy.gateway.targets import batch_count, survey_to_run
 target = survey_to_run(release_id=None, restart=True)
 
 gateway.check(target=target, name="Check every host before any is touched")
-gateway.take_lock(target=target, name="Take the deploy lock")
 gateway.stop_loop(target=target, name="Stop a gateway that KIS refuses again and again")
 for batch in range(batch_count()):
     gateway.switch(target=target, batch=batch, action="restart", name=f"Restart batch {batch + 1}")
 gateway.revert(target=target, name="Start again what was stopped, if a batch failed")
-gateway.release_lock(target=target, name="Release the deploy lock")
 gateway.report(target=target, name="Report")

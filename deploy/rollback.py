@@ -15,12 +15,10 @@ if not isinstance(release, str):  # pyinfra reads digits without quotes as a num
 target = survey_to_run(release_id=release)
 
 gateway.check(target=target, name="Check every host before any is touched")
-gateway.take_lock(target=target, name="Take the deploy lock")
 gateway.stop_loop(target=target, name="Stop a gateway that KIS refuses again and again")
 for batch in range(batch_count()):
     gateway.switch(
         target=target, batch=batch, action="rollback", name=f"Roll back batch {batch + 1}"
     )
 gateway.revert(target=target, name="Revert what was rolled back, if a batch failed")
-gateway.release_lock(target=target, name="Release the deploy lock")
 gateway.report(target=target, name="Report")

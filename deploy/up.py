@@ -2,7 +2,7 @@
 
 Usage: pyinfra -y INVENTORY deploy/up.py
 
-A host takes part in what it needs: of one that is as its settings want it there is but a report.
+A host takes part in what it needs: an up-to-date host is only reported.
 """
 
 from deploy.gateway import operations as gateway
@@ -15,22 +15,16 @@ if plan.has_news:
     gateway.check(target=target, name="Check every host before any is touched")
 
 # Slow and harmless: on all hosts side by side.
-if plan.is_slow:
-    gateway.take_lock(target=target, name="Take the deploy lock")
-elif plan.is_needed:
-    gateway.lock_and_stage(target=target, name="Take the deploy lock, stage the release")
 if plan.bootstrap:
     gateway.bootstrap(target=target, name="Install python3")
 if plan.install_engine:
     gateway.install_engine(target=target, name="Install what is missing of Docker")
-if plan.is_slow and plan.prepare_tokens:
-    gateway.prepare_tokens(target=target, name="Prepare the token directory")
 if plan.images:
     gateway.fetch_images(target=target, name="Fetch the image")
 if plan.start_simulator:
     gateway.start_simulator(target=target, name="Start the KIS simulator")
-if plan.is_slow and plan.stage:
-    gateway.stage(target=target, name="Stage the release")
+if plan.prepares:
+    gateway.prepare(target=target, name="Put the release on the host")
 
 # Quick and not harmless: batch by batch.
 if plan.switch:
@@ -39,6 +33,4 @@ if plan.switch:
         gateway.switch(target=target, batch=batch, name=f"Switch batch {batch + 1}")
     gateway.revert(target=target, name="Revert what was switched, if a batch failed")
 
-if plan.is_needed:
-    gateway.release_lock(target=target, name="Release the deploy lock")
 gateway.report(target=target, name="Report")

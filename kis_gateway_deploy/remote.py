@@ -9,19 +9,29 @@ import json
 import re
 import secrets
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from importlib.resources import files
 from typing import Any
 
+import click
 from paramiko import SSHException
 from pyinfra.api.arguments import CONNECTOR_ARGUMENT_KEYS, pop_global_arguments
 from pyinfra.api.command import StringCommand
 from pyinfra.api.host import Host
+from pyinfra.api.output import set_echo
 
 VERBS = {
-    "read": ("tokens", "engine", "read"),
-    "token": ("tokens", "engine", "read", "donor"),
+    "read": ("tokens", "engine", "compose", "releases", "containers", "read"),
+    "token": ("tokens", "engine", "releases", "containers", "donor"),
+    "prepare": ("tokens", "compose", "releases", "prepare"),
+    "fetch": ("tokens", "engine", "control", "compose", "releases", "containers", "fetch"),
+    "simulator": ("tokens", "engine", "control", "compose", "releases", "containers", "fetch"),
+    "switch": (
+        *("tokens", "engine", "control", "compose", "releases", "containers", "prepare"),
+        *("neighbour", "gate", "watch", "switch"),
+    ),
 }
 """The modules of `kis_gateway_deploy/host` that serve a verb, each after those that it imports; the
 last has a function of the verb's name."""
@@ -81,7 +91,7 @@ class Octets:
 
 
 class Script(StringCommand):
-    """A script in sh, sent on standard input, behind its length and before its own input `stdin`.
+    """A script in sh, sent on standard input, behind its length.
 
     The command is the same for every script, and short: sudo logs it, and a login shell that is not
     sh would break a script.
@@ -89,19 +99,17 @@ class Script(StringCommand):
 
     COMMAND = 'read -r n; eval "$(head -c "$n")"'
 
-    def __init__(self, script: str, stdin: str | None = None) -> None:
+    def __init__(self, script: str) -> None:
         content = script.encode()
-        self.script = Octets(b"%d\n%b" % (len(content), content))
-        super().__init__(self.COMMAND, **self.reading([stdin] if stdin else []))
-
-    def reading(self, content: Sequence[object]) -> Any:
-        """The connector's argument for the script and its own input."""
-        return {"_stdin": [self.script, *content]}
+        stdin: Any = [Octets(b"%d\n%b" % (len(content), content))]
+        super().__init__(self.COMMAND, _stdin=stdin)
 
 
 def _packed(source: str) -> str:
     """Without docstrings and comments, which would be half of what each host is sent."""
-    source = re.sub(r'^ *"""(?:[^"]|"(?!""))*"""\n', "", source, flags=re.MULTILINE)
+    source = re.sub(r'^"""(?:[^"]|"(?!""))*"""\n', "", source, flags=re.MULTILINE)
+    # Some classes have nothing else.
+    source = re.sub(r'^( +)"""(?:[^"]|"(?!""))*"""\n', r"\g<1>0\n", source, flags=re.MULTILINE)
     return re.sub(r"^ *#.*\n|  # .*$", "", source, flags=re.MULTILINE)
 
 
@@ -116,11 +124,20 @@ def program(verb: str) -> bytes:
     return b"%d\n%s" % (len(packed), packed)
 
 
-def ask(host: Host, verb: str, request: dict[str, Any], seconds: int = 60) -> str:
+def ask(
+    host: Host,
+    verb: str,
+    request: dict[str, Any],
+    seconds: int = 60,
+    show: Callable[[str], None] | None = None,
+    more: Sequence[object] = (),
+) -> str:
     """What the host program answers, in JSON: `{"result": …}` or `{"error": …}`.
 
     It is no pyinfra fact: with `-vvv` pyinfra prints what facts print. The command is shown with
-    `-vv`, standard input and the answer never. `seconds`: the time limit.
+    `-vv`, standard input and the answer never. `seconds`: the time limit. `show` is told what the
+    host says for people, as it comes. `more`: what follows the request on standard input, in
+    objects as `Octets`.
 
     Raises:
         NoPythonError: the host has no python3.
@@ -133,12 +150,15 @@ def ask(host: Host, verb: str, request: dict[str, Any], seconds: int = 60) -> st
     arguments, _ = pop_global_arguments(host.state, host, {})
     connector = {n: value for n, value in arguments.items() if n in CONNECTOR_ARGUMENT_KEYS}
     try:
-        _, output = host.run_shell_command(
-            StringCommand(command()),
-            print_output=False,
-            print_input=host.state.print_fact_input,
-            **connector | {"_stdin": stdin, "_timeout": seconds},
-        )
+        with _listening(host.print_prefix, frame, show):
+            _, output = host.run_shell_command(
+                StringCommand(command()),
+                print_output=show is not None,
+                print_input=host.state.print_fact_input,
+                **connector | {"_stdin": [stdin, *more], "_timeout": seconds},
+            )
+    except TimeoutError:
+        raise RemoteError(f"the host gave no answer within {seconds} s") from None
     except (EOFError, OSError, SSHException, UnicodeError) as error:
         raise RemoteError(str(error) or type(error).__name__) from None
     try:
@@ -147,6 +167,35 @@ def ask(host: Host, verb: str, request: dict[str, Any], seconds: int = 60) -> st
         raise
     except RemoteError as error:
         raise RemoteError("\n".join([*output.stderr_lines[-WORDS_LIMIT:], str(error)])) from None
+
+
+_listeners: dict[str, tuple[str, Callable[[str], None]]] = {}
+"""By a host's prefix: the frame of its lines, and who is told what it says."""
+
+
+@contextmanager
+def _listening(prefix: str, frame: str, show: Callable[[str], None] | None) -> Iterator[None]:
+    """Meanwhile, of what pyinfra would print for a host, only what it says for people is shown."""
+    if show is None:
+        yield
+        return
+    set_echo(_echo)
+    _listeners[prefix] = frame, show
+    try:
+        yield
+    finally:
+        del _listeners[prefix]
+
+
+def _echo(message: Any = None, **kwargs: Any) -> None:
+    for prefix, (frame, show) in _listeners.items():
+        if str(message).startswith(prefix):
+            _, is_ours, line = str(message).partition(frame)
+            said = json.loads(line).get("say") if is_ours else None
+            if said is not None:
+                show(str(said))
+            return
+    click.echo(message, **kwargs)
 
 
 def command() -> str:

@@ -34,7 +34,7 @@ def status_table(hosts: Mapping[str, Reading | str]) -> str:
     `hosts` are readings, or `UNREACHABLE` or `UNREADABLE`, by the inventory's names.
     """
     header = ["HOST", "RELEASE", "IMAGE", "HEALTH", "RESTARTS"]
-    header += ["TOKEN AGE", "TOKEN VALID FOR", "LOCK"]
+    header += ["TOKEN AGE", "TOKEN VALID FOR", "SWITCH"]
     rows = [
         [name, found] if isinstance(found, str) else [name, *_status_cells(found)]
         for name, found in hosts.items()
@@ -77,7 +77,8 @@ def _status_object(name: str, found: Reading | str) -> dict[str, Any]:
         "restarts": container.restarts if container else None,
         "token_written": found.token_written,
         "token_expires": found.token_expires,
-        "lock": found.lock.model_dump() if found.lock else None,
+        "switching": found.switching,
+        "changed": found.state.model_dump() if found.state else None,
         "history": [
             event.model_dump(by_alias=True) | {"began": event.began // 1000}
             for event in found.history
@@ -101,9 +102,13 @@ def _status_cells(reading: Reading) -> list[str]:
         if len(reading.gateways) > 1:
             health += f" (one of {len(reading.gateways)})"
         cells = [container.image_name, health, str(container.restarts)]
-    lock = reading.lock
-    held = f"{lock.by} from {lock.at} since {_moment(lock.since)}" if lock else NOTHING
-    return [reading.current or NOTHING, *cells, *_token_cells(reading), held]
+    return [reading.current or NOTHING, *cells, *_token_cells(reading), _under_way(reading)]
+
+
+def _under_way(reading: Reading) -> str:
+    if not reading.switching:
+        return NOTHING
+    return f"{reading.state} since {_moment(int(reading.state.began))}" if reading.state else "now"
 
 
 def token_state(reading: Reading) -> str:
@@ -187,7 +192,7 @@ def host_plan(
         lines.append(_fate_of_the_container(settings, release, reading))
     if plan.stage or plan.switch:
         lines += _file_changes(release, reading)
-    if reading.current != release.id or reading.current_compose:
+    if reading.current != release.id:
         wanted = release.files[COMPOSE_FILE].content.decode()
         lines += compose_diff(reading.current_compose, wanted, release.id, settings.plan_show)
     lines += [click.style(f"! {warning}", "yellow") for warning in plan.warnings]
@@ -217,7 +222,7 @@ def token_notes(name: str, rollout: Rollout) -> list[str]:
     """Where the token of a host that is about to be switched comes from, if not from itself."""
     notes = []
     if name in rollout.looping:
-        notes.append("KIS refuses the gateway that runs here again and again: it is stopped first")
+        notes.append("crash loop (EGW00133) detected: the gateway is stopped first")
     if name in rollout.issuances.asks:
         notes.append("There is no valid token: the gateway asks KIS for one. (1 issuance)")
     if source := rollout.issuances.given.get(name):
@@ -252,9 +257,9 @@ def _fate_of_the_container(settings: Settings, release: Release, reading: Readin
 
 def _file_changes(release: Release, reading: Reading) -> list[str]:
     """Of the files beside the compose file nothing is shown but that they differ."""
-    before = reading.current_files
     if reading.current == release.id:
-        before = {name: file.sha256 for name, file in reading.release_files.items()}
+        return []
+    before = reading.current_files
     lines = []
     for name in sorted({*release.files, *before} - {COMPOSE_FILE}):
         if name not in before:

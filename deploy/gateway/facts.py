@@ -7,9 +7,9 @@ import time
 from pyinfra import logger
 from pyinfra.api.host import Host
 
-from deploy.gateway.commands import read_request
 from deploy.gateway.fleet import wanted
 from deploy.gateway.reading import Reading, parse_reading
+from deploy.gateway.requests import read_request
 from kis_gateway_deploy.remote import NoPythonError, RemoteError, ask
 
 

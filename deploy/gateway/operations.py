@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import atexit
-import time
-from collections.abc import Generator
-from functools import cache
+from collections.abc import Callable, Generator
+from functools import cache, partial
+from typing import Any
 
 import click
 from pyinfra import logger
@@ -15,20 +15,16 @@ from pyinfra.api.operation import operation
 from pyinfra.context import host, state
 from pyinfra.operations import files
 
-from deploy.gateway import commands, display
-from deploy.gateway.commands import Command
-from deploy.gateway.locked import BringToken, LoadImage, Locked, Switch
+from deploy.gateway import calls, display, requests
 from deploy.gateway.targets import (
     CANNOT_READ,
     Target,
     all_are_read,
     current,
     dropped_out,
-    mounted_elsewhere,
     rollout,
     survey_again,
     surveyed,
-    this_run,
     why_untouched,
 )
 from kis_gateway_deploy.remote import Script
@@ -42,12 +38,21 @@ def _fail(*messages: str) -> PyinfraCommand:
     An exception would end the run as well, but gevent prints its traceback.
     """
 
-    def fail(state: object, host: Host) -> bool:  # noqa: ARG001 - how pyinfra passes the host
+    def fail(host: Host) -> bool:
         for message in messages:
             logger.error(f"{host.print_prefix}{click.style(message, 'red')}")
         return False
 
-    return FunctionCommand(fail, (), {})
+    return _do(fail)
+
+
+def _do(act: Callable[[Host], bool]) -> PyinfraCommand:
+    """Fails the operation on the host in context if `act` returns False."""
+
+    def run(state: Any, host: Any) -> bool:  # noqa: ARG001 - how pyinfra passes the host
+        return act(host)
+
+    return FunctionCommand(run, (), {})
 
 
 def _failed() -> str:
@@ -88,35 +93,13 @@ def check(target: Target) -> Commands:
 
 
 @operation()
-def take_lock(target: Target) -> Commands:
-    """One deploy at a time: fails, and says who is at it, where another run holds the lock."""
-    yield Script(_lock(target).script)
-
-
-@operation()
-def lock_and_stage(target: Target) -> Commands:
-    """The same with the two steps that are quick, in one command."""
-    command = _lock(target)
-    if target.plan.prepare_tokens:
-        command = command.then(commands.prepare_tokens(target.settings))
-    if target.plan.stage:
-        command = command.then(commands.stage(target.settings, target.release))
-    yield Locked(command, target.settings)
-
-
-def _lock(target: Target) -> Command:
-    return commands.take_lock(target.settings, this_run(), gone=target.gone)
-
-
-@operation()
-def bootstrap(target: Target) -> Commands:
+def bootstrap(target: Target) -> Commands:  # noqa: ARG001 - as the others
     """Installs python3 and reads the host; fails if it then turns out that it is refused."""
-    yield Locked(commands.bootstrap(), target.settings)
+    yield Script(requests.bootstrap_script(engine=False, packages=("python3",)))
     plan = survey_again().plan
     for reason in plan.reasons:
         _say(reason)
     if plan.refusals:
-        yield Locked(commands.release_lock(target.settings, this_run()), target.settings)
         yield _fail(*plan.refusals)
 
 
@@ -128,21 +111,12 @@ def install_engine(target: Target) -> Commands:
         return
     if target.plan.put_compose_plugin:
         yield from files.put._inner(
-            src=str(commands.compose_binary()),
-            dest=commands.COMPOSE_PLUGIN,
+            src=str(requests.compose_binary()),
+            dest=requests.COMPOSE_PLUGIN,
             mode="755",
             create_remote_dir=True,
         )
-    yield Locked(commands.install_engine(target.plan), target.settings)
-
-
-@operation()
-def prepare_tokens(target: Target) -> Commands:
-    """The token directory with its owner and mode. Nothing in it is removed or emptied."""
-    target = current(target)
-    if not target.plan.prepare_tokens:
-        return
-    yield Locked(commands.prepare_tokens(target.settings), target.settings)
+    yield Script(requests.bootstrap_script(engine=True, packages=target.plan.packages))
 
 
 @operation()
@@ -150,26 +124,22 @@ def fetch_images(target: Target) -> Commands:
     """Pulls, builds or loads the images that the host lacks."""
     target = current(target)
     for image in target.plan.images:
-        if image.saved:
-            yield LoadImage(image, image.saved, target)
-        else:
-            yield Locked(commands.fetch_image(image), target.settings)
+        yield _do(partial(calls.fetch, target=target, image=image))
 
 
 @operation()
 def start_simulator(target: Target) -> Commands:
     """The KIS simulator, for an inventory that tries the gateway without an account."""
-    if not current(target).plan.start_simulator:
-        return
-    yield Locked(commands.start_simulator(), target.settings)
+    if current(target).plan.start_simulator:
+        yield _do(calls.start_simulator)
 
 
 @operation()
-def stage(target: Target) -> Commands:
-    """Puts the release on the host, checked by the host's own compose."""
-    if not current(target).plan.stage:
-        return
-    yield Locked(commands.stage(target.settings, target.release), target.settings)
+def prepare(target: Target) -> Commands:
+    """Puts release and token directory in order. Nothing in it is removed or emptied."""
+    target = current(target)
+    if target.plan.prepares:
+        yield _do(lambda host: calls.prepare(host, target))
 
 
 @operation()
@@ -177,14 +147,13 @@ def stop_loop(target: Target) -> Commands:
     """Stops a gateway that KIS refuses again and again: it would spoil the minute of another."""
     _count_at_the_end()
     if state.is_executing and not dropped_out() and target.name in rollout().looping:
-        _say("KIS refuses the gateway that runs here again and again: it is stopped")
-        yield Locked(commands.stop_loop(target.settings, "stop"), target.settings)
-        rollout().has_asked(target.name, time.monotonic())
+        _say("crash loop (EGW00133) detected: stopping the gateway")
+        yield _do(lambda host: calls.switch(host, target, "stop", None, None, 0))
 
 
 @operation()
-def switch(target: Target, batch: int, action: str = "switch") -> Commands:
-    """Makes a staged release the running one behind the health gate, where its batch is on.
+def switch(target: Target, batch: int, action: str = "up") -> Commands:
+    """Makes a prepared release the running one behind the health gate, if it is its batch's turn.
 
     It begins only when no host has failed, and when every host of the batches before is switched.
     """
@@ -196,35 +165,25 @@ def switch(target: Target, batch: int, action: str = "switch") -> Commands:
         return
     _say(f"batch {batch + 1} of {len(progress.batches)}: {', '.join(progress.batches[batch])}")
     source = progress.issuances.given.get(target.name)
-    if not source and action != "restart" and mounted_elsewhere(target.name):
-        source = target.name
-    if source:
-        yield BringToken(target, source, batch)
-    yield Switch(target, action, target.release_id)
+    yield _do(lambda host: calls.switch(host, target, action, target.release_id, source, batch))
     progress.switched.append(target.name)  # reached only where the command succeeded
 
 
 @operation()
 def revert(target: Target) -> Commands:
-    """Takes a host that was switched back to what it ran, where a later batch has failed."""
+    """Takes a host that was switched back to what it ran, if a later batch has failed."""
     if not state.is_executing or not dropped_out():
         return
     if target.name not in rollout().switched:
-        if target.name in rollout().looping:
+        if target.name in rollout().looping and target.name in rollout().generations:
             _say(f"what was stopped here is started again, because {_failed()} failed")
-            yield Locked(commands.stop_loop(target.settings, "start"), target.settings)
+            yield _do(lambda host: calls.switch(host, target, "start", None, None, 0))
         return
     target = current(target)
     before = target.reading.current if target.reading else None
     if target.settings.rollout_revert == "fleet" and before != target.release_id:
         _say(f"reverting, because {_failed()} failed")
-        yield Switch(target, "revert", before or "")
-
-
-@operation()
-def release_lock(target: Target) -> Commands:
-    """Gives the deploy lock back."""
-    yield Script(commands.release_lock(target.settings, this_run()).script)
+        yield _do(lambda host: calls.switch(host, target, "revert", before, None, 0))
 
 
 @operation()
@@ -238,7 +197,7 @@ def report(target: Target) -> Commands:
         outcome = "was switched and kept" if kept else "runs what it ran before"
         _say(f"{outcome}; {_failed()} failed (see above)")
     elif target.name in rollout().unfinished:
-        yield _fail("was not switched, and nothing says why: this is a defect; deploy again")
+        yield _fail("was not switched for an unknown reason; please report this as a bug")
     else:
         for line in where_it_listens(current(target)):
             _say(line)
@@ -247,7 +206,7 @@ def report(target: Target) -> Commands:
 @operation()
 def down(target: Target) -> Commands:
     """Removes container and network; the token directory and the releases stay."""
-    yield Locked(commands.down(target.settings, this_run()), target.settings)
+    yield _do(lambda host: calls.change(host, target, "down", None).is_good)
     _say(f"The token stays in {target.settings.token_path}, the releases in the app directory.")
 
 

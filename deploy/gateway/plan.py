@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 from dataclasses import dataclass, field
 
-from deploy.gateway.issuance import WORTH_KEEPING, mounted_token_left
+from deploy.gateway.issuance import WORTH_KEEPING, gateway_of, mounted_token_left
 from deploy.gateway.reading import Container, HostPath, Reading, TokenUser
 from deploy.gateway.release import COMPOSE_FILE, Image, Release, simulator_image
 from deploy.gateway.settings import SERVICE, Settings
@@ -58,9 +58,9 @@ class Plan:
         return bool(self.reasons or self.refusals or self.findings or self.warnings)
 
     @property
-    def is_slow(self) -> bool:
-        """Whether something is to be installed, fetched or built."""
-        return self.bootstrap or self.install_engine or bool(self.images) or self.start_simulator
+    def prepares(self) -> bool:
+        """Whether the token directory or the release is to be put in order before any switch."""
+        return self.bootstrap or self.prepare_tokens or self.stage
 
 
 def make_plan(settings: Settings, release: Release, reading: Reading) -> Plan:
@@ -97,7 +97,7 @@ def make_plan(settings: Settings, release: Release, reading: Reading) -> Plan:
     if start_simulator:
         reasons.append("the KIS simulator does not run")
 
-    stage = release_damage(release, reading)
+    stage = reading.release_damage
     if stage:
         reasons.append(f"release {release.id}: {stage}")
     switch = why_switch(settings, release, reading)
@@ -177,6 +177,12 @@ def findings(settings: Settings, release: Release, reading: Reading) -> list[str
     return found
 
 
+def _is_unhealthy_but_answers(settings: Settings, reading: Reading, gateway: Container) -> bool:
+    """Whether the image's own health check says unhealthy while a client is answered well."""
+    answers = reading.client_sees is not None and reading.client_sees.is_good
+    return gateway.health == "unhealthy" and answers and settings.healthcheck is None
+
+
 def _lacks_token(reading: Reading) -> str:
     if not reading.token_state:
         return "there is no token file, so the next start of the gateway costs an issuance"
@@ -198,6 +204,15 @@ def warnings(settings: Settings, release: Release, reading: Reading) -> list[str
         for user in reading.token_users
         if _shares(user, settings, release)
     ]
+    found += [
+        f"Docker says that the container {gateway.name.lstrip('/')} is unhealthy, though it "
+        f"answers {settings.health_path}: see the HEALTHCHECK of the image {gateway.image_name}"
+        for gateway in reading.gateways
+        if _is_unhealthy_but_answers(settings, reading, gateway)
+    ]
+    name = settings.adopt_container
+    if name and reading.adopted is None and reading.replaced_id is None:
+        found.append(f"gateway_adopt_container: there is no container {name} on this host")
     off = 0 if reading.arrived is None else reading.arrived - reading.clock
     if abs(off) > CLOCK_MAY_DIFFER:
         found.append(
@@ -280,10 +295,22 @@ def refusals(
             f"{mib} are needed: make room (`docker system df` shows what takes it)"
         )
     for setting, port in _held_ports(settings, reading):
-        found.append(
-            f"port {port} is held by something else: end that (`ss -ltnp sport = {port}` shows "
-            f"it), or change {setting}"
+        holders = sorted({name for _, held, name in reading.others if held == port})
+        who = f"the container {holders[0]}" if holders else "something else"
+        hint = (
+            f"stop it (docker stop {holders[0]})"
+            if holders
+            else f"end that (`ss -ltnp sport = {port}` shows it)"
         )
+        adopt = (
+            f", adopt it (gateway_adopt_container = {holders[0]!r})"
+            if holders and setting != "gateway_simulator"
+            else ""
+        )
+        found.append(f"port {port} is held by {who}: {hint}{adopt}, or change {setting}")
+    found += _under_way(reading)
+    if lack := _adopts_without_token(settings, release, reading):
+        found.append(lack)
     found += _strangers_here(settings, reading)
     found += [
         f"the container {user.name} ({user.compose_file or 'no compose file'}) has the token "
@@ -305,13 +332,38 @@ def refusals(
     return found
 
 
+def _under_way(reading: Reading) -> list[str]:
+    if not reading.switching:
+        return []
+    who = f" ({reading.state}, since {_age(reading)})" if reading.state else ""
+    return [f"a switch is under way here{who}: wait for its end, then try again"]
+
+
+def _age(reading: Reading) -> str:
+    return f"{max(0, reading.clock - int(reading.state.began))} s" if reading.state else "now"
+
+
+def _adopts_without_token(settings: Settings, release: Release, reading: Reading) -> str:
+    """That the adopted container's token was not found, which would cost an issuance."""
+    if reading.adopted is None or settings.adopt_without_token:
+        return ""
+    gateway = gateway_of(reading, release.key)
+    if reading.adopted_token_expires is not None or gateway.has_token or gateway.loops:
+        return ""
+    return (
+        f"no token was found in the container {settings.adopt_container} at "
+        f"{reading.adopted_path}: say where it is (gateway_adopt_token_path); to go on without "
+        "it, which costs an issuance, set gateway_adopt_without_token = True"
+    )
+
+
 def refusals_to_run(settings: Settings, reading: Reading) -> list[str]:
     """Why no release that is on this host may be started, restarted or taken down."""
     if reading.uid != 0:
         return [NEEDS_ROOT]
     if not reading.current or reading.engine != "up":
         return ["no release runs here: deploy first (make deploy)"]
-    return _strangers_here(settings, reading)
+    return _strangers_here(settings, reading) + _under_way(reading)
 
 
 def _strangers_here(settings: Settings, reading: Reading) -> list[str]:
@@ -386,21 +438,6 @@ def _strangers(wanted: str, port: int, ours: set[tuple[str, int]], reading: Read
     return bool(in_the_way - published)
 
 
-def release_damage(release: Release, reading: Reading) -> str:
-    """What is wrong with the release as it lies on the host; empty where nothing is."""
-    if not reading.release_files:
-        return "is not on the host"
-    for name, file in release.files.items():
-        actual = reading.release_files.get(name)
-        if actual is None:
-            return f"{name} is missing"
-        if actual.sha256 != file.sha256:
-            return f"{name} was changed on the host"
-        if (actual.mode, actual.owner) != (f"{file.mode:o}", f"{file.uid}:{file.gid}"):
-            return f"{name} has another owner or mode"
-    return ""
-
-
 def why_switch(settings: Settings, release: Release, reading: Reading) -> str:
     """Why the release is not what runs; empty where it is."""
     if why := why_recreate(settings, release, reading):
@@ -408,7 +445,8 @@ def why_switch(settings: Settings, release: Release, reading: Reading) -> str:
     gateway = reading.gateways[0]
     # The gate has heard the gateway itself by then: the engine's own probe may come later.
     is_fresh = gateway.status == "running" and gateway.health == "starting" and not gateway.restarts
-    if not gateway.serves and not is_fresh:
+    is_fine = is_fresh or _is_unhealthy_but_answers(settings, reading, gateway)
+    if not gateway.serves and not is_fine:
         return f"the container is {gateway.status}, its health is {gateway.health}"
     return ""
 
@@ -434,9 +472,10 @@ def why_recreate(settings: Settings, release: Release, reading: Reading) -> str:
         return f"the container was made from {gateway.compose_file or 'no file'}, not {wanted}"
     if gateway.image != reading.images.get(release.image.reference):
         return f"the container does not run what {release.image.reference} names now"
-    compose_file = release.files[COMPOSE_FILE].content
-    if gateway.restart_policy == "no" and b"restart: unless-stopped" in compose_file:
+    if gateway.restart_policy == "no":
         return "the container would not come back after a reboot: a switch of it was cut off"
+    if reading.state and reading.state.phase == "begun" and not reading.switching:
+        return f"a switch ({reading.state}) was cut off"
     return ""
 
 

@@ -19,11 +19,13 @@ from pydantic import (
 )
 
 
-def _escaped(value: object) -> object:
+def escaped(text: str) -> str:
     """Control characters, which a terminal would obey, as `\\x1b`."""
-    if not isinstance(value, str):
-        return value
-    return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\ud800-\udfff]", _code, value)
+    return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\ud800-\udfff]", _code, text)
+
+
+def _escaped(value: object) -> object:
+    return escaped(value) if isinstance(value, str) else value
 
 
 def _code(found: re.Match[str]) -> str:
@@ -46,12 +48,6 @@ class HostPath(_Read):
     mode: Text
     owner: Text
     kind: Text
-
-
-class ReleaseFile(_Read):
-    mode: Text
-    owner: Text
-    sha256: Text
 
 
 class Binding(_Read):
@@ -126,17 +122,22 @@ class Health(_Read):
         return f"HTTP {self.status}" if self.status else self.error
 
 
-class Lock(_Read):
-    """Who holds the deploy lock of a host: a rollout's id, a user, a machine, a process there.
+class Change(_Read):
+    """What was changed last on a host, under which generation, by whom and when (epoch seconds).
 
-    `since` is in epoch seconds by the host's clock.
+    `phase`: `begun` or `ended`; `outcome` of one that ended; `to`: the release that was to run.
     """
 
-    id: Text
-    by: Text
-    at: Text
-    pid: int
-    since: Moment
+    generation: Annotated[str, StringConstraints(pattern="^[0-9a-f]{16}$")]
+    by: Text = ""
+    began: Annotated[float, Field(ge=0, lt=10**11)]
+    action: Text = ""
+    to: Id | None = None
+    phase: Text = ""
+    outcome: Text | None = None
+
+    def __str__(self) -> str:
+        return f"{self.action} by {self.by}"
 
 
 class Event(_Read):
@@ -164,9 +165,9 @@ def _whole_events(lines: Any) -> list[Event]:
     return found
 
 
-def _whole_lock(value: Any) -> Lock | None:
+def _whole_change(value: Any) -> Change | None:
     try:
-        return Lock.model_validate(value)
+        return Change.model_validate(value)
     except ValidationError:
         return None
 
@@ -209,17 +210,20 @@ class Reading(_Read):
     parked: dict[Id, Moment] = {}
     attempted: dict[Id, Moment] = {}
     refused: Moment | None = None
-    lock: Annotated[Lock | None, BeforeValidator(_whole_lock)] = None
+    # What was changed last, and whether a switch is under way now.
+    state: Annotated[Change | None, BeforeValidator(_whole_change)] = None
+    switching: bool = False
     current: Id | None = None
     previous: Id | None = None
-    # The compose file of the release that runs, if it is not the desired one byte for byte; the
-    # hashes of that release's files, if it is another release.
+    # The compose file of the release that runs and the hashes of its files, if it is not the
+    # desired one.
     current_compose: Annotated[str, StringConstraints(max_length=1 << 20)] = ""
     current_files: dict[Text, Text] = {}
-    # The fingerprint of each release's app key; empty for one that does not say.
-    releases: dict[Id, Annotated[str, StringConstraints(pattern="^([0-9a-f]{12})?$")]] = {}
+    # The fingerprint of each release's app key.
+    releases: dict[Id, Id] = {}
+    # What is wrong with the desired release as it is on the host; empty if nothing is.
+    release_damage: Text = "is not on the host"
     history: Annotated[tuple[Event, ...], BeforeValidator(_whole_events)] = ()
-    release_files: dict[Text, ReleaseFile] = {}
     images: dict[Text, Text] = {}
     # Where a host lacks an image that it is to be sent: of each image that it has, the digests of
     # its layers, from the lowest on. Empty where its engine has to get all layers.
@@ -227,7 +231,12 @@ class Reading(_Read):
     containers: tuple[Container, ...] = ()
     strangers: tuple[Stranger, ...] = ()
     token_users: tuple[TokenUser, ...] = ()
+    # Addresses and ports of the host that lead to other containers, with the containers' names.
+    others: tuple[tuple[Text, int, Text], ...] = ()
+    # The container that is to be adopted, the path of its token inside; one that was adopted.
     adopted_id: Text | None = None
+    adopted_path: Text = ""
+    replaced_id: Text | None = None
     # What `gateway_health_path` answers through the published address; None if nothing was asked.
     client_sees: Health | None = None
     # By the controller's clock, when the reading had arrived; None where nobody says.
@@ -243,8 +252,8 @@ class Reading(_Read):
 
     @property
     def adopted(self) -> Container | None:
-        """A gateway that was started by other means and still is, if it is to be replaced."""
-        return next((c for c in self.containers if c.id == self.adopted_id and c.is_up), None)
+        """A gateway that was started by other means, running or stopped, and is to be replaced."""
+        return next((c for c in self.containers if c.id == self.adopted_id), None)
 
     @property
     def simulator(self) -> Container | None:

@@ -1,14 +1,14 @@
-"""A release: all that decides what runs on a host, named by a hash of its content."""
+"""A release: all that decides what runs on a host, named by a hash of what it means."""
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import io
+import json
 import tarfile
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,8 @@ SIMULATOR_CONTEXT = ROOT / "services" / "kis-simulator"
 NOT_IN_A_CONTEXT = {".git", ".mypy_cache", ".pytest_cache", ".ruff_cache", ".venv", "__pycache__"}
 
 COMPOSE_FILE = "docker-compose.yml"
-# Says on the host whose token a release works with: of the app key its fingerprint, never the key.
-KEY_FILE = "app_key_fingerprint"
+MANIFEST = "release.json"
+MANIFEST_VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,11 @@ class File:
     @property
     def sha256(self) -> str:
         return hashlib.sha256(self.content).hexdigest()
+
+    @property
+    def owner(self) -> list[int]:
+        """Mode, uid and gid."""
+        return [self.mode, self.uid, self.gid]
 
 
 @dataclass(frozen=True)
@@ -71,20 +76,51 @@ class Image:
 
 @dataclass(frozen=True)
 class Release:
-    """The rendered compose file, the secrets, the environment file and `KEY_FILE`, by name."""
+    """The compose file, the secrets and the environment file, by name, and the manifest.
+
+    The manifest is what a host must know to run the release, whatever today's inventory says:
+    `make_manifest` describes it.
+    """
 
     image: Image
     files: dict[str, File]
+    manifest: dict[str, Any]
 
-    @property
+    @cached_property
     def id(self) -> str:
-        """12 hex digits of the hash of all files with their modes and owners."""
-        return content_hash(self.files)
+        """12 hex digits of a hash of what the release means.
+
+        That is the parsed compose file, the manifest, and the other files as they are: a comment in
+        a template makes no other release.
+        """
+        meaning = {
+            "compose": yaml.load(self.files[COMPOSE_FILE].content, _Loader),  # noqa: S506 - safe
+            "manifest": self.manifest,
+            "files": {
+                name: [file.sha256, *file.owner]
+                for name, file in self.files.items()
+                if name != COMPOSE_FILE
+            },
+        }
+        text = json.dumps(meaning, sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     @property
     def key(self) -> str:
         """The fingerprint of the app key (see `key_fingerprint`)."""
-        return self.files[KEY_FILE].content.decode().strip()
+        return str(self.manifest["key"])
+
+    @property
+    def files_on_host(self) -> dict[str, File]:
+        """All files of the release's directory: with the manifest, which names the others."""
+        files = {
+            name: {"sha256": file.sha256, "owner": file.owner} for name, file in self.files.items()
+        }
+        text = json.dumps(self.manifest | {"files": files}, indent=1, sort_keys=True)
+        return self.files | {MANIFEST: File(text.encode(), 0o600)}
+
+
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def content_hash(files: dict[str, File]) -> str:
@@ -114,11 +150,36 @@ def make_release(settings: Settings, template: Path = TEMPLATE, digest: str = ""
     files = {
         COMPOSE_FILE: File(compose, 0o600),
         "secrets.json": File(read_secrets(settings), 0o400, settings.uid, settings.gid),
-        KEY_FILE: File(f"{key_fingerprint(settings)}\n".encode(), 0o600),
     }
     if settings.env_file is not None:
         files["gateway.env"] = File(settings.env_file.read_bytes(), 0o600)
-    return Release(image, files)
+    return Release(image, files, make_manifest(settings, image.reference))
+
+
+def make_manifest(settings: Settings, image: str) -> dict[str, Any]:
+    """What a host must know to run a release: `kis_gateway_deploy/host` goes by it.
+
+    `v`: the version of this form. `user` (`uid:gid`), `token_dir`, `token_file`. `address`, `port`
+    and `health_path`: what a client asks on the host (`health_path` is null for a program without
+    HTTP). `network_mode`. `healthcheck`: whether the engine's health counts. `token_at_start`.
+    `restart`: the restart policy. `key`: the fingerprint of the app key. `image`: its reference. On
+    the host it also has `files`: hash, mode, uid and gid by name.
+    """
+    return {
+        "v": MANIFEST_VERSION,
+        "user": settings.user,
+        "token_dir": settings.token_dir,
+        "token_file": settings.token_file,
+        "address": settings.client_address,
+        "port": settings.published_port,
+        "network_mode": settings.network_mode,
+        "health_path": settings.health_path,
+        "healthcheck": settings.healthcheck is not None,
+        "token_at_start": settings.token_at_start,
+        "restart": "unless-stopped",
+        "key": key_fingerprint(settings),
+        "image": image,
+    }
 
 
 def pulled_image(settings: Settings, digest: str) -> Image:
@@ -146,11 +207,8 @@ def simulator_image() -> Image:
     return built_image("kis-simulator", SIMULATOR_CONTEXT)
 
 
-def archive(files: Iterable[tuple[str, File]]) -> str:
-    """A tar of the files as base64 text: it reaches a host on a command's standard input.
-
-    Modes and owners travel in the tar, so that no file exists with another mode for a moment.
-    """
+def archive(files: Iterable[tuple[str, File]]) -> bytes:
+    """A tar.gz of the files, with their modes and owners."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:gz", compresslevel=6) as tar:
         for name, file in files:
@@ -158,7 +216,7 @@ def archive(files: Iterable[tuple[str, File]]) -> str:
             info.size, info.mode = len(file.content), file.mode
             info.uid, info.gid = file.uid, file.gid
             tar.addfile(info, io.BytesIO(file.content))
-    return base64.b64encode(buffer.getvalue()).decode()
+    return buffer.getvalue()
 
 
 def render_compose(settings: Settings, image: str, template: Path = TEMPLATE) -> str:
@@ -166,9 +224,6 @@ def render_compose(settings: Settings, image: str, template: Path = TEMPLATE) ->
     values = settings.model_dump() | {
         "image": image,
         "environment": {"GUNICORN_CMD_ARGS": "--timeout 600"} | settings.environment,
-        "healthcheck": default_healthcheck(settings.container_port)
-        if settings.healthcheck is None
-        else settings.healthcheck,
     }
     return _template(template).render(values)
 
@@ -185,26 +240,6 @@ def _template(path: Path) -> jinja2.Template:
     )
     environment.filters["yaml"] = to_yaml
     return environment.from_string(path.read_text("utf-8"))
-
-
-def default_healthcheck(port: int) -> dict[str, Any]:
-    """The reference gateway's. Without `start_interval`: engines before 25 refuse it.
-
-    A deploy does not wait for it, so it can be seldom: each probe is a program that is started. A
-    bare socket takes a third of the time of Python's own HTTP.
-    """
-    probe = (
-        f"import socket; c = socket.create_connection(('127.0.0.1', {port}), 3); "
-        "c.sendall(b'GET /health HTTP/1.0\\r\\n\\r\\n'); "
-        "raise SystemExit(b' 200 ' not in c.recv(64))"
-    )
-    return {
-        "test": ["CMD", "python3", "-IS", "-c", probe],
-        "interval": "5s",
-        "timeout": "5s",
-        "retries": 5,
-        "start_period": "30s",
-    }
 
 
 class _QuotedDumper(yaml.SafeDumper):

@@ -1,54 +1,22 @@
-"""Who rolls out, in which order, and how far it came. Touches no host."""
+"""In which order hosts are switched, and how far that came. Touches no host."""
 
 from __future__ import annotations
 
 import getpass
-import json
 import math
 import os
 import re
-import secrets
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from deploy.gateway.issuance import Gateway, Issuances, distribute, in_order, wait_before
 
 
-@dataclass(frozen=True)
-class Run:
-    """This run of pyinfra, as the locks and histories of hosts name it."""
-
-    id: str
-    by: str
-    at: str
-    pid: int
-
-    @classmethod
-    def of_this_process(cls) -> Run:
-        user = os.environ.get("SUDO_USER") or getpass.getuser()
-        return cls(secrets.token_hex(8), _word(user), _word(socket.gethostname()), os.getpid())
-
-    def holder(self) -> str:
-        """The JSON line that a host's lock file holds, but for `since`, which the host adds."""
-        return json.dumps({"id": self.id, "by": self.by, "at": self.at, "pid": self.pid})
-
-    def knows_gone(self, at: str, pid: int) -> bool:
-        """Whether a run on this same machine has ended; those of other machines nobody knows."""
-        if at != self.at:
-            return False
-        try:
-            return b"pyinfra" not in Path(f"/proc/{pid}/cmdline").read_bytes()
-        except FileNotFoundError:
-            return Path("/proc/self").exists()  # else this machine has no /proc to ask
-        except OSError:
-            return False
-
-
-def _word(text: str) -> str:
-    """Without what would need quoting in JSON or sh."""
-    return re.sub(r"[^\w.@-]", "_", text)
+def author() -> str:
+    """Who deploys, as histories of hosts name it: `kim@desk`."""
+    user = os.environ.get("SUDO_USER") or getpass.getuser()
+    return re.sub(r"[^\w.@-]", "_", f"{user}@{socket.gethostname()}")
 
 
 def make_batches(hosts: Sequence[str], sizes: Sequence[int | str]) -> list[list[str]]:
@@ -86,6 +54,8 @@ class Rollout:
     keys: Mapping[str, str] = field(default_factory=dict)  # fingerprints by host
     looping: frozenset[str] = frozenset()  # hosts whose gateway KIS refuses again and again
     counted: dict[str, int] = field(default_factory=dict)  # issuances that were seen, by host
+    # The generation of each host that was changed in this run: what runs there is as it left it.
+    generations: dict[str, str] = field(default_factory=dict)
     _asked: dict[str, float] = field(default_factory=dict)  # moments by key
 
     @classmethod

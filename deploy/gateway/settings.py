@@ -207,8 +207,8 @@ class Settings(BaseModel):
     """Path that a client asks to see whether the gateway is healthy, with its query; `None` for a
     program without HTTP."""
     healthcheck: dict[str, JsonValue] | None = None
-    """A compose `healthcheck` mapping; without it, the image's `python3` asks `GET /health` every
-    5 s.
+    """A compose `healthcheck` mapping; without it, the image's own applies, if it has one, and
+    says nothing about a deploy.
     """
     read_only: bool = True
     """Whether the container's root file system is read-only; `/tmp` and the token directory stay
@@ -229,17 +229,23 @@ class Settings(BaseModel):
     `KIS_TOKEN_FILE_PATH`.
     """
     app_dir: AbsolutePath = "/opt/kis-gateway"
-    """Directory on the host for releases, history and lock."""
+    """Directory on the host for releases and history."""
     project: Project = "kis"
     """Compose project name; two gateways on one machine need two names."""
     install_docker: bool = True
     """Whether `deploy` may install Docker Engine and compose if they are missing."""
     adopt_container: ContainerName | None = None
-    """Name of a running gateway container, started by other means, that the deploy replaces and
-    whose token it keeps.
+    """Name of a gateway container, running or stopped, started by other means, that the deploy
+    replaces and whose token it keeps.
     """
-    adopt_token_path: AbsolutePath = "/tmp/kis_token_gateway.json"  # noqa: S108 - in a container
-    """Path of the token file inside the container that is adopted."""
+    adopt_token_path: AbsolutePath | None = None
+    """Path of the token file inside the container that is adopted; without it, what that
+    container's own `KIS_TOKEN_FILE_PATH` says, or `/tmp/kis_token_gateway.json`.
+    """
+    adopt_without_token: bool = False
+    """Whether a container in which no token is found is adopted all the same: its successor asks
+    KIS.
+    """
     token_at_start: bool = True
     """Whether a healthy gateway already has its token; `False` for a gateway that asks at its
     first request.
@@ -257,12 +263,10 @@ class Settings(BaseModel):
     """After a failure, hosts that were already switched go back (`fleet`) or stay (`host`)."""
     rollout_share_token: bool = True
     """Whether a host without a token gets the token of another host with the same app key."""
-    rollout_lock_ttl: Annotated[int, Field(gt=0)] = 900
-    """Seconds after which another deploy may take over the lock of a host."""
-    rollout_min_healthy_time: Annotated[Number, Field(ge=0)] = 5
-    """Seconds for which a new container must stay healthy."""
+    rollout_min_healthy_time: Annotated[Number, Field(ge=0)] = 10
+    """Seconds for which a new container must answer well."""
     rollout_healthy_deadline: Annotated[Number, Field(gt=0)] = 120
-    """Seconds within which it must have been healthy for that long."""
+    """Seconds within which it must have answered well for that long."""
     plan_show: list[Name] = []
     """Names whose values `plan` and `drift` show; other values that may be secret are hidden."""
 
@@ -337,8 +341,16 @@ def _validate(data: Mapping[str, Any]) -> tuple[Settings, list[tuple[str, str]]]
     return settings, problems
 
 
+REMOVED = {
+    "rollout_lock_ttl": "is not a setting any more: there is no lock that could grow old (two "
+    "deploys at once: the second is refused); leave it out",
+}
+
+
 def _suggestion(name: str) -> str:
     """What is wrong with a name of the host data; empty for one of ours, or not meant to be."""
+    if name in REMOVED:
+        return REMOVED[name]
     if name in KNOWN_NAMES:
         return ""
     near = difflib.get_close_matches(name, KNOWN_NAMES, n=1, cutoff=0.8)

@@ -32,7 +32,7 @@ from deploy.gateway.plan import (
 from deploy.gateway.reading import Reading
 from deploy.gateway.registry import kept_digest
 from deploy.gateway.release import Release, make_release
-from deploy.gateway.rollout import Rollout, Run, make_batches, most_batches
+from deploy.gateway.rollout import Rollout, make_batches, most_batches
 from deploy.gateway.settings import Settings
 from kis_gateway_deploy.remote import NoPythonError
 
@@ -63,19 +63,15 @@ class Target:
         found = self.reading.releases.get(self.release_id) if self.reading else ""
         return found or self.release.key
 
-    @property
-    def gone(self) -> str:
-        """The id of a rollout that still holds the host's lock though its process has ended."""
-        lock = self.reading.lock if self.reading else None
-        return lock.id if lock and this_run().knows_gone(lock.at, lock.pid) else ""
-
 
 _targets: dict[str, Target] = {}
 
 
-@cache
-def this_run() -> Run:
-    return Run.of_this_process()
+def seen(target: Target) -> str | None:
+    """The generation of the host as this run knows it: what was read, or what it made of it."""
+    reading = current(target).reading
+    read = reading.state.generation if reading and reading.state else None
+    return rollout().generations.get(target.name, read)
 
 
 def survey(history: int = 0) -> Target:
@@ -184,27 +180,12 @@ def why_untouched(name: str) -> list[str]:
 
     Its own refusals, or that another host was refused or not reached: all or none.
     """
-    if own := _refusals(_targets[name]):
+    if own := _targets[name].plan.refusals:
         return own
-    refused = {target.name for target in _targets.values() if _refusals(target)}
+    refused = {target.name for target in _targets.values() if target.plan.refusals}
     if others := sorted(refused | dropped_out()):
         return [f"not touched, because of {', '.join(others)} (see there)"]
     return []
-
-
-def _refusals(target: Target) -> list[str]:
-    lock = target.reading.lock if target.reading else None
-    if not lock or not target.reading or target.gone:
-        return target.plan.refusals
-    age = target.reading.clock - lock.since
-    if age >= target.settings.rollout_lock_ttl:
-        return target.plan.refusals
-    left = target.settings.rollout_lock_ttl - age
-    return [
-        f"{lock.by} on {lock.at} (process {lock.pid}) holds the deploy lock, for {age} s now: wait "
-        f"for that run to end; if it is dead, its lock can be taken over in {left} s",
-        *target.plan.refusals,
-    ]
 
 
 def dropped_out() -> set[str]:

@@ -1,9 +1,9 @@
-"""What is changed and watched through the Docker engine's unix socket."""
+"""What is changed through the Docker engine's unix socket."""
 
 from __future__ import annotations
 
+import json
 import re
-import time
 
 from .engine import BODY_LIMIT, Answer, Engine, EngineError, checked, parsed, quote
 
@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from typing import Any
 
-    from .engine import Filters, Query
+    from .engine import Query
 
-LOAD_SECONDS = 600.0
+LOAD_SECONDS = 3600.0
 """The same for a request that loads images."""
 
 LINE_LIMIT = 1 << 20
@@ -22,7 +22,7 @@ LINE_LIMIT = 1 << 20
 
 
 class Control(Engine):
-    """An engine whose containers are started and stopped, and whose events are watched."""
+    """An engine whose containers are started, stopped and removed."""
 
     def post(self, path: str, query: Query = None, seconds: float | None = None) -> Any:
         """The JSON value that POST, without a body, answers with; None for an empty answer.
@@ -61,23 +61,30 @@ class Control(Engine):
                 loaded += re.findall(r"^Loaded image(?: ID)?: (\S+)", said, re.MULTILINE)
         return loaded
 
-    def events(self, since: float, filters: Filters, deadline: float) -> Iterator[dict[str, Any]]:
-        """What happens, as it happens, until `deadline`, a moment of `time.monotonic`.
+    def tag(self, image: str, repository: str, tag: str) -> None:
+        """Gives an image a name; another image loses it."""
+        self.post(f"/images/{quote(image)}/tag", {"repo": repository, "tag": tag})
 
-        `since`: epoch seconds. The first `next` sends the request; what happened after `since` and
-        before is not lost (the engine remembers 256 events). A stream that ends before the
-        deadline, such as that of an engine that is stopped, is an error.
-        """
-        query = {"since": since, "filters": filters}
+    def set_restart_policy(self, container: str, name: str, retries: int = 0) -> None:
+        """Sets the restart policy: `no`, `unless-stopped`, `always` or `on-failure`."""
+        policy = {"RestartPolicy": {"Name": name, "MaximumRetryCount": retries}}
+        body = json.dumps(policy).encode()
+        self._do("POST", f"/containers/{quote(container)}/update", body=body)
+
+    def remove(self, container: str) -> None:
+        """Removes a container that was stopped; no error if there is none. Its volumes stay."""
+        self._do("DELETE", f"/containers/{quote(container)}")
+
+    def remove_network(self, network: str) -> None:
+        """Removes a network; no error if there is none."""
+        self._do("DELETE", f"/networks/{quote(network)}")
+
+    def _do(self, method: str, path: str, body: bytes | None = None) -> None:
         try:
-            with self._ask("GET", "/events", query, seconds=deadline - time.monotonic()) as answer:
-                for document in _documents(answer):
-                    if time.monotonic() >= deadline:
-                        return
-                    yield document
-            raise EngineError("The engine ended its stream of events")
-        except EngineError:
-            if time.monotonic() < deadline:
+            with self._ask(method, path, body=body) as answer:
+                answer.body(BODY_LIMIT)
+        except EngineError as error:
+            if method != "DELETE" or error.status != 404:
                 raise
 
 

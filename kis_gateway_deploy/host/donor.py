@@ -5,8 +5,14 @@ from __future__ import annotations
 import time
 from binascii import b2a_base64
 
+from .containers import (
+    TOKENS_TARGET,
+    engine_address,
+    file_of_container,
+    gateway_of,
+    socket_path,
+)
 from .engine import Engine, EngineError
-from .read import TOKENS_TARGET, engine_address, file_of_container, gateway_of, socket_path
 from .tokens import Directory, examine, kept_fingerprint
 
 TYPE_CHECKING = False
@@ -35,8 +41,8 @@ def token(request: dict[str, Any]) -> dict[str, str | None]:
 def _files(request: dict[str, Any]) -> Iterator[bytes]:
     app_dir, token_dir, name = request["app_dir"], request["token_dir"], request["token_file"]
     of_key = kept_fingerprint(app_dir, f"{token_dir}/{name}") in (None, request["key"])
-    places = [(token_dir, name if of_key else ""), (token_dir, f"{name}.of-{request['key']}")]
-    for directory, entry in [*places, (f"{app_dir}/tokens", request["key"])]:
+    places = [(token_dir, name if of_key else ""), (f"{app_dir}/tokens", request["key"])]
+    for directory, entry in places:
         try:
             with Directory(directory) as opened:
                 content = opened.read(entry)

@@ -170,8 +170,9 @@ class Engine:
         query: Query = None,
         chunks: Chunks = None,
         seconds: float | None = None,
+        body: bytes | None = None,
     ) -> Answer:
-        """A good answer, whose body is to be read."""
+        """A good answer, whose body is to be read. `chunks` send a tar, `body` sends JSON."""
         deadline = time.monotonic() + (self.seconds if seconds is None else seconds)
         fields = [
             f"{quote(name)}={quote(value if isinstance(value, str) else json.dumps(value))}"
@@ -180,7 +181,7 @@ class Engine:
         ]
         self._version = self._version or self._negotiate(deadline)
         request = f"{method} /v{self._version}{quote(path, '/%')}?{'&'.join(fields)}"
-        answer = Answer(self.socket_path, deadline, request, chunks)
+        answer = Answer(self.socket_path, deadline, request, chunks, body)
         # 304: a container that is to be started or stopped is so already.
         if answer.status >= 300 and answer.status != 304:
             with answer:
@@ -245,11 +246,18 @@ class _Connection(io.RawIOBase):
 class Answer(io.BufferedReader):
     """The answer to a request, which is sent; status and headers are read."""
 
-    def __init__(self, path: str, deadline: float, request: str, chunks: Chunks = None) -> None:
+    def __init__(
+        self,
+        path: str,
+        deadline: float,
+        request: str,
+        chunks: Chunks = None,
+        body: bytes | None = None,
+    ) -> None:
         connection = _Connection(path, deadline)
         super().__init__(connection, HEAD_LIMIT)
         # What cannot be sent is no error yet: an engine that refuses may answer before the end.
-        all(map(connection.send, _sent(request, chunks)))
+        all(map(connection.send, _sent(request, chunks, body)))
         lines: list[str] = []
         left = HEAD_LIMIT
         while not lines or lines[-1]:
@@ -327,11 +335,12 @@ def _first_file(archive: bytes, limit: int) -> bytes | None:
     return None
 
 
-def _sent(request: str, chunks: Chunks) -> Iterator[bytes]:
-    """The bytes of a request, whose body is `chunks`."""
+def _sent(request: str, chunks: Chunks, body: bytes | None = None) -> Iterator[bytes]:
+    """The bytes of a request, whose body is `chunks`, or JSON."""
     head = f"{request} HTTP/1.1\r\nHost: docker\r\nConnection: close\r\n".encode("ascii")
     if chunks is None:
-        yield head + b"Content-Length: 0\r\n\r\n"
+        kind = b"Content-Type: application/json\r\n" if body else b""
+        yield head + kind + b"Content-Length: %d\r\n\r\n" % len(body or b"") + (body or b"")
         return
     yield head + b"Content-Type: application/x-tar\r\nTransfer-Encoding: chunked\r\n\r\n"
     for chunk in filter(None, chunks):

@@ -1,8 +1,9 @@
 """What a host is asked: one JSON request in, JSON lines out.
 
-Standard input holds this program and, on one line, the request. Each line of the answer begins
-with the request's `frame`, a random word: a host may greet whoever logs in. The last line holds
-`result`, or `error`, which says why there is none. Exit status 0 or 1.
+Standard input holds this program, the request on one line, and what a verb reads itself. Each line
+of the answer begins with the request's `frame`, a random word: a host may greet whoever logs in.
+Lines with `say` are for people. The last line holds `result`, or `error`, which says why there is
+none. Exit status 0: as asked; 1: see the result; 2: refused, nothing was touched.
 """
 
 from __future__ import annotations
@@ -13,38 +14,51 @@ import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from typing import Any
 
-    Serve = Callable[[dict[str, Any]], dict[str, Any]]
+    Serve = Callable[[dict[str, Any]], dict[str, Any] | Iterator[dict[str, Any]]]
 
 REQUEST_LIMIT = 64 << 20
 ANSWER_LIMIT = 4 << 20
 
 
+STATUS = {"refused": 2, "failed": 1, "left": 1, "removed": 1, "restored": 1, "restored-adopted": 1}
+"""The exit status by a result's `outcome`; 0 for every other."""
+
+
 def main(serve: Serve) -> int:
-    """Answers the request on standard input by what `serve` makes of it."""
+    """Answers the request on standard input by what `serve` makes of it.
+
+    `serve` returns the result, or yields documents, of which the last holds it.
+    """
     request = json.loads(sys.stdin.buffer.readline(REQUEST_LIMIT))
-    answer, status = _answer(serve, request)
-    line = json.dumps(answer)  # in ASCII: no terminal and no locale has a say in it
-    if len(line) > ANSWER_LIMIT:
-        line, status = json.dumps({"error": "the answer of this host is too long"}), 1
-    # What was said before may have ended without a line break.
-    sys.stdout.buffer.write(f"\n{request['frame']}{line}\n".encode())
-    sys.stdout.buffer.flush()
-    return status
+    document: dict[str, Any] = {}
+    for document in _documents(serve, request):
+        line = json.dumps(document)  # in ASCII: no terminal and no locale has a say in it
+        if len(line) > ANSWER_LIMIT:
+            document = {"error": "the answer of this host is too long"}
+            line = json.dumps(document)
+        # What was said before may have ended without a line break.
+        sys.stdout.buffer.write(f"\n{request['frame']}{line}\n".encode())
+        sys.stdout.buffer.flush()
+    return STATUS.get(document["result"].get("outcome"), 0) if "result" in document else 1
 
 
-def _answer(serve: Serve, request: dict[str, Any]) -> tuple[dict[str, Any], int]:
+def _documents(serve: Serve, request: dict[str, Any]) -> Iterator[dict[str, Any]]:
     # Children see what this program was told, and nothing of the user's own set-up.
     for name in [name for name in os.environ if name.startswith("COMPOSE_")]:
         del os.environ[name]
     os.environ["LC_ALL"] = "C.UTF-8"
     try:
-        return {"result": serve(request)}, 0
+        served = serve(request)
+        if isinstance(served, dict):
+            yield {"result": served}
+        else:
+            yield from served
     except Exception as error:  # one line on the operator's screen, no traceback
         where = error.__traceback__
         while where and where.tb_next:
             where = where.tb_next
         at = f" (line {where.tb_lineno} of {where.tb_frame.f_code.co_filename})" if where else ""
-        return {"error": f"{type(error).__name__}: {error}{at}"}, 1
+        yield {"error": f"{type(error).__name__}: {error}{at}"}

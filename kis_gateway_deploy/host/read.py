@@ -8,20 +8,43 @@ import re
 import stat
 import time
 
+from .compose import plugins
+from .containers import (
+    CREDENTIALS,
+    REFUSAL,
+    TOKENS_TARGET,
+    adopted_token_path,
+    ask_health,
+    compose_file_of,
+    engine_address,
+    file_of_container,
+    kind_of,
+    labels_of,
+    name_of,
+    socket_path,
+    token_mount,
+)
 from .engine import Engine, EngineError
-from .tokens import FILE_LIMIT, MARGIN, Directory, examine, is_id, kept_fingerprint
+from .releases import (
+    COMPOSE_FILE,
+    MANIFEST,
+    damage_of,
+    is_locked,
+    json_of,
+    linked,
+    manifest_of,
+    state_of,
+    text_of,
+)
+from .tokens import MARGIN, Directory, examine, is_id, kept_fingerprint
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
-COMPOSE_FILE = "docker-compose.yml"
-TEXT_LIMIT = 1 << 20
 REFUSED_WITHIN = 130
 """Seconds of a gateway's log in which a refusal by KIS counts."""
-HEALTH_SECONDS = 2.0
-TOKENS_TARGET = "/app/tokens"
 
 KINDS = {
     stat.S_IFREG: "regular file",
@@ -36,10 +59,10 @@ def read(request: dict[str, Any]) -> dict[str, Any]:
     """The reading of this host for one deployment, as `kis_gateway_deploy.reading` describes it.
 
     `request`: `project`, `service`, `app_dir`, `token_dir`, `token_file`, the id of the desired
-    `release` and the SHA-256 of its `compose` file, references of `images`, `with_layers` (whether
-    missing images are sent layer by layer), `adopt` (a container's name, or null) and `adopt_path`
-    (its token inside), `health` (null, or address, port and path to ask), and how many lines of
-    `history` to show.
+    `release`, references of `images`, `with_layers` (whether missing images are sent layer by
+    layer), `adopt` (a container's name, or null) and `adopt_path` (its token inside; null: where
+    its own environment says), `health` (null, or address, port and path to ask), and how many lines
+    of `history` to show.
     """
     found = _machine()
     found.update(_token_directory(request))
@@ -79,7 +102,7 @@ def _machine() -> dict[str, Any]:
 
 def _distribution() -> list[str]:
     """ID and VERSION_ID of os-release(5); empty where it does not say."""
-    text = _text("/etc/os-release")
+    text = text_of("/etc/os-release")
     found = dict(re.findall(r"^([A-Z_]+)=[\"']?([^\"'\n]*)", text, re.MULTILINE))
     return [found.get("ID", ""), found.get("VERSION_ID", "")]
 
@@ -100,11 +123,8 @@ def _is_podman(docker: str) -> bool:
 
 
 def _has_compose() -> bool:
-    """Whether compose is one of Docker's plugins (in the order of the Docker CLI)."""
-    own = os.environ.get("DOCKER_CONFIG") or os.path.expanduser("~/.docker")
-    system = ("/usr/local/lib", "/usr/local/libexec", "/usr/lib", "/usr/libexec")
-    directories = [own, *(f"{directory}/docker" for directory in system)]
-    return any(os.access(f"{each}/cli-plugins/docker-compose", os.X_OK) for each in directories)
+    """Whether compose is one of Docker's plugins."""
+    return any(os.access(path, os.X_OK) for path in plugins())
 
 
 def _disk_free(path: str) -> int:
@@ -118,7 +138,7 @@ def _listening(table: str) -> Iterator[tuple[str, int]]:
     """Address and port of the sockets that listen; the kernel's words are little-endian."""
     import socket  # the engine's client has imported it
 
-    for line in _text(table).splitlines()[1:]:
+    for line in text_of(table).splitlines()[1:]:
         fields = line.split()
         if len(fields) < 4 or fields[3] != "0A":
             continue
@@ -127,22 +147,6 @@ def _listening(table: str) -> Iterator[tuple[str, int]]:
         packed = b"".join(words[i : i + 4][::-1] for i in range(0, len(words), 4))
         family = socket.AF_INET if len(packed) == 4 else socket.AF_INET6
         yield socket.inet_ntop(family, packed).replace("::ffff:", ""), int(port, 16)
-
-
-def _text(path: str, limit: int = TEXT_LIMIT) -> str:
-    """The text of a file that only root can write; empty if it cannot be read."""
-    try:
-        with open(path, "rb") as file:
-            return file.read(limit).decode("utf-8", "replace")
-    except OSError:
-        return ""
-
-
-def _parsed(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return None
 
 
 # Tokens
@@ -169,16 +173,11 @@ def _token_directory(request: dict[str, Any]) -> dict[str, Any]:
             found["token_expires"] = evidence.valid_until
             found["token_file_says"] = evidence.file_says
             found["token_key"] = evidence.whose
-        attempt = _parsed((directory.read(f"{name}.attempt") or b"").decode("utf-8", "replace"))
+        attempt = json_of((directory.read(f"{name}.attempt") or b"").decode("utf-8", "replace"))
         if isinstance(attempt, dict) and is_id(attempt.get("app_key_fingerprint")):
             moment = attempt.get("attempted_at")
             if isinstance(moment, (int, float)) and 0 < moment < 10**11:
                 found["attempted"] = {attempt["app_key_fingerprint"]: int(moment)}
-        if not os.path.isdir(f"{request['app_dir']}/tokens"):  # an earlier version kept them here
-            whose = (directory.read(f"{name}.key") or b"").decode("ascii", "replace").strip()
-            if found.get("token_state") and is_id(whose):
-                found["token_key"] = found["token_key"] or whose
-            found["parked"] = _parked(directory, f"{name}.of-")
     return found
 
 
@@ -188,15 +187,14 @@ def _kept_tokens(request: dict[str, Any], found: dict[str, Any]) -> dict[str, An
         return {}
     path = f"{request['token_dir']}/{request['token_file']}"
     with Directory(kept) as directory:
-        parked = _parked(directory, "")
+        parked = _parked(directory)
     whose = found.get("token_key") or kept_fingerprint(request["app_dir"], path)
     return {"token_key": whose if found.get("token_state") else None, "parked": parked}
 
 
-def _parked(directory: Directory, prefix: str) -> dict[str, int]:
+def _parked(directory: Directory) -> dict[str, int]:
     """When parked tokens end, by the fingerprint of their app key."""
-    keys = [name[len(prefix) :] for name in directory.names(prefix)]
-    ends = {key: _ends(directory, prefix + key) for key in keys if is_id(key)}
+    ends = {key: _ends(directory, key) for key in directory.names("") if is_id(key)}
     return {key: end for key, end in ends.items() if end is not None}
 
 
@@ -219,45 +217,27 @@ def _described(at: os.stat_result) -> dict[str, str]:
 
 def _app_directory(request: dict[str, Any]) -> dict[str, Any]:
     app_dir, release = request["app_dir"], request["release"]
-    found: dict[str, Any] = {"lock": _parsed(_text(f"{app_dir}/lock"))}
-    for name in ("current", "previous"):
-        try:
-            target = os.path.basename(os.readlink(f"{app_dir}/{name}"))
-        except OSError:
-            continue
-        if is_id(target):
-            found[name] = target
-    current = found.get("current")
-    if current:
-        hashes = {name: file["sha256"] for name, file in _files(f"{app_dir}/current").items()}
-        if hashes.get(COMPOSE_FILE) != request["compose"]:  # else the controller knows it
-            found["current_compose"] = _text(f"{app_dir}/current/{COMPOSE_FILE}")
-        if current != release:
-            found["current_files"] = hashes
+    current = linked(app_dir, "current")
+    found: dict[str, Any] = {"current": current, "previous": linked(app_dir, "previous")}
+    state = state_of(app_dir)
+    if state:
+        shown = ("generation", "by", "began", "action", "to", "phase", "outcome")
+        found["state"] = {name: state.get(name) for name in shown}
+        adopted = state.get("adopted") or {}
+        found["replaced_id"] = adopted.get("id") if adopted.get("replaced") else None
+    found["switching"] = is_locked(f"{app_dir}/.switch.lock")
+    if current and current != release:
+        found["current_compose"] = text_of(f"{app_dir}/current/{COMPOSE_FILE}")
+        files = (manifest_of(app_dir, current) or {"files": {}})["files"]
+        found["current_files"] = {name: file["sha256"] for name, file in files.items()}
     releases = f"{app_dir}/releases"
     names = sorted(filter(is_id, os.listdir(releases))) if os.path.isdir(releases) else []
-    keys = {name: _text(f"{releases}/{name}/app_key_fingerprint").strip() for name in names}
-    found["releases"] = {name: key if is_id(key) else "" for name, key in keys.items()}
-    found["release_files"] = _files(f"{releases}/{release}") if release in names else {}
+    manifests = {name: manifest_of(app_dir, name) for name in names}
+    found["releases"] = {name: each["key"] for name, each in manifests.items() if each}
+    found["release_damage"] = damage_of(app_dir, release, manifests.get(release))
     if request["history"]:
         lines = _last(f"{app_dir}/history.jsonl").splitlines()[-request["history"] :]
-        found["history"] = list(map(_parsed, lines))
-    return found
-
-
-def _files(directory: str) -> dict[str, dict[str, str]]:
-    """Mode, owner and SHA-256 of each file; empty if there is no such directory."""
-    from hashlib import sha256
-
-    found = {}
-    for name in sorted(os.listdir(directory)) if os.path.isdir(directory) else []:
-        path = f"{directory}/{name}"
-        at = os.lstat(path)
-        if stat.S_ISREG(at.st_mode):
-            with open(path, "rb") as file:
-                digest = sha256(file.read(TEXT_LIMIT)).hexdigest()
-            described = _described(at)
-            found[name] = {"mode": described["mode"], "owner": described["owner"], "sha256": digest}
+        found["history"] = list(map(json_of, lines))
     return found
 
 
@@ -273,51 +253,30 @@ def _last(path: str, limit: int = 64 * 1024) -> str:
 # The engine
 
 
-def engine_address() -> str:
-    """The engine that the docker command asks: DOCKER_HOST, the current context, or the default."""
-    if os.environ.get("DOCKER_HOST"):
-        return os.environ["DOCKER_HOST"]
-    own = os.environ.get("DOCKER_CONFIG") or os.path.expanduser("~/.docker")
-    config = _parsed(_text(f"{own}/config.json"))
-    name = os.environ.get("DOCKER_CONTEXT") or (
-        config.get("currentContext") if isinstance(config, dict) else None
-    )
-    if not isinstance(name, str) or name in {"", "default"}:
-        return "unix:///var/run/docker.sock"
-    from hashlib import sha256
-
-    meta = f"{own}/contexts/meta/{sha256(name.encode()).hexdigest()}/meta.json"
-    context = _parsed(_text(meta))
-    try:
-        return str(context["Endpoints"]["docker"]["Host"])
-    except (KeyError, TypeError):
-        raise EngineError(f"the docker context {name} of this host is not there") from None
-
-
-def socket_path(address: str) -> str:
-    if not address.startswith("unix://"):
-        raise EngineError(f"docker uses {address}, which is no socket of this host")
-    return address[len("unix://") :]
-
-
 def _containers(request: dict[str, Any], host: dict[str, Any], engine: Engine) -> dict[str, Any]:
     found: dict[str, Any] = {"containers": [], "strangers": [], "token_users": [], "images": {}}
+    found["others"] = []
     gateway: dict[str, Any] | None = None
     talkers = []
     for summary in engine.containers(all=True):
-        labels, name = _labels(summary), _name(summary)
+        labels, name = labels_of(summary), name_of(summary)
         if summary.get("Image") in request["images"]:
             # Docker names an image here only as long as the name still means it.
             found["images"][summary["Image"]] = str(summary.get("ImageID"))
-        kind = _kind(labels, request)
+        kind = kind_of(labels, request)
         if kind == "stranger":
-            found["strangers"].append({"name": name, "compose_file": _compose_file(labels)})
+            found["strangers"].append({"name": name, "compose_file": compose_file_of(labels)})
             continue
         is_ours = kind == "ours"
-        is_adopted = not is_ours and name == request["adopt"]
+        is_adopted = (
+            not is_ours
+            and name == request["adopt"]
+            and summary.get("Id") != host.get("replaced_id")
+        )
         is_another = not (is_ours or is_adopted) and summary.get("State") != "exited"
         uses_tokens = is_another and _mounts(summary, request["token_dir"])
         if not (is_ours or is_adopted or uses_tokens or "kis-simulator" in labels):
+            found["others"] += _published(name, summary)
             continue
         details = engine.inspect(str(summary.get("Id")))
         if details is None:  # it was removed just now
@@ -328,7 +287,9 @@ def _containers(request: dict[str, Any], host: dict[str, Any], engine: Engine) -
         found["containers"].append(_container(details))
         if is_adopted:
             found["adopted_id"] = details["Id"]
-            content = file_of_container(engine, details, request["adopt_path"])
+            path = adopted_token_path(details, request)
+            content = file_of_container(engine, details, path)
+            found["adopted_path"] = path
             found["adopted_token_expires"] = examine(content).valid_until if content else None
         if is_ours:
             gateway = details
@@ -345,13 +306,13 @@ def _containers(request: dict[str, Any], host: dict[str, Any], engine: Engine) -
         if request["with_layers"] and not all(each in found["images"] for each in lacks):
             found["layers"] = _layers(engine, info)
     if gateway is not None:
-        found["token_mount"] = _token_mount(gateway, request["token_dir"])
+        found["token_mount"] = token_mount(gateway, request["token_dir"])
         if found["token_mount"] == "other":
             content = file_of_container(engine, gateway, f"{TOKENS_TARGET}/{request['token_file']}")
             ends = examine(content).valid_until if content else None
             found["mounted_token_expires"] = ends
         if request["health"] and gateway["State"]["Running"]:
-            found["client_sees"] = _ask(**request["health"])
+            found["client_sees"] = ask_health(**request["health"])
     if (host.get("token_expires") or 0) <= host["clock"] + MARGIN:
         # A gateway without a token may be asking KIS for one all the time.
         moments = [_refused(engine, each, host["clock"]) for each in talkers]
@@ -359,40 +320,14 @@ def _containers(request: dict[str, Any], host: dict[str, Any], engine: Engine) -
     return found
 
 
-def gateway_of(request: dict[str, Any], engine: Engine) -> dict[str, Any] | None:
-    """The gateway's container of this deployment; None if there is none."""
-    for summary in engine.containers(all=True):
-        if _kind(_labels(summary), request) == "ours":
-            return engine.inspect(str(summary.get("Id")))
-    return None
-
-
-def _labels(summary: dict[str, Any]) -> dict[str, str]:
-    return {str(name): str(value) for name, value in (summary.get("Labels") or {}).items()}
-
-
-def _name(summary: dict[str, Any]) -> str:
-    names = summary.get("Names") or [""]
-    return str(names[0]).lstrip("/")
-
-
-def _compose_file(labels: dict[str, str]) -> str:
-    return labels.get("com.docker.compose.project.config_files", "")
-
-
-def _kind(labels: dict[str, str], request: dict[str, Any]) -> str:
-    """`ours`: the gateway of this deployment; `stranger`: another one under its labels; or empty.
-
-    Containers that `docker compose run` left behind are nobody's.
-    """
-    if (
-        labels.get("com.docker.compose.project") != request["project"]
-        or labels.get("com.docker.compose.service") != request["service"]
-        or labels.get("com.docker.compose.oneoff") == "True"
-    ):
-        return ""
-    files = _compose_file(labels).split(",")
-    return "ours" if all(f.startswith(f"{request['app_dir']}/") for f in files) else "stranger"
+def _published(name: str, summary: dict[str, Any]) -> list[list[Any]]:
+    """Addresses and ports of the host that lead to a container, each with the container's name."""
+    ports = summary.get("Ports") or []
+    return [
+        [port.get("IP") or "0.0.0.0", port["PublicPort"], name]  # noqa: S104 - what it says
+        for port in ports
+        if port.get("PublicPort")
+    ]
 
 
 def _mounts(summary: dict[str, Any], token_dir: str) -> bool:
@@ -408,8 +343,9 @@ def _mounts(summary: dict[str, Any], token_dir: str) -> bool:
 
 
 def _token_user(name: str, labels: dict[str, str], details: dict[str, Any]) -> dict[str, Any]:
-    file = _compose_file(labels)
-    key = _text(f"{os.path.dirname(file)}/app_key_fingerprint", 64).strip() if file else ""
+    file = compose_file_of(labels)
+    manifest = json_of(text_of(f"{os.path.dirname(file)}/{MANIFEST}")) if file else None
+    key = manifest.get("key") if isinstance(manifest, dict) else None
     return {
         "name": name,
         "compose_file": file,
@@ -426,7 +362,7 @@ def _container(details: dict[str, Any]) -> dict[str, Any]:
         "name": details["Name"],
         "image": details["Image"],
         "image_name": config["Image"],
-        "compose_file": _compose_file(labels),
+        "compose_file": compose_file_of(labels),
         "is_simulator": "kis-simulator" in labels,
         "status": state["Status"],
         "restarts": details.get("RestartCount", 0),
@@ -445,64 +381,6 @@ def _layers(engine: Engine, info: dict[str, Any]) -> list[list[str]]:
     return [(image["RootFS"] or {}).get("Layers") or [] for image in images if image]
 
 
-def _token_mount(gateway: dict[str, Any], token_dir: str) -> str | None:
-    """Whether the running container has today's token directory mounted: `same`, `other` (it was
-    moved, or something is mounted over it) or `deleted`; None if it does not run.
-    """
-    process = gateway["State"].get("Pid")
-    if not process:
-        return None
-    for line in _text(f"/proc/{process}/mountinfo").splitlines():
-        fields = line.split(" ")
-        if len(fields) > 4 and fields[4] == TOKENS_TARGET:
-            if fields[3].endswith("//deleted"):
-                return "deleted"
-            try:
-                mounted = os.stat(f"/proc/{process}/root{TOKENS_TARGET}", follow_symlinks=False)
-                there = os.stat(token_dir)
-            except OSError:
-                return "other"
-            same = (mounted.st_dev, mounted.st_ino) == (there.st_dev, there.st_ino)
-            return "same" if same else "other"
-    return None
-
-
-def file_of_container(engine: Engine, details: dict[str, Any], path: str) -> bytes | None:
-    """A file in a container that runs or not; None if there is none, or it has over 64 KiB.
-
-    In one that runs it is looked up in its own mounts, where no link is followed: a link of the
-    container's would lead to a file of the host's.
-    """
-    process = details["State"].get("Pid")
-    if process:
-        try:
-            content = _beneath(f"/proc/{process}/root", path.strip("/").split("/"))
-        except OSError:
-            content = None
-        if content is not None:
-            return content
-    return engine.file(str(details["Id"]), path, FILE_LIMIT)
-
-
-def _beneath(root: str, parts: list[str]) -> bytes | None:
-    *directories, name = parts
-    descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
-    opened = [descriptor]
-    try:
-        for part in directories:
-            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
-            opened.append(os.open(part, flags, dir_fd=opened[-1]))
-        with Directory(".", opened[-1]) as directory:
-            return directory.read(name)
-    finally:
-        for each in opened:
-            os.close(each)
-
-
-REFUSAL = re.compile(r"EGW00133|403[^0-9].{0,16}forbidden", re.IGNORECASE)
-CREDENTIALS = re.compile("EGW0010[35]")
-
-
 def _refused(engine: Engine, container: str, clock: int) -> int | None:
     """When KIS last refused the gateway a token, by its log; 403 alone may be wrong credentials."""
     from datetime import datetime
@@ -516,25 +394,3 @@ def _refused(engine: Engine, container: str, clock: int) -> int | None:
             except ValueError:
                 return None
     return None
-
-
-def _ask(address: str, port: int, path: str) -> dict[str, Any]:
-    """What a client gets: `status`, the HTTP status; or `error`, why there was no answer."""
-    import socket
-
-    deadline = time.monotonic() + HEALTH_SECONDS
-    request = f"GET {path} HTTP/1.0\r\nHost: {address}:{port}\r\nConnection: close\r\n\r\n"
-    try:
-        with socket.create_connection((address, port), HEALTH_SECONDS) as connection:
-            connection.sendall(request.encode())
-            head = b""
-            while time.monotonic() < deadline:  # to its end: else a server logs a broken connection
-                connection.settimeout(max(0.01, deadline - time.monotonic()))
-                part = connection.recv(65536)
-                if not part:
-                    break
-                head = (head + part)[:64]
-        status = re.match(rb"HTTP/1\.[01] ([0-9]{3})\b", head)
-        return {"status": int(status[1])} if status else {"error": "the answer is not HTTP"}
-    except OSError as error:
-        return {"error": str(error)}

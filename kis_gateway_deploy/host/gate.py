@@ -1,0 +1,144 @@
+"""The health gate: what it sees at one moment, and what follows from that. Pure.
+
+It sees what a client sees. Before the first good answer nothing counts but the deadline; after it,
+one bad answer fails. A token file is evidence: it fails a gate only if what it shows is certain.
+"""
+
+from __future__ import annotations
+
+from collections import namedtuple
+
+WORTH_KEEPING = 20 * 60
+"""Seconds: a token that is valid for longer needs no replacement."""
+
+PATIENCE = 180
+"""Seconds that a gateway gets beyond the deadline, once, after KIS has refused it a token."""
+
+KIS_MINUTE = 61
+"""Seconds between two requests for a token: KIS issues one a minute per app key (EGW00133)."""
+
+STARTS = 3
+"""How often a container is started that exits before it has answered, and asks KIS for nothing."""
+
+Rules = namedtuple("Rules", "min_healthy deadline asks_http token_at_start engine_counts has_token")
+"""What a gate goes by; times in seconds.
+
+`asks_http`: whether a client asks it something; else its stability counts. `token_at_start`:
+whether a healthy gateway has a token. `engine_counts`: whether the operator set a health check.
+`has_token`: whether the gateway finds a token, so that its start is no request to KIS.
+"""
+
+Observation = namedtuple(
+    "Observation",
+    "t status start exit_code health answer heard token replaced refused credentials",
+    defaults=("running", "", 0, "", "", "", "valid", 0, False, ""),
+)
+"""What is seen at one moment, `t` seconds after the gate was opened.
+
+`status`: of the container: `running`, `exited`, `gone`, or `unknown` if the engine does not
+answer. `start`: tells one start from another. `health`: the engine's: `healthy`, `starting`,
+`unhealthy` or empty. `answer`: `good`, `bad`, or empty if nobody asked; `heard`: its words.
+`token`: `valid`, `unknown` (form), `expired`, `damaged` or `missing`. `replaced`: for how many
+seconds a token was still valid that another one has replaced. `refused`: whether this start's log
+has KIS's `EGW00133`; `credentials`: `EGW00103` or `EGW00105`, if it has that.
+"""
+
+History = namedtuple(
+    "History", "good_since start starts extended aside", defaults=(None, "", 1, False, False)
+)
+"""What a gate remembers: since when it has seen good answers, which start it saw last, how many
+there were, whether it was extended, whether a token file of unknown form was set aside."""
+
+Verdict = namedtuple("Verdict", "kind reason wait", defaults=("", 0))
+"""`kind`: `wait`, `pass`, `fail`, `start` (the container once more, after `wait` seconds) or
+`aside` (set the token file aside, then start it). `reason`: what was seen, in words."""
+
+
+def judge(seen: Observation, history: History, rules: Rules) -> tuple[Verdict, History]:
+    """What follows from an observation, and what is to be remembered."""
+    if seen.credentials:
+        return _fail(
+            history,
+            f"KIS refuses the app key or its secret ({seen.credentials}): check the secrets file, "
+            "and whether the key is for real or for paper trading",
+        )
+    if seen.replaced > WORTH_KEEPING:
+        minutes = int(seen.replaced) // 60
+        return _fail(
+            history,
+            "the gateway asked KIS for a token that it did not need: it replaced one that was "
+            f"valid for another {minutes} min",
+        )
+    if seen.status == "gone":
+        return _fail(history, "the container was removed by something else")
+    if seen.refused:
+        history = history._replace(extended=True)
+    limit = rules.deadline + (PATIENCE if history.extended else 0)
+    if seen.status == "exited":
+        return _judge_exit(seen, history, rules, limit)
+    if seen.status == "running":
+        has_restarted = history.start not in ("", seen.start)
+        if has_restarted and history.good_since is not None:
+            return _fail(history, "the container restarted after it had answered")
+        if has_restarted:
+            history = history._replace(starts=history.starts + 1)
+            if history.starts > STARTS:
+                return _fail(history, f"the container restarted {STARTS} times: a crash loop")
+        history = history._replace(start=seen.start)
+        verdict, history = _judge_running(seen, history, rules)
+    else:
+        verdict = Verdict("wait", "the Docker engine does not answer")
+    if verdict.kind == "wait" and seen.t >= limit:
+        return _fail(history, f"not healthy within {limit:g} s: {verdict.reason}")
+    return verdict, history
+
+
+def _fail(history: History, reason: str) -> tuple[Verdict, History]:
+    return Verdict("fail", reason), history
+
+
+def _judge_exit(
+    seen: Observation, history: History, rules: Rules, limit: float
+) -> tuple[Verdict, History]:
+    exited = f"the container exited with status {seen.exit_code}"
+    if history.good_since is not None:
+        return _fail(history, f"{exited} after it had answered")
+    again = history._replace(starts=history.starts + 1, start="")
+    if seen.refused:
+        if seen.t + KIS_MINUTE > limit:
+            return _fail(history, f"{exited}: KIS refuses it a token again and again (EGW00133)")
+        return Verdict("start", f"{exited}: KIS refused it a token (EGW00133)", KIS_MINUTE), again
+    if seen.token == "unknown" and not history.aside:
+        return Verdict("aside", exited), again._replace(aside=True)
+    if not rules.has_token:
+        return _fail(history, exited)
+    if history.starts >= STARTS:
+        return _fail(history, f"{exited}, {STARTS} times: a crash loop")
+    return Verdict("start", exited), again
+
+
+def _judge_running(seen: Observation, history: History, rules: Rules) -> tuple[Verdict, History]:
+    if rules.engine_counts and seen.health == "unhealthy":
+        return _fail(history, "the health check of gateway_healthcheck says unhealthy")
+    if not rules.asks_http:
+        heard, is_good = "the container is running", True
+    else:
+        heard = seen.heard or "the container is running, nobody has asked it yet"
+        is_good = seen.answer == "good"
+        if seen.answer == "bad" and history.good_since is not None:
+            return _fail(history, f"a client got a bad answer after a good one: {heard}")
+        if not seen.answer and history.good_since is not None:
+            heard = "the gateway answers"
+    if is_good and history.good_since is None:
+        history = history._replace(good_since=seen.t)
+    if history.good_since is None:
+        return Verdict("wait", heard), history
+    if rules.token_at_start and seen.token in ("missing", "expired", "damaged"):
+        lack = {"missing": "there is no token file", "damaged": "the token file is damaged"}
+        reason = lack.get(seen.token, "every token in its token file has expired")
+        return Verdict("wait", f"{heard}, but {reason}"), history
+    if rules.engine_counts and seen.health == "starting":
+        return Verdict("wait", f"{heard}, but gateway_healthcheck still says starting"), history
+    if is_good and seen.t - history.good_since >= rules.min_healthy:
+        return Verdict("pass", heard), history
+    return Verdict("wait", heard), history

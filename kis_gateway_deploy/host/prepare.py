@@ -1,0 +1,119 @@
+"""Puts a release on the host, checked by the host's own compose. Changes nothing that runs."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from binascii import a2b_base64
+
+from .compose import ComposeError, compose
+from .releases import (
+    COMPOSE_FILE,
+    lock,
+    make_dir,
+    release_dir,
+    state_of,
+    sync,
+    write_file,
+)
+from .tokens import Directory, make_token_dir
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+LOCK_SECONDS = 60
+
+
+def prepare(request: dict[str, Any]) -> dict[str, Any]:
+    """`outcome`: `prepared`, `refused` (nothing was done) or `failed`; and `why`.
+
+    `request`: `app_dir`, `project`, `seen` (the generation that the plan was made from, or null);
+    `tokens` (null, or `dir`, `file` and `owner` of a token directory to make ready); `release`
+    (null, or its `id` and its `files`: by name the `content` in base64 and the `owner`: mode, uid
+    and gid).
+    """
+    app_dir = request["app_dir"]
+    make_dir(f"{app_dir}/releases")
+    state = state_of(app_dir)
+    if state.get("generation") != request["seen"]:
+        return {"outcome": "refused", "why": changed_since(state)}
+    if request["tokens"]:
+        _prepare_tokens(**request["tokens"])
+    if request["release"] is None:
+        return {"outcome": "prepared", "why": ""}
+    held = lock(f"{app_dir}/.prepare.lock", LOCK_SECONDS)
+    if held is None:
+        return {"outcome": "refused", "why": "another deploy is putting a release here: try again"}
+    try:
+        why = _stage(app_dir, request["project"], **request["release"])
+    finally:
+        os.close(held)
+    return {"outcome": "failed" if why else "prepared", "why": why}
+
+
+def changed_since(state: dict[str, Any]) -> str:
+    """That a host is not as it was when it was read, and who changed it."""
+    if not state:
+        return "changed since it was read: its state was removed; run plan again"
+    ago = max(0, int(time.time() - state["began"]))
+    what = f"release {state['to']}" if state.get("to") else state["action"]
+    return f"changed since it was read: {what} by {state['by']}, {ago} s ago; run plan again"
+
+
+def _prepare_tokens(dir: str, file: str, owner: list[int]) -> None:
+    make_token_dir(dir)
+    with Directory(dir) as directory:
+        found = directory.examine(file)
+        if found and found.state == "damaged":
+            # A gateway may be writing at this moment: a file that is half written gets a second.
+            time.sleep(1)
+            found = directory.examine(file)
+        if found and found.state == "damaged":
+            directory.set_aside(file, "damaged")
+        directory.own((owner[0], owner[1]), file)
+
+
+def _stage(app_dir: str, project: str, id: str, files: dict[str, Any]) -> str:
+    """What is wrong with the release; empty if it is on the host, complete."""
+    from shutil import rmtree
+
+    releases = f"{app_dir}/releases"
+    for name in os.listdir(releases):
+        if name.startswith(".staging."):  # of a run that was killed, with its secrets
+            rmtree(f"{releases}/{name}", ignore_errors=True)
+    staging = tempfile.mkdtemp(prefix=".staging.", dir=releases)
+    try:
+        for name, file in files.items():
+            mode, uid, gid = file["owner"]
+            content = a2b_base64(file["content"])
+            write_file(f"{staging}/{os.path.basename(name)}", content, mode, (uid, gid))
+        if why := _refused_by_compose(project, f"{staging}/{COMPOSE_FILE}"):
+            return why
+        # A release of this name whose files were changed by hand makes room; what runs keeps its
+        # mounts.
+        there = release_dir(app_dir, id)
+        if os.path.lexists(there):
+            os.rename(there, f"{staging}.replaced")
+        sync(staging)
+        os.rename(staging, there)
+        sync(releases)
+    finally:
+        for path in (staging, f"{staging}.replaced"):
+            rmtree(path, ignore_errors=True)
+    return ""
+
+
+def _refused_by_compose(project: str, file: str) -> str:
+    # `config` exits with 0 and only a warning if a variable is not set: any word is a refusal.
+    try:
+        said = compose(project, [file], ["config", "--quiet"])
+    except ComposeError as error:
+        said = str(error)
+    if not said:
+        return ""
+    return (
+        f"{said}\ndocker compose refuses the compose file, or warns of it: see above. The running "
+        "gateway was not touched. Correct the settings that the message names, and deploy again."
+    )

@@ -1,0 +1,202 @@
+"""What this package keeps in the app directory, where only root can write.
+
+`releases/ID/` holds a release and its manifest, `release.json`; `current` and `previous` point at
+two of them. `state.json` says what was changed last, under which generation; `history.jsonl` has a
+line for each change. A switch that is under way holds the lock of `.switch.lock`.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import stat
+import time
+
+from .tokens import is_id
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+MANIFEST = "release.json"
+COMPOSE_FILE = "docker-compose.yml"
+RELEASES_KEPT = 5
+FILE_LIMIT = 4 << 20
+TEXT_LIMIT = 1 << 20
+
+
+def release_dir(app_dir: str, release: str) -> str:
+    return f"{app_dir}/releases/{release}"
+
+
+def manifest_of(app_dir: str, release: str | None) -> dict[str, Any] | None:
+    """The manifest of a release on this host; None if there is none that can be read."""
+    if not is_id(release):
+        return None
+    found = json_of(text_of(f"{app_dir}/releases/{release}/{MANIFEST}"))
+    is_ours = isinstance(found, dict) and found.get("v") == 1 and isinstance(found["files"], dict)
+    return found if is_ours else None
+
+
+def damage_of(app_dir: str, release: str, manifest: dict[str, Any] | None) -> str:
+    """What is wrong with a release's files; empty if they are those that its manifest names."""
+    if manifest is None:
+        directory = release_dir(app_dir, release)
+        return f"{MANIFEST} is missing" if os.path.isdir(directory) else "is not on the host"
+    from hashlib import sha256
+
+    for name, wanted in sorted(manifest["files"].items()):
+        path = f"{release_dir(app_dir, release)}/{os.path.basename(name)}"
+        try:
+            at = os.lstat(path)
+            with open(path, "rb") as file:
+                digest = sha256(file.read(FILE_LIMIT)).hexdigest()
+        except OSError:
+            return f"{name} is missing"
+        if digest != wanted["sha256"]:
+            return f"{name} was changed on the host"
+        if [stat.S_IMODE(at.st_mode), at.st_uid, at.st_gid] != wanted["owner"]:
+            return f"{name} has another owner or mode"
+    return ""
+
+
+def linked(app_dir: str, name: str) -> str | None:
+    """The release that `current` or `previous` points at."""
+    try:
+        target = os.path.basename(os.readlink(f"{app_dir}/{name}"))
+    except OSError:
+        return None
+    return target if is_id(target) else None
+
+
+def point(app_dir: str, name: str, release: str | None) -> None:
+    """Lets `current` or `previous` point at a release, or takes it away.
+
+    A directory in its place is set aside, not removed.
+    """
+    path = f"{app_dir}/{name}"
+    if os.path.isdir(path) and not os.path.islink(path):
+        os.rename(path, f"{path}.was-a-directory-{time.time_ns()}")
+    if release is None:
+        if os.path.lexists(path):
+            os.unlink(path)
+        return
+    new = f"{app_dir}/.{name}.new"
+    if os.path.lexists(new):
+        os.unlink(new)
+    os.symlink(f"releases/{release}", new)
+    os.replace(new, path)
+    sync(app_dir)
+
+
+def state_of(app_dir: str) -> dict[str, Any]:
+    """What was changed last on this host; empty if nothing was."""
+    found = json_of(text_of(f"{app_dir}/state.json"))
+    return found if isinstance(found, dict) and isinstance(found.get("generation"), str) else {}
+
+
+def store_state(app_dir: str, state: dict[str, Any]) -> None:
+    """Once this returns, the state outlives a loss of power."""
+    write_file(f"{app_dir}/state.json", json.dumps(state).encode(), 0o600)
+    sync(app_dir)
+
+
+def record(app_dir: str, event: dict[str, Any]) -> None:
+    """Adds a line to the history. Half a line, of a disk that was full, stays alone."""
+    with open(f"{app_dir}/history.jsonl", "ab+") as file:
+        os.fchmod(file.fileno(), 0o600)
+        if file.seek(0, os.SEEK_END):
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                file.write(b"\n")
+        file.write(json.dumps(event).encode() + b"\n")
+
+
+def prune(app_dir: str, kept: set[str | None]) -> None:
+    """Removes old releases: the last five stay, and those that a switch may go back to."""
+    from shutil import rmtree
+
+    names = filter(is_id, os.listdir(f"{app_dir}/releases"))
+    by_age = sorted(names, key=lambda name: -os.stat(release_dir(app_dir, name)).st_mtime)
+    for name in by_age[RELEASES_KEPT:]:
+        if name not in kept:
+            rmtree(release_dir(app_dir, name), ignore_errors=True)
+
+
+def write_file(path: str, content: bytes, mode: int, owner: tuple[int, int] = (0, 0)) -> None:
+    """A new file takes the place of an old one at once; its mode is right from the beginning."""
+    new = f"{path}.new"
+    if os.path.lexists(new):
+        os.unlink(new)
+    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    with open(descriptor, "wb") as file:
+        file.write(content)
+        if os.geteuid() == 0:
+            os.fchown(descriptor, *owner)
+        os.fchmod(descriptor, mode)
+        file.flush()
+        os.fsync(descriptor)
+    os.replace(new, path)
+
+
+def sync(directory: str) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def make_dir(path: str) -> None:
+    """A directory of root's that others cannot read, with those above it."""
+    os.makedirs(path, 0o700, exist_ok=True)
+
+
+def lock(path: str, seconds: float) -> int | None:
+    """A descriptor that holds the lock of this file; None if others hold it for so long.
+
+    The lock ends with the last process that has the descriptor.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return descriptor
+        except OSError:
+            if time.monotonic() >= deadline:
+                os.close(descriptor)
+                return None
+            time.sleep(0.05)
+
+
+def is_locked(path: str) -> bool:
+    """Whether another process holds the lock of this file."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def text_of(path: str, limit: int = TEXT_LIMIT) -> str:
+    """The text of a file that only root can write; empty if it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(limit).decode("utf-8", "replace")
+    except OSError:
+        return ""
+
+
+def json_of(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None

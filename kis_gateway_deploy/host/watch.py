@@ -1,0 +1,279 @@
+"""Starts a container and watches it until the health gate has a verdict."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections import namedtuple
+
+from .compose import wait_for_end
+from .containers import CREDENTIALS, REFUSAL, ask_health
+from .engine import EngineError
+from .gate import History, Observation, Rules, judge
+from .neighbour import announce
+from .tokens import Directory
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from .control import Control
+    from .tokens import Evidence
+
+SECOND = 1.0
+UNTIL_IT_LISTENS = 0.05
+SAY_AGAIN = 5.0
+LOG_LIMIT = 1 << 20
+
+Seen = namedtuple("Seen", "evidence content stat")
+
+
+class TokenWatch:
+    """What becomes of a token file while a gateway runs.
+
+    An issuance is a token that was not there before. KIS answers with the same token for six hours
+    (FACTS of KIS's token API), so a file that was written again with the same one may be an
+    issuance, too: that cannot be told.
+    """
+
+    def __init__(self, token_dir: str, name: str) -> None:
+        self.token_dir, self.name = token_dir, name
+        self.issuances = 0
+        self.rewritten = False
+        self.last_issued = 0.0  # of time.monotonic
+        self.replaced = 0.0
+        self.known = self._look()
+
+    def look(self) -> str:
+        """The state of the file, as of `Observation`; counts what has come since."""
+        if self._stat() != self.known.stat:
+            seen = self._look()
+            if seen.evidence is None or seen.evidence.state == "damaged":
+                return self._state(seen.evidence)  # it may be half written
+            self._compare(seen)
+            self.known = seen
+        return self._state(self.known.evidence)
+
+    def _compare(self, seen: Seen) -> None:
+        before, after = self.known.evidence, seen.evidence
+        was_there = before is not None and before.state != "damaged"
+        if not was_there or (before.tokens and after.tokens and not after.tokens <= before.tokens):
+            self.issuances += 1
+            self.last_issued = time.monotonic()
+            left = (before.valid_until or 0) - time.time() if was_there else 0
+            self.replaced = max(self.replaced, left)
+        elif seen.stat[:2] != self.known.stat[:2]:
+            self.rewritten = True
+
+    def _look(self) -> Seen:
+        try:
+            with Directory(self.token_dir) as directory:
+                return Seen(directory.examine(self.name), None, self._stat())
+        except OSError:
+            return Seen(None, None, None)
+
+    def _stat(self) -> tuple[int, int, int] | None:
+        try:
+            with Directory(self.token_dir) as directory:
+                at = directory.stat(self.name)
+        except OSError:
+            return None
+        return (at.st_ino, at.st_mtime_ns, at.st_size) if at else None
+
+    def _state(self, evidence: Evidence | None) -> str:
+        if evidence is None:
+            return "missing"
+        if evidence.state != "token":
+            return str(evidence.state)
+        return "valid" if (evidence.valid_until or 0) > time.time() else "expired"
+
+
+class Watch:
+    """One gate. `rules` are the gate's; `manifest` is that of the release that runs.
+
+    `log_says` is told what is waited for; `set_aside` sets a token file of unknown form aside.
+    """
+
+    def __init__(
+        self,
+        engine: Control,
+        container: str,
+        manifest: dict[str, Any],
+        rules: Rules,
+        tokens: TokenWatch,
+        say: Callable[[str], None],
+    ) -> None:
+        self.engine, self.container, self.manifest = engine, container, manifest
+        self.rules, self.tokens, self.say = rules, tokens, say
+        self.opened = time.monotonic()
+        self.started = time.time()
+        self.was_refused = 0.0  # of time.monotonic; 0 if it was not
+        self.details: dict[str, Any] = {}
+        self.log_read = 0.0
+        self.log_found = (False, "")
+        self.next_ask = 0.0
+        self.heard = ""
+        self.since = self.started
+
+    def run(self, set_aside: Callable[[], float]) -> tuple[bool, str]:
+        """Starts the container; whether it passed the gate, and why or why not.
+
+        `set_aside` sets the token file aside, and answers how many seconds KIS must be left alone.
+        """
+        history = History()
+        self._start()
+        said, said_at = "", 0.0
+        while True:
+            verdict, history = judge(self._observe(history), history, self.rules)
+            if verdict.kind in ("pass", "fail"):
+                return verdict.kind == "pass", verdict.reason
+            if verdict.kind == "start":
+                self.say(f"  {verdict.reason}: it is started once more")
+                wait_for_kis(verdict.wait, self.say)
+                self._start()
+                continue
+            if verdict.kind == "aside":
+                self.say(
+                    f"  {verdict.reason}. Its token file has a form that is not known here: it is "
+                    "set aside, and the gateway is started once more with one issuance allowed"
+                )
+                self.rules = self.rules._replace(has_token=False)
+                seconds = set_aside()
+                wait_for_kis(seconds, self.say)
+                self.opened += seconds  # this wait is not the gateway's
+                self._start()
+                continue
+            now = time.monotonic() - self.opened
+            if verdict.reason != said or now - said_at >= SAY_AGAIN:
+                self.say(f"  {now:.0f} s: {verdict.reason}")
+                said, said_at = verdict.reason, now
+            self._wait(history)
+
+    def _start(self) -> None:
+        self.started = time.time()
+        self.log_read, self.log_found, self.next_ask = 0.0, (False, ""), 0.0
+        self.engine.start(self.container)
+        self.details = self.engine.inspect(self.container) or {}
+        if self.details:
+            announce(self.details)
+
+    def _wait(self, history: History) -> None:
+        """Until the next look is due, or the container ends."""
+        seconds = max(0.01, min(SECOND, self._due(history) - time.monotonic()))
+        process = self.details.get("State", {}).get("Pid")
+        if process and self.details["State"].get("Running"):
+            if wait_for_end(process, seconds):
+                self._wait_for_engine_to_see()
+        else:
+            time.sleep(seconds)
+
+    def _due(self, history: History) -> float:
+        """When the next look is due, of time.monotonic."""
+        if history.good_since is None:
+            return self.next_ask
+        ends = self.opened + history.good_since + self.rules.min_healthy
+        # A verdict that the minimum healthy time alone did not bring is looked for once a second.
+        return min(self.next_ask, ends) if ends > time.monotonic() - SECOND else self.next_ask
+
+    def _wait_for_engine_to_see(self) -> None:
+        """The engine may know of a container's end a moment later than the kernel."""
+        deadline = time.monotonic() + 3
+        while time.monotonic() < deadline:
+            try:
+                details = self.engine.inspect(self.container)
+            except EngineError:
+                return
+            if not details or not details["State"].get("Running"):
+                return
+            time.sleep(0.02)
+
+    def _observe(self, history: History) -> Observation:
+        try:
+            details = self.engine.inspect(self.container)
+        except EngineError:
+            time.sleep(UNTIL_IT_LISTENS * 4)
+            return Observation(time.monotonic() - self.opened, "unknown")
+        status, answer = "gone", ""
+        if details is not None:
+            self.details = details
+            status = "running" if details["State"].get("Running") else "exited"
+        state = self.details.get("State", {})
+        now = time.monotonic()
+        if status == "running" and self.rules.asks_http and now >= self._due(history):
+            answer = self._ask()
+        elif not self.rules.asks_http:
+            self.next_ask = now + UNTIL_IT_LISTENS * 4
+        is_early = history.good_since is None
+        if status != "running" or (is_early and now - self.log_read >= SECOND):
+            self._read_log(details is not None)
+        token = self.tokens.look()
+        refused, credentials = self.log_found
+        return Observation(
+            time.monotonic() - self.opened,
+            status,
+            f"{state.get('StartedAt')}",
+            state.get("ExitCode", 0),
+            (state.get("Health") or {}).get("Status") or "",
+            answer,
+            self.heard,
+            token,
+            self.tokens.replaced,
+            refused,
+            credentials,
+        )
+
+    def _ask(self) -> str:
+        client = self.manifest
+        said = ask_health(client["address"], client["port"], client["health_path"])
+        status = said.get("status")
+        where = f"http://{client['address']}:{client['port']}{client['health_path']}"
+        self.heard = f"GET {where}: " + (f"HTTP {status}" if status else str(said.get("error")))
+        self.next_ask = time.monotonic() + (SECOND if status else UNTIL_IT_LISTENS)
+        return "good" if status and 200 <= status < 300 else "bad"
+
+    def _read_log(self, is_there: bool) -> None:
+        self.log_read = time.monotonic()
+        if not is_there:
+            return
+        try:
+            log = self.engine.logs(self.container, self.started, limit=LOG_LIMIT)
+        except EngineError:
+            return
+        text = log.decode("utf-8", "replace")
+        credentials = CREDENTIALS.search(text)
+        refused = not credentials and REFUSAL.search(text) is not None
+        if refused and not self.log_found[0]:
+            self.was_refused = time.monotonic()
+        self.log_found = refused, credentials[0] if credentials else ""
+
+
+def wait_for_kis(seconds: float, say: Callable[[str], None]) -> None:
+    """Leaves KIS alone for so long, and says so."""
+    until = time.monotonic() + seconds
+    while (left := until - time.monotonic()) > 0:
+        say(f"  KIS issues one token a minute per app key: waiting {left:.0f} s")
+        time.sleep(min(left, SAY_AGAIN))
+
+
+ERROR = re.compile(
+    r"error|exception|traceback|refused|denied|fatal|panic|failed|EGW[0-9]{5}", re.IGNORECASE
+)
+
+
+def excerpt(log: str, hidden: set[str]) -> list[str]:
+    """The lines of a log's first error and its last ones; what is `hidden` is not shown."""
+    for secret in sorted(hidden, key=len, reverse=True):
+        log = log.replace(secret, "(hidden)")
+    log = re.sub(r"eyJ[A-Za-z0-9_-]{2,}\.[A-Za-z0-9_.-]{4,}", "(hidden)", log)
+    lines = [line[:300] for line in log.splitlines() if line.strip()]
+    last = max(0, len(lines) - 10)
+    first = next((n for n, line in enumerate(lines) if ERROR.search(line)), last)
+    shown = list(range(first, min(first + 5, last))) + list(range(last, len(lines)))
+    result, before = [], -1
+    for number in shown:
+        if number != before + 1:
+            result.append("...")
+        result.append(lines[number])
+        before = number
+    return result
