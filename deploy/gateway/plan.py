@@ -211,7 +211,8 @@ def warnings(settings: Settings, release: Release, reading: Reading) -> list[str
         if _is_unhealthy_but_answers(settings, reading, gateway)
     ]
     name = settings.adopt_container
-    if name and reading.adopted is None and reading.replaced_id is None:
+    is_known = name in {container.name.lstrip("/") for container in reading.containers}
+    if name and not is_known and reading.replaced_id is None:
         found.append(f"gateway_adopt_container: there is no container {name} on this host")
     off = 0 if reading.arrived is None else reading.arrived - reading.clock
     if abs(off) > CLOCK_MAY_DIFFER:

@@ -10,8 +10,8 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
-from deploy.gateway.reading import Container, HostPath, Reading, ReleaseFile
-from deploy.gateway.release import COMPOSE_FILE, KEY_FILE, ROOT, File, Image, Release
+from deploy.gateway.reading import Container, HostPath, Reading
+from deploy.gateway.release import COMPOSE_FILE, ROOT, File, Image, Release
 from deploy.gateway.settings import Settings, alias
 
 SECRETS_FILE = ROOT / "services/kis-simulator/kis_simulator/demo_credentials.json"
@@ -39,9 +39,8 @@ def release() -> Release:
     files = {
         COMPOSE_FILE: File(b"services: {}", 0o600),
         "secrets.json": File(b"{}", 0o400, 10001, 10001),
-        KEY_FILE: File(b"0a1b2c3d4e5f\n", 0o600),
     }
-    return Release(Image("registry.example/kis:1.4"), files)
+    return Release(Image("registry.example/kis:1.4"), files, {"key": "0a1b2c3d4e5f"})
 
 
 def saved_tar(path: Path, config: str) -> Path:
@@ -70,14 +69,6 @@ def container(**changes: Any) -> Container:
     return Container.model_validate(values | changes)
 
 
-def release_files(of: Release | None = None) -> dict[str, ReleaseFile]:
-    """The files of that release, or of another, on a host that nobody meddled with."""
-    return {
-        name: ReleaseFile(mode=f"{file.mode:o}", owner=f"{file.uid}:{file.gid}", sha256=file.sha256)
-        for name, file in (of or release()).files.items()
-    }
-
-
 def reading(**changes: Any) -> Reading:
     """A Debian 13 host on which that release runs, so that nothing is left to do."""
     values = {
@@ -100,7 +91,7 @@ def reading(**changes: Any) -> Reading:
         "token_mount": "same",
         "client_sees": {"status": 200},
         "current": release().id,
-        "release_files": release_files(),
+        "release_damage": "",
         "images": {"registry.example/kis:1.4": "sha256:1111"},
         "containers": (container(),),
     }
@@ -127,7 +118,7 @@ FRESH: dict[str, Any] = {
     "token_mount": None,
     "client_sees": None,
     "current": None,
-    "release_files": {},
+    "release_damage": "is not on the host",
     "images": {},
     "containers": (),
 }

@@ -9,14 +9,16 @@ import pytest
 
 from deploy.gateway import display
 from deploy.gateway.plan import Plan, make_plan, plan_without_python
-from deploy.gateway.reading import Event, Lock, Reading
-from deploy.gateway.release import COMPOSE_FILE, KEY_FILE, Release, make_release
+from deploy.gateway.reading import Change, Event, Reading
+from deploy.gateway.release import COMPOSE_FILE, Release, make_release
 from deploy.gateway.settings import Settings
 from tests.unit import builders
 from tests.unit.builders import container, reading
 
 CLOCK = 1795470000
-LOCK = Lock(id="abc", by="ops", at="desk", pid=4711, since=CLOCK - 10)
+UNDER_WAY = Change(
+    generation="0123456789abcdef", by="ops@desk", began=CLOCK - 10, action="up", phase="begun"
+)
 EVENT = Event.model_validate(
     {
         "began": (CLOCK - 3600) * 1000 + 123,
@@ -66,7 +68,8 @@ def test_the_status_table_of_a_fleet() -> None:
     full = reading(
         token_written=CLOCK - 720,
         token_expires=CLOCK + 21 * 3600 + 240,
-        lock=LOCK,
+        state=UNDER_WAY,
+        switching=True,
         history=(EVENT,),
     )
     hosts: dict[str, Reading | str] = {
@@ -77,9 +80,9 @@ def test_the_status_table_of_a_fleet() -> None:
     rid = full.current
     assert display.status_table(hosts).splitlines() == [
         "HOST   RELEASE       IMAGE                     HEALTH           RESTARTS  TOKEN AGE  "
-        "TOKEN VALID FOR  LOCK",
+        "TOKEN VALID FOR  SWITCH",
         f"zeta   {rid}  registry.example/kis:1.4  running/healthy  0         12 min     "
-        "21 h 04 min      ops from desk since 2026-11-24 06:39:50",
+        "21 h 04 min      up by ops@desk since 2026-11-24 06:39:50",
         "alpha  unreachable",
         "beta   unreadable",
         "",
@@ -139,7 +142,13 @@ def test_what_a_client_gets_as_json(client_sees: dict[str, Any] | None, shown: s
 
 
 def test_the_status_as_json() -> None:
-    full = reading(token_written=CLOCK - 720, token_expires=CLOCK + 9, lock=LOCK, history=(EVENT,))
+    full = reading(
+        token_written=CLOCK - 720,
+        token_expires=CLOCK + 9,
+        state=UNDER_WAY,
+        switching=True,
+        history=(EVENT,),
+    )
     hosts: dict[str, Reading | str] = {
         "zeta": full,
         "alpha": display.UNREACHABLE,
@@ -159,7 +168,16 @@ def test_the_status_as_json() -> None:
         "restarts": 0,
         "token_written": CLOCK - 720,
         "token_expires": CLOCK + 9,
-        "lock": {"id": "abc", "by": "ops", "at": "desk", "pid": 4711, "since": CLOCK - 10},
+        "switching": True,
+        "changed": {
+            "generation": "0123456789abcdef",
+            "by": "ops@desk",
+            "began": CLOCK - 10,
+            "action": "up",
+            "to": None,
+            "phase": "begun",
+            "outcome": None,
+        },
         "history": [
             {
                 "began": CLOCK - 3600,
@@ -176,7 +194,7 @@ def test_the_status_as_json() -> None:
     }
     assert alpha == {"host": "alpha", "state": "unreachable"}
     assert list(new) == list(zeta)
-    assert (new["containers"], new["image"], new["lock"], new["history"]) == (0, None, None, [])
+    assert (new["containers"], new["image"], new["changed"], new["history"]) == (0, None, None, [])
     assert new["client_sees"] is None
 
 
@@ -335,11 +353,10 @@ def test_a_plan_of_a_changed_setting() -> None:
         current_compose=old.files[COMPOSE_FILE].content.decode(),
         current_files={
             COMPOSE_FILE: old.files[COMPOSE_FILE].sha256,
-            KEY_FILE: old.files[KEY_FILE].sha256,
             "secrets.json": "0" * 64,
             "gateway.env": "0" * 64,
         },
-        release_files={},
+        release_damage="is not on the host",
     )
     lines = shown(host, settings, new, in_the_way=("the disk is full",))
     assert lines[:6] == [
@@ -364,7 +381,7 @@ def test_a_plan_of_a_changed_setting() -> None:
             "re-created: the container was made from no file",
         ),
         (
-            {"containers": (container(health="unhealthy"),)},
+            {"containers": (container(status="exited"),)},
             "its release is right, but it is not as it should be",
         ),
     ],

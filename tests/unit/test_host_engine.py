@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import subprocess
 import sys
 import threading
@@ -75,6 +76,8 @@ class Handler(StreamRequestHandler):
             while size := int(self.rfile.readline(), 16):
                 body += self.rfile.read(size)
                 self.rfile.readline()
+        elif length := re.search(rb"Content-Length: ([1-9][0-9]*)", headers):
+            body = self.rfile.read(int(length[1]))
         self.server.requests.append((first, body))
         path = urlsplit(first.split()[1]).path
         if path.startswith("/v1."):
@@ -484,58 +487,45 @@ def test_logs_that_cannot_be_read_are_an_error(
         assert str(error) == "Error grabbing logs: invalid character"
 
 
-def test_events_come_as_they_happen_and_end_at_the_deadline(
-    fake: FakeEngine, engine: Control
+@pytest.mark.parametrize(
+    ("act", "request_line", "body"),
+    [
+        (
+            lambda engine: engine.set_restart_policy("a/b", "on-failure", 3),
+            "POST /v1.41/containers/a%2Fb/update?",
+            b'{"RestartPolicy": {"Name": "on-failure", "MaximumRetryCount": 3}}',
+        ),
+        (lambda engine: engine.remove("a"), "DELETE /v1.41/containers/a?", b""),
+        (lambda engine: engine.remove_network("n"), "DELETE /v1.41/networks/n?", b""),
+        (
+            lambda engine: engine.tag("sha256:1", "kis", "2"),
+            "POST /v1.41/images/sha256%3A1/tag?repo=kis&tag=2",
+            b"",
+        ),
+    ],
+)
+def test_what_is_changed_is_one_request(
+    fake: FakeEngine,
+    engine: Control,
+    act: Callable[[Control], None],
+    request_line: str,
+    body: bytes,
 ) -> None:
-    seen = threading.Event()
-
-    def happen() -> Iterator[bytes]:
-        yield chunked(b'{"Action":"start"}\n{"Act', end=b"")
-        seen.wait(5)
-        yield chunk(b'ion":"die"}\n{"Act')
-        fake.over.wait()
-
-    fake.answers["/events"] = happen
-    deadline = time.monotonic() + 0.5
-    actions = []
-    for event in engine.events(1.5, {"type": ["container"]}, deadline):
-        actions.append(event["Action"])
-        seen.set()
-    assert actions == ["start", "die"]
-    assert 0 <= time.monotonic() - deadline < 2
-    asked = parse_qs(urlsplit(fake.targets()[-1]).query)
-    assert asked == {"since": ["1.5"], "filters": ['{"type": ["container"]}']}
+    path = urlsplit(request_line.split()[1]).path.removeprefix("/v1.41")
+    fake.answers[unquote(path)] = reply("{}")
+    act(engine)
+    line, sent = fake.requests[-1]
+    assert line == f"{request_line} HTTP/1.1\r\n"
+    assert sent == body
 
 
-def test_events_that_never_cease_end_at_the_deadline(fake: FakeEngine, engine: Control) -> None:
-    def happen() -> Iterator[bytes]:
-        yield b"HTTP/1.1 200 OK\r\n\r\n"
-        while not fake.over.is_set():
-            yield b"{}\n" * 1000
-
-    fake.answers["/events"] = happen
-    deadline = time.monotonic() + 0.2
-    assert all(event == {} for event in engine.events(0, None, deadline))
-    assert 0 <= time.monotonic() - deadline < 2
-    deadline = time.monotonic() + 0.2
-    seen = 0
-    for _ in engine.events(0, None, deadline):  # more are here, but this one takes all the time
-        fake.over.wait(max(0, deadline - time.monotonic()))
-        seen += 1
-    assert seen == 1
-
-
-def test_a_deadline_that_has_passed_asks_nothing(fake: FakeEngine, engine: Control) -> None:
-    assert list(engine.events(0, None, time.monotonic() - 1)) == []
-    assert fake.requests == []
-
-
-@pytest.mark.parametrize("answer", [chunked(b"{}\n"), chunked(b"{}\n", end=b""), reply("no")])
-def test_events_that_end_before_the_deadline_are_an_error(
-    fake: FakeEngine, engine: Control, answer: bytes
-) -> None:
-    fake.answers["/events"] = answer
-    assert error_of(lambda: list(engine.events(0, None, time.monotonic() + 5))).status == 0
+def test_what_is_gone_already_need_not_be_removed(fake: FakeEngine, engine: Control) -> None:
+    fake.answers["/containers/a"] = reply('{"message": "No such container"}', "404 Not Found")
+    engine.remove("a")
+    fake.answers["/containers/a/update"] = reply(
+        '{"message": "No such container"}', "404 Not Found"
+    )
+    assert error_of(lambda: engine.set_restart_policy("a", "no")).status == 404
 
 
 # What it costs a host

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import json
+import os
 import socket
 import threading
 import time
@@ -14,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from kis_gateway_deploy.host import read
+from kis_gateway_deploy.host import containers, read, releases
 from kis_gateway_deploy.host.donor import token
 from kis_gateway_deploy.host.engine import EngineError
 
@@ -47,7 +48,7 @@ def labels(**changes: str) -> dict[str, str]:
     ],
 )
 def test_ours_is_what_was_made_from_a_file_of_ours(changes: dict[str, str], kind: str) -> None:
-    assert read._kind(labels(**changes), REQUEST) == kind
+    assert containers.kind_of(labels(**changes), REQUEST) == kind
 
 
 def test_podman_in_the_place_of_docker_is_seen(tmp_path: Path) -> None:
@@ -82,12 +83,17 @@ def host(tmp_path: Path) -> dict[str, Any]:
     for name in ("app", "tokens"):
         (tmp_path / name).mkdir()
     app_dir, token_dir = str(tmp_path / "app"), str(tmp_path / "tokens")
-    nothing = {"images": [], "with_layers": False, "adopt": None, "adopt_path": "", "health": None}
+    nothing = {
+        "images": [],
+        "with_layers": False,
+        "adopt": None,
+        "adopt_path": None,
+        "health": None,
+    }
     return (
         REQUEST
         | nothing
         | {"app_dir": app_dir, "token_dir": token_dir, "token_file": "t.json", "release": KEY}
-        | {"compose": sha256(b"name: kis\n").hexdigest()}
         | {"history": 5, "key": KEY, "mounted": False}
     )
 
@@ -113,18 +119,6 @@ def test_whose_a_token_is_and_what_is_parked(host: dict[str, Any]) -> None:
     found = read_tokens(host)
     assert (found["token_key"], list(found["parked"])) == (KEY, [OTHER])
     (token_dir / "t.json").unlink()
-    assert read_tokens(host)["token_key"] is None
-
-
-def test_files_of_an_earlier_version_count_until_they_are_taken_over(host: dict[str, Any]) -> None:
-    token_dir = Path(host["token_dir"])
-    (token_dir / "t.json").write_text(file(3600))
-    (token_dir / "t.json.key").write_text(f"{KEY}\n")
-    (token_dir / f"t.json.of-{OTHER}").write_text(file(60))
-    (token_dir / "t.json.of-..").mkdir()
-    found = read_tokens(host)
-    assert (found["token_key"], list(found["parked"])) == (KEY, [OTHER])
-    (token_dir / "t.json.key").write_text(f"{KEY}\nprevious ../../tokens/evil")
     assert read_tokens(host)["token_key"] is None
 
 
@@ -168,34 +162,82 @@ def test_a_donor_follows_no_link(host: dict[str, Any], tmp_path: Path) -> None:
     assert token(host) == {"token": None}
 
 
+COMPOSE = b"name: kis\n"
+
+
+def put_release(app_dir: Path, name: str, key: str) -> Path:
+    directory = app_dir / "releases" / name
+    directory.mkdir(parents=True)
+    (directory / "docker-compose.yml").write_bytes(COMPOSE)
+    (directory / "docker-compose.yml").chmod(0o600)
+    owner = [0o600, os.getuid(), os.getgid()]
+    files = {"docker-compose.yml": {"sha256": sha256(COMPOSE).hexdigest(), "owner": owner}}
+    (directory / "release.json").write_text(json.dumps({"v": 1, "key": key, "files": files}))
+    return directory
+
+
 def test_the_app_directory_is_read(host: dict[str, Any]) -> None:
     app_dir = Path(host["app_dir"])
-    assert read._app_directory(host)["releases"] == {}
-    for name in (KEY, OTHER, ".staging.x"):
-        (app_dir / "releases" / name).mkdir(parents=True)
-        (app_dir / "releases" / name / "docker-compose.yml").write_text("name: kis\n")
-    (app_dir / "releases" / KEY / "app_key_fingerprint").write_text(f"{KEY}\n")
+    empty = read._app_directory(host)
+    assert (empty["releases"], empty["current"], empty["switching"]) == ({}, None, False)
+    assert empty["release_damage"] == "is not on the host"
+    put_release(app_dir, KEY, KEY)
+    put_release(app_dir, OTHER, OTHER)
+    (app_dir / "releases" / ".staging.x").mkdir()
     (app_dir / "current").symlink_to(f"releases/{OTHER}")
     (app_dir / "previous").symlink_to("releases/../../tokens/evil")
     (app_dir / "history.jsonl").write_bytes(b'{"began": \xff\n{"began": 1}\n')
     found = read._app_directory(host)
-    assert (found["current"], "previous" in found) == (OTHER, False)
-    assert found["releases"] == {KEY: KEY, OTHER: ""}
-    assert "current_compose" not in found  # it is the desired one
+    assert (found["current"], found["previous"]) == (OTHER, None)
+    assert found["releases"] == {KEY: KEY, OTHER: OTHER}
+    assert found["release_damage"] == ""
+    assert found["current_compose"] == COMPOSE.decode()
     assert list(found["current_files"]) == ["docker-compose.yml"]
-    (app_dir / "releases" / OTHER / "docker-compose.yml").write_text("name: other\n")
-    found = read._app_directory(host)
-    assert found["current_compose"] == "name: other\n"
-    assert list(found["release_files"]) == ["app_key_fingerprint", "docker-compose.yml"]
     assert found["history"] == [None, {"began": 1}]
     (app_dir / "current").unlink()
-    (app_dir / "current").symlink_to("releases/0123456789ab")
-    found = read._app_directory(host)
-    assert (found["current"], found["current_files"]) == ("0123456789ab", {})
-    (app_dir / "current").unlink()
     (app_dir / "current").symlink_to(f"releases/{KEY}")
+    assert "current_compose" not in read._app_directory(host)
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("content", "docker-compose.yml was changed on the host"),
+        ("mode", "docker-compose.yml has another owner or mode"),
+        ("file", "docker-compose.yml is missing"),
+        ("manifest", "release.json is missing"),
+    ],
+)
+def test_a_release_is_intact_if_its_files_are_those_of_its_manifest(
+    host: dict[str, Any], name: str, damage: str
+) -> None:
+    directory = put_release(Path(host["app_dir"]), KEY, KEY)
+    file = directory / "docker-compose.yml"
+    (directory / "image").write_text("sha256:1")  # beside them
+    assert read._app_directory(host)["release_damage"] == ""
+    if name == "content":
+        file.write_text("name: evil\n")
+    elif name == "mode":
+        file.chmod(0o644)
+    elif name == "file":
+        file.unlink()
+    else:
+        (directory / "release.json").write_text("{")
+    assert read._app_directory(host)["release_damage"] == damage
+
+
+def test_who_changes_a_host_now_is_read(host: dict[str, Any]) -> None:
+    app_dir = host["app_dir"]
+    state = {"generation": "0123456789abcdef", "by": "kim@desk", "began": 7, "secret": "no"}
+    releases.store_state(app_dir, state | {"adopted": {"id": "c0ffee", "replaced": True}})
+    held = releases.lock(f"{app_dir}/.switch.lock", 0)
+    assert held is not None
+    assert releases.lock(f"{app_dir}/.switch.lock", 0) is None
     found = read._app_directory(host)
-    assert "current_compose" not in found
+    assert (found["switching"], found["replaced_id"]) == (True, "c0ffee")
+    assert (found["state"]["by"], "secret" in found["state"]) == ("kim@desk", False)
+    os.close(held)
+    assert read._app_directory(host)["switching"] is False
 
 
 @pytest.mark.parametrize(
@@ -219,7 +261,7 @@ def test_the_engine_is_the_one_that_docker_asks(
     meta.mkdir(parents=True)
     endpoints = {"docker": {"Host": "unix:///run/mine.sock"}}
     (meta / "meta.json").write_text(json.dumps({"Name": "mine", "Endpoints": endpoints}))
-    assert read.engine_address() == address
+    assert containers.engine_address() == address
 
 
 def test_a_context_that_is_not_there_is_named(
@@ -229,9 +271,9 @@ def test_a_context_that_is_not_there_is_named(
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
     (tmp_path / "config.json").write_text('{"currentContext": "desktop"}')
     with pytest.raises(EngineError, match="the docker context desktop of this host is not there"):
-        read.engine_address()
+        containers.engine_address()
     with pytest.raises(EngineError, match="no socket of this host"):
-        read.socket_path("ssh://somewhere")
+        containers.socket_path("ssh://somewhere")
 
 
 class Answers(http.server.BaseHTTPRequestHandler):
@@ -248,10 +290,10 @@ def test_what_a_client_sees_is_the_status_or_why_there_is_none() -> None:
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answers) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         port = server.server_address[1]
-        assert read._ask("127.0.0.1", port, "/200") == {"status": 200}
-        assert read._ask("127.0.0.1", port, "/503") == {"status": 503}
+        assert containers.ask_health("127.0.0.1", port, "/200") == {"status": 200}
+        assert containers.ask_health("127.0.0.1", port, "/503") == {"status": 503}
         server.shutdown()
-    assert "refused" in read._ask("127.0.0.1", port, "/200")["error"]
+    assert "refused" in containers.ask_health("127.0.0.1", port, "/200")["error"]
 
 
 def test_a_client_waits_two_seconds_for_an_answer() -> None:
@@ -259,7 +301,9 @@ def test_a_client_waits_two_seconds_for_an_answer() -> None:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
         began = time.monotonic()
-        assert read._ask("127.0.0.1", silent.getsockname()[1], "/") == {"error": "timed out"}
+        assert containers.ask_health("127.0.0.1", silent.getsockname()[1], "/") == {
+            "error": "timed out"
+        }
         assert 1 < time.monotonic() - began < 10
 
 
@@ -271,10 +315,10 @@ def test_a_file_beneath_a_directory_is_found_without_following_links(tmp_path: P
     (outside / "t.json").write_text("of the host")
     (tmp_path / "root/linked").symlink_to(outside)
     root = str(tmp_path / "root")
-    assert read._beneath(root, ["app", "tokens", "t.json"]) == b"{}"
-    assert read._beneath(root, ["app", "tokens", "none"]) is None
+    assert containers._beneath(root, ["app", "tokens", "t.json"]) == b"{}"
+    assert containers._beneath(root, ["app", "tokens", "none"]) is None
     with pytest.raises(OSError, match="link"):
-        read._beneath(root, ["linked", "t.json"])
+        containers._beneath(root, ["linked", "t.json"])
     descriptors = len(list(Path("/proc/self/fd").iterdir()))
-    read._beneath(root, ["app", "tokens", "t.json"])
+    containers._beneath(root, ["app", "tokens", "t.json"])
     assert len(list(Path("/proc/self/fd").iterdir())) == descriptors

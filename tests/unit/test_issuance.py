@@ -77,10 +77,10 @@ def test_a_gateway_loops_only_where_its_token_is_of_no_use(left: int, loops: boo
     assert seen(**(TOKEN | {"token_expires": CLOCK + left, "refused": CLOCK - 5})).loops is loops
 
 
-def test_a_token_in_a_container_counts_only_while_that_is_up() -> None:
+def test_a_token_in_a_container_counts_whether_that_runs_or_not() -> None:
     old = {"adopted_id": "old", "adopted_token_expires": CLOCK + DAY}
     assert seen(containers=(container(id="old"),), **old).adopted == DAY
-    assert seen(containers=(container(id="old", status="exited"),), **old).adopted == 0
+    assert seen(containers=(container(id="old", status="exited"),), **old).adopted == DAY
 
 
 MOUNTED = {"token_mount": "other", "mounted_token_expires": CLOCK + DAY}
@@ -108,11 +108,10 @@ def test_of_two_tokens_outside_the_directory_the_one_that_ends_last_counts(left:
     ("releases", "counts"),
     [
         ({}, True),
-        ({reading().current: ""}, True),
         ({reading().current: KEY, "0123456789ab": OTHER}, True),
         ({reading().current: OTHER, "0123456789ab": KEY}, False),
     ],
-    ids=["nothing is known", "its release does not say", "its release", "a release of another key"],
+    ids=["nothing is known", "its release", "a release of another key"],
 )
 def test_a_mounted_token_is_of_the_app_key_of_the_release_that_runs(
     releases: dict[str, str], counts: bool

@@ -12,8 +12,8 @@ from deploy.gateway.plan import (
     plan_without_python,
     refusals_to_run,
 )
-from deploy.gateway.reading import Container, HostPath, ReleaseFile
-from deploy.gateway.release import COMPOSE_FILE, File, Release, make_release, simulator_image
+from deploy.gateway.reading import Container, HostPath
+from deploy.gateway.release import COMPOSE_FILE, simulator_image
 from tests.unit.builders import (
     FRESH,
     MIB_IN_KB,
@@ -21,7 +21,6 @@ from tests.unit.builders import (
     container,
     reading,
     release,
-    release_files,
     settings,
 )
 
@@ -111,11 +110,6 @@ def path(mode: str = "700", owner: str = "10001:10001", kind: str = "directory")
     return HostPath(mode=mode, owner=owner, kind=kind)
 
 
-def changed_file(name: str, **changes: str) -> dict[str, ReleaseFile]:
-    files = release_files()
-    return files | {name: files[name].model_copy(update=changes)}
-
-
 MISSING = "/docker_data/kis_tokens is missing"
 NOT_RIGHT = "/docker_data/kis_tokens: its owner or mode is not right"
 FILE_NOT_RIGHT = "/docker_data/kis_tokens/kis_token.json: its owner or mode is not right"
@@ -176,21 +170,48 @@ def test_an_image_that_is_missing_while_a_container_runs_is_fetched_and_switched
     )
 
 
-@pytest.mark.parametrize(
-    ("files", "damage"),
-    [
-        ({}, "is not on the host"),
-        ({COMPOSE_FILE: release_files()[COMPOSE_FILE]}, "secrets.json is missing"),
-        (changed_file("secrets.json", sha256="0" * 64), "secrets.json was changed on the host"),
-        (changed_file("secrets.json", mode="644"), "secrets.json has another owner or mode"),
-        (changed_file("secrets.json", owner="0:0"), "secrets.json has another owner or mode"),
-        (changed_file(COMPOSE_FILE, sha256="0" * 64), f"{COMPOSE_FILE} was changed on the host"),
-    ],
-)
-def test_a_damaged_release_is_staged_again(files: dict[str, ReleaseFile], damage: str) -> None:
-    made = plan(release_files=files)
+@pytest.mark.parametrize("damage", ["is not on the host", "secrets.json was changed on the host"])
+def test_a_damaged_release_is_put_there_again(damage: str) -> None:
+    made = plan(release_damage=damage)
     reasons = [f"release {release().id}: {damage}"]
     assert made == Plan(stage=True, switch=True, reasons=reasons)
+
+
+BEGUN = {
+    "generation": "0123456789abcdef",
+    "by": "kim@desk",
+    "began": 1795470000 - 12,
+    "action": "up",
+    "phase": "begun",
+}
+
+
+def test_a_switch_that_was_cut_off_is_seen() -> None:
+    assert plan(state=BEGUN).reasons == ["a switch (up by kim@desk) was cut off"]
+    assert plan(state=BEGUN | {"phase": "ended"}) == Plan()
+
+
+def test_a_switch_that_is_under_way_is_waited_for() -> None:
+    made = plan(state=BEGUN, switching=True)
+    said = "a switch is under way here (up by kim@desk, since 12 s): wait for its end, then try"
+    assert [refusal.startswith(said) for refusal in made.refusals] == [True]
+    assert refusals_to_run(WANTED, reading(state=BEGUN, switching=True)) == made.refusals
+    assert plan(switching=True).refusals == [
+        "a switch is under way here: wait for its end, then try again"
+    ]
+
+
+UNHEALTHY = (container(name="/kis-kis-gateway-1", health="unhealthy"),)
+
+
+def test_an_image_whose_own_health_check_is_wrong_is_said_and_left_alone() -> None:
+    made = plan(containers=UNHEALTHY)
+    assert made == Plan(warnings=made.warnings)
+    assert "kis-kis-gateway-1 is unhealthy, though it answers /health" in made.warnings[0]
+    bad: dict[str, Any] = {"client_sees": {"status": 503}}
+    assert plan(containers=UNHEALTHY, **bad).switch
+    checked = settings(healthcheck={"test": ["CMD", "true"]})
+    assert make_plan(checked, release(), reading(containers=UNHEALTHY)).switch
 
 
 OF_ANOTHER_RELEASE = f"/opt/kis-gateway/releases/0/{COMPOSE_FILE}"
@@ -222,7 +243,10 @@ REMOVED = (
         ({"current": None}, f"release none runs, not {release().id}"),
         ({"current": "0123456789ab"}, f"release 0123456789ab runs, not {release().id}"),
         ({"images": {"registry.example/kis:1.4": "sha256:2222"}}, "1.4 names now"),
-        ({"containers": (container(health="unhealthy"),)}, "its health is unhealthy"),
+        (
+            {"containers": (container(health="unhealthy"),), "client_sees": {"error": "timed out"}},
+            "its health is unhealthy",
+        ),
         ({"containers": (container(health="starting", restarts=1),)}, "its health is starting"),
         (
             {"containers": (container(status="exited"),), "listening": frozenset()},
@@ -718,30 +742,10 @@ def test_the_user_that_the_settings_name_counts_for_the_token_directory() -> Non
     assert (made.refusals, len(made.warnings)) == ([], 1)
 
 
-@pytest.mark.parametrize(
-    ("content", "policy", "is_cut_off"),
-    [
-        (None, "no", True),
-        (None, "unless-stopped", False),
-        (b"services:\n  kis-gateway:\n    restart: 'no'\n", "no", False),
-    ],
-    ids=["it would not come back", "it would", "its release wants it so"],
-)
-def test_a_switch_that_was_cut_off_while_it_asked_is_seen(
-    content: bytes | None, policy: str, is_cut_off: bool
-) -> None:
-    wanted = make_release(WANTED)
-    if content is not None:
-        wanted = Release(wanted.image, wanted.files | {COMPOSE_FILE: File(content, 0o600)})
-    gateway = container(
-        compose_file=f"/opt/kis-gateway/releases/{wanted.id}/{COMPOSE_FILE}",
-        restart_policy=policy,
-    )
-    # A host does not send the compose file of the release that shall run.
-    actual = reading(current=wanted.id, release_files=release_files(wanted), containers=(gateway,))
-    made = make_plan(WANTED, wanted, actual)
-    assert made == Plan(switch=is_cut_off, reasons=made.reasons)
-    assert len(made.reasons) == is_cut_off
+@pytest.mark.parametrize("policy", ["no", "unless-stopped"])
+def test_a_switch_that_was_cut_off_in_its_gate_is_seen(policy: str) -> None:
+    made = plan(containers=(container(restart_policy=policy),))
+    assert made == Plan(switch=policy == "no", reasons=made.reasons)
     assert all("after a reboot" in reason for reason in made.reasons)
 
 
@@ -790,7 +794,7 @@ def test_what_has_drifted_is_found_and_nothing_is_done_about_it(
     made = plan(**changes)
     [only] = made.findings
     assert made == Plan(findings=[only])
-    assert (made.is_needed, made.has_news, made.is_slow) == (False, True, False)
+    assert (made.is_needed, made.has_news) == (False, True)
     for word in words:
         assert word in only
 
@@ -843,7 +847,11 @@ def test_all_that_has_drifted_is_said_at_once() -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"current": "0123456789ab"}, {"release_files": {}}, {"token_mount": "other"}],
+    [
+        {"current": "0123456789ab"},
+        {"release_damage": "is not on the host"},
+        {"token_mount": "other"},
+    ],
     ids=["another release runs", "the release is not there", "its tokens are elsewhere"],
 )
 def test_what_a_switch_is_about_to_replace_has_not_drifted(changes: dict[str, Any]) -> None:
@@ -867,7 +875,7 @@ def test_a_host_without_python_gets_it_first(simulator: bool) -> None:
         switch=True,
         reasons=["python3 is missing: it is installed first, and the host is read after that"],
     )
-    assert (made.is_needed, made.is_slow) == (True, True)
+    assert (made.is_needed, made.prepares) == (True, True)
 
 
 def test_a_host_without_python_is_refused_where_nothing_may_be_installed() -> None:
@@ -876,11 +884,6 @@ def test_a_host_without_python_is_refused_where_nothing_may_be_installed() -> No
     assert made == Plan(bootstrap=True, refusals=[what])
     assert "python3 is missing" in what
     assert "gateway_install_docker is off" in what
-
-
-def test_to_install_python_is_slow() -> None:
-    assert Plan(bootstrap=True).is_slow
-    assert not Plan().is_slow
 
 
 # Releases that are on the host already

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from deploy.gateway.reading import HostPath, Reading, ReleaseFile, parse_reading
+from deploy.gateway.reading import HostPath, Reading, parse_reading
 
 GATEWAY = {
     "id": "a72a10bbe9be",
@@ -59,13 +59,23 @@ DEPLOYED = LEAST | {
     "token_mount": "same",
     "parked": {"f5e4d3c2b1a0": 1795480000},
     "attempted": {"0a1b2c3d4e5f": 1795469000},
-    "lock": {"id": "abc", "by": "ops", "at": "desk", "pid": 4711, "since": 1795469990},
+    "state": {
+        "generation": "0123456789abcdef",
+        "by": "ops@desk",
+        "began": 1795469990.5,
+        "action": "up",
+        "to": "5393e3d2b05a",
+        "phase": "ended",
+        "outcome": "switched",
+    },
+    "switching": False,
     "current": "5393e3d2b05a",
     "previous": "1ce61895f976",
     "current_compose": "name: kis\n",
     "current_files": {"docker-compose.yml": "3f0f"},
-    "releases": {"1ce61895f976": "f5e4d3c2b1a0", "01d000000000": ""},
-    "release_files": {"secrets.json": {"mode": "400", "owner": "10001:10001", "sha256": "fe43"}},
+    "releases": {"1ce61895f976": "f5e4d3c2b1a0"},
+    "release_damage": "secrets.json is missing",
+    "others": [["127.0.0.1", 6379, "redis"]],
     "history": [EVENT, None, {"began": 1}],
     "images": {"kis-gateway:5a5cacd3b0d1": "sha256:2869"},
     "layers": [["sha256:base", "sha256:library"], []],
@@ -85,13 +95,12 @@ def test_a_deployed_host_is_read_in_full() -> None:
     assert read.listening == {("0.0.0.0", 22), ("127.0.0.1", 8080), ("::1", 8080)}  # noqa: S104
     assert read.token_dir == HostPath(mode="700", owner="10001:10001", kind="directory")
     assert (read.token_written, read.token_expires) == (1795469000, 1795555400)
-    assert read.lock is not None
-    assert (read.lock.by, read.lock.at, read.lock.pid) == ("ops", "desk", 4711)
+    assert read.state is not None
+    assert (read.state.by, read.state.outcome) == ("ops@desk", "switched")
     assert (read.current, read.previous) == ("5393e3d2b05a", "1ce61895f976")
-    assert read.releases == {"1ce61895f976": "f5e4d3c2b1a0", "01d000000000": ""}
-    assert read.release_files == {
-        "secrets.json": ReleaseFile(mode="400", owner="10001:10001", sha256="fe43")
-    }
+    assert read.releases == {"1ce61895f976": "f5e4d3c2b1a0"}
+    assert read.release_damage == "secrets.json is missing"
+    assert read.others == (("127.0.0.1", 6379, "redis"),)
     assert read.layers == (("sha256:base", "sha256:library"), ())
     assert read.client_sees
     assert read.client_sees.is_good
@@ -111,13 +120,13 @@ def test_a_container_to_be_adopted_is_not_a_gateway_of_ours() -> None:
     assert read.gateways == []
     assert read.adopted is not None
     stopped = parse(adopted_id="a72a10bbe9be", containers=[GATEWAY | {"status": "exited"}])
-    assert stopped.adopted is None
+    assert stopped.adopted is not None
 
 
 def test_what_a_full_disk_left_in_part_is_passed_over() -> None:
-    read = parse(lock={"id": "abc"})
+    read = parse(state={"generation": "abc"})
     assert [event.outcome for event in read.history] == ["switched"]
-    assert read.lock is None
+    assert read.state is None
 
 
 def test_a_host_with_nothing_on_it() -> None:

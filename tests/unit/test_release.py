@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import base64
 import hashlib
 import io
 import json
@@ -15,7 +14,8 @@ import yaml
 
 from deploy.gateway.release import (
     COMPOSE_FILE,
-    KEY_FILE,
+    MANIFEST,
+    TEMPLATE,
     File,
     Image,
     archive,
@@ -106,11 +106,6 @@ def interpolated(value: str) -> str:
 
 
 def test_the_compose_file_is_the_documented_one() -> None:
-    probe = (
-        "import socket; c = socket.create_connection(('127.0.0.1', 8080), 3); "
-        "c.sendall(b'GET /health HTTP/1.0\\r\\n\\r\\n'); "
-        "raise SystemExit(b' 200 ' not in c.recv(64))"
-    )
     assert compose() == {
         "name": "kis",
         "services": {
@@ -144,13 +139,6 @@ def test_the_compose_file_is_the_documented_one() -> None:
                 },
                 "ports": ["127.0.0.1:8080:8080"],
                 "extra_hosts": ["host.docker.internal:host-gateway"],
-                "healthcheck": {
-                    "test": ["CMD", "python3", "-IS", "-c", probe],
-                    "interval": "5s",
-                    "timeout": "5s",
-                    "retries": 5,
-                    "start_period": "30s",
-                },
                 "labels": {},
                 "read_only": True,
                 "tmpfs": ["/tmp"],  # noqa: S108 - in the container
@@ -202,10 +190,12 @@ def test_without_an_env_file_none_is_asked_for() -> None:
     assert "env_file" not in service()
 
 
-def test_the_port_inside_reaches_gateway_and_healthcheck() -> None:
-    found = service(container_port=9000)
-    assert found["environment"]["PORT"] == "9000"
-    assert "('127.0.0.1', 9000)" in found["healthcheck"]["test"][-1]
+def test_the_port_inside_reaches_the_gateway() -> None:
+    assert service(container_port=9000)["environment"]["PORT"] == "9000"
+
+
+def test_no_health_check_is_made_up() -> None:
+    assert "healthcheck" not in service()
 
 
 def test_an_operator_may_replace_the_arguments_of_gunicorn() -> None:
@@ -286,7 +276,6 @@ def test_a_release_holds_its_files_with_modes_and_owners(tmp_path: Path) -> None
         COMPOSE_FILE: File(made.files[COMPOSE_FILE].content, 0o600),
         "secrets.json": File(SECRETS_FILE.read_bytes(), 0o400, 7, 8),
         "gateway.env": File(b"A=1\r\n", 0o600),
-        KEY_FILE: File(f"{key}\n".encode(), 0o600),
     }
 
 
@@ -388,7 +377,6 @@ def test_whatever_changes_what_runs_changes_the_id(tmp_path: Path, changes: dict
         {"rollout_healthy_deadline": 60},
         {"app_dir": "/srv/kis"},
         {"install_docker": False},
-        {"token_at_start": False},
         {"cached_token_log": "cached"},
         {"simulator": True},
     ],
@@ -430,7 +418,7 @@ def test_an_archive_holds_contents_modes_and_owners() -> None:
         "bin/run it": File(b"", 0o755),
     }
     unpacked = {}
-    with tarfile.open(fileobj=io.BytesIO(base64.b64decode(archive(files.items())))) as tar:
+    with tarfile.open(fileobj=io.BytesIO(archive(files.items()))) as tar:
         for member in tar:
             content = tar.extractfile(member)
             assert content is not None
@@ -526,3 +514,42 @@ def test_the_base_is_the_default_in_the_dockerfile(dockerfile: str, base: str) -
 
 def test_an_image_that_is_pulled_has_no_base() -> None:
     assert Image("registry.example/kis:1.4").base == ""
+
+
+def test_a_comment_in_the_template_makes_no_other_release(tmp_path: Path) -> None:
+    template = tmp_path / COMPOSE_FILE
+    template.write_text(TEMPLATE.read_text() + "# a comment, and a line\n\n")
+    first, second = make_release(settings()), make_release(settings(), template)
+    assert first.id == second.id
+    assert first.files[COMPOSE_FILE].content != second.files[COMPOSE_FILE].content
+    other = tmp_path / "other.yml"
+    other.write_text(TEMPLATE.read_text().replace("init: true", "init: false"))
+    assert make_release(settings(), other).id != first.id
+
+
+@pytest.mark.parametrize(
+    ("changes", "name", "value"),
+    [
+        ({}, "address", "127.0.0.1"),
+        ({"bind_address": "0.0.0.0", "port": 80}, "port", 80),  # noqa: S104 - never bound
+        ({"network_mode": "host", "container_port": 99}, "port", 99),
+        ({"health_path": None}, "health_path", None),
+        ({"healthcheck": {"test": ["CMD", "true"]}}, "healthcheck", True),
+        ({"token_at_start": False}, "token_at_start", False),
+        ({"user": "7:8"}, "user", "7:8"),
+        ({}, "restart", "unless-stopped"),
+        ({}, "image", "registry.example/kis:1.4"),
+    ],
+)
+def test_the_manifest_says_how_a_release_runs(
+    changes: dict[str, Any], name: str, value: object
+) -> None:
+    made = make_release(settings(**changes))
+    assert made.manifest[name] == value
+    assert (made.id == make_release(settings()).id) is (not changes)
+    on_host = json.loads(made.files_on_host[MANIFEST].content)
+    assert on_host.pop("files") == {
+        name: {"sha256": file.sha256, "owner": [file.mode, file.uid, file.gid]}
+        for name, file in made.files.items()
+    }
+    assert on_host == made.manifest

@@ -1,0 +1,236 @@
+"""What this package does with token files: whose they are, parked, brought, set aside."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from kis_gateway_deploy.host.tokens import Directory, Kept
+
+KEY, OTHER = "0a1b2c3d4e5f", "f5e4d3c2b1a0"
+ENDS = 4102444800  # in 2100
+ME = (os.getuid(), os.getgid())
+OWNER = (20001, 20002) if os.geteuid() == 0 else ME
+
+
+def token(ends: int = ENDS, **fields: object) -> str:
+    return json.dumps({"access_token": "t", "expires_at": ends} | fields)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """The token file, which is not there; its directory is."""
+    (tmp_path / "tokens").mkdir()
+    return tmp_path / "tokens" / "t.json"
+
+
+@pytest.fixture
+def kept(path: Path) -> Kept:
+    return Kept(str(path.parents[1] / "app"), str(path.parent), path.name)
+
+
+def files_in(directory: Path) -> dict[str, str]:
+    return {each.name: each.read_text() for each in directory.iterdir() if each.is_file()}
+
+
+def remembered(kept: Kept) -> dict[str, str]:
+    return files_in(Path(kept.app_dir) / "tokens")
+
+
+def test_another_keys_token_is_parked_and_comes_back(kept: Kept, path: Path) -> None:
+    mine, theirs = token(), token(ENDS + 1)
+    path.write_text(mine)
+    assert kept.ready(KEY, ME) == []
+    assert files_in(path.parent) == {"t.json": mine}
+    assert remembered(kept) == {"whose": f"{KEY} {path}\n"}
+    [said] = kept.ready(OTHER, ME)
+    assert "the token of another app key is parked" in said
+    assert files_in(path.parent) == {}
+    assert remembered(kept) == {KEY: mine, "whose": f"{OTHER} {path}\n"}
+    path.write_text(theirs)
+    kept.ready(KEY, OWNER)
+    assert files_in(path.parent) == {"t.json": mine}
+    assert (path.stat().st_uid, path.stat().st_mode & 0o777) == (OWNER[0], 0o600)
+    assert remembered(kept) == {OTHER: theirs, "whose": f"{KEY} {path}\n"}
+
+
+def test_what_is_remembered_of_another_token_file_says_nothing(kept: Kept, path: Path) -> None:
+    path.write_text(token())
+    whose = Path(kept.app_dir) / "tokens" / "whose"
+    whose.write_text(f"{OTHER} {path}.old\n")
+    assert kept.best(KEY) == ("token", ENDS)
+    whose.write_text(f"{OTHER} {path}\n")
+    assert kept.best(KEY) == ("missing", 0)
+
+
+def test_a_file_that_says_itself_whose_token_it_is_is_believed(kept: Kept, path: Path) -> None:
+    path.write_text(token(app_key_fingerprint=OTHER))
+    (Path(kept.app_dir) / "tokens" / "whose").write_text(f"{KEY} {path}\n")
+    kept.ready(KEY, ME)
+    assert OTHER in remembered(kept)
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("planted", ["-", "/../../victim", f"{KEY}x", KEY.upper(), f"{KEY} x", "a"])
+def test_only_a_fingerprint_is_believed_to_be_one(kept: Kept, path: Path, planted: str) -> None:
+    path.write_text(token(app_key_fingerprint=planted))
+    (Path(kept.app_dir) / "tokens" / "whose").write_text(f"{planted} {path}\n")
+    assert kept.ready(OTHER, ME) == []
+    assert path.exists()
+
+
+@pytest.mark.parametrize("there", [None, ENDS - 1, ENDS, ENDS + 1])
+def test_a_token_that_is_brought_is_taken_up_if_it_ends_later(
+    kept: Kept, path: Path, there: int | None
+) -> None:
+    if there:
+        path.write_text(token(there))
+    is_better = there is None or there < ENDS
+    assert kept.bring(token().encode(), KEY) == is_better
+    assert kept.best(KEY) == ("token", max(ENDS, there or 0))
+    kept.ready(KEY, ME)
+    assert files_in(path.parent) == {"t.json": token(max(ENDS, there or 0))}
+
+
+def test_a_token_that_has_expired_or_is_none_is_not_brought(kept: Kept) -> None:
+    for content in (token(1700000000).encode(), b"", b"{", b"not known", None):
+        assert not kept.bring(content, KEY)
+    assert remembered(kept) == {}
+
+
+def test_a_brought_token_that_says_whose_it_is_is_parked_for_that_key(kept: Kept) -> None:
+    assert kept.bring(token(app_key_fingerprint=OTHER).encode(), KEY)
+    assert list(remembered(kept)) == [OTHER]
+
+
+def test_of_two_tokens_of_a_key_none_is_lost(kept: Kept, path: Path) -> None:
+    sooner, later = token(), token(ENDS + 1)
+    path.write_text(sooner)
+    (Path(kept.app_dir) / "tokens" / "whose").write_text(f"{KEY} {path}\n")
+    (Path(kept.app_dir) / "tokens" / KEY).write_text(later)
+    kept.ready(OTHER, ME)
+    assert remembered(kept)[KEY] == later
+    assert list(files_in(path.parent).values()) == [sooner]
+    assert not path.exists()
+
+
+def test_a_file_of_unknown_form_is_replaced_by_nothing(kept: Kept, path: Path) -> None:
+    path.write_text("sealed")
+    kept.bring(token().encode(), KEY)
+    assert kept.best(KEY) == ("unknown", 0)
+    kept.ready(KEY, ME)
+    assert path.read_text() == "sealed"
+
+
+@pytest.mark.parametrize("damage", ["", "{", " \n"])
+def test_a_damaged_file_is_set_aside_whole(kept: Kept, path: Path, damage: str) -> None:
+    path.write_text(damage)
+    [said] = kept.ready(KEY, ME)
+    [(name, content)] = files_in(path.parent).items()
+    assert name.startswith("t.json.damaged-")
+    assert said.endswith(name)
+    assert content == damage
+
+
+def test_a_directory_in_the_files_place_is_set_aside(kept: Kept, path: Path) -> None:
+    path.mkdir()
+    kept.bring(token().encode(), KEY)
+    kept.ready(KEY, ME)
+    assert path.read_text() == token()
+    assert any(each.is_dir() for each in path.parent.iterdir())
+
+
+def test_two_files_set_aside_in_one_second_are_both_kept(path: Path) -> None:
+    with Directory(str(path.parent)) as directory:
+        for number in range(3):
+            path.write_text(str(number))
+            directory.set_aside("t.json", "damaged")
+    assert sorted(files_in(path.parent).values()) == ["0", "1", "2"]
+
+
+def test_the_directory_becomes_its_users_with_all_regular_files(tmp_path: Path) -> None:
+    kept = Kept(str(tmp_path / "app"), str(tmp_path / "made" / "tokens"), "t.json")
+    directory = tmp_path / "made" / "tokens"
+    kept.ready(KEY, ME)
+    assert directory.stat().st_mode & 0o777 == 0o700
+    names = ("t.json", "t.json.lock", "notes")
+    for name in names:
+        (directory / name).write_text(token())
+        (directory / name).chmod(0o400)
+    (directory / "deep").mkdir()
+    kept.ready(KEY, OWNER)
+    owners = {name: (directory / name).stat().st_uid for name in names}
+    assert owners == dict.fromkeys(names, OWNER[0])
+    assert directory.stat().st_uid == OWNER[0]
+    assert (directory / "deep").stat().st_uid == os.getuid()
+    assert (directory / "t.json").stat().st_mode & 0o777 == 0o600
+    assert (directory / "notes").stat().st_mode & 0o777 == 0o400
+
+
+def test_no_owner_or_mode_is_changed_through_a_link(kept: Kept, path: Path) -> None:
+    victim, hard = path.parents[1] / "victim", path.with_name("hard")
+    victim.write_text(token())
+    victim.chmod(0o400)
+    path.symlink_to(victim)
+    hard.hardlink_to(victim)
+    os.mkfifo(path.with_name("fifo"))
+    kept.ready(KEY, OWNER)
+    assert (victim.stat().st_uid, victim.stat().st_mode & 0o777) == (os.getuid(), 0o400)
+
+
+def test_no_owner_or_mode_is_changed_through_a_link_that_is_swapped_in(path: Path) -> None:
+    victim = path.parents[1] / "victim"
+    victim.touch(0o400)
+    done = threading.Event()
+
+    def swap() -> None:
+        other = path.with_name("other")
+        while not done.is_set():
+            other.symlink_to(victim)
+            other.replace(path)
+            other.touch(0o400)
+            other.replace(path)
+
+    swapper = threading.Thread(target=swap)
+    swapper.start()
+    try:
+        with Directory(str(path.parent)) as directory:
+            for _ in range(300):
+                directory.own(OWNER, path.name)
+    finally:
+        done.set()
+        swapper.join()
+    assert (victim.stat().st_uid, victim.stat().st_mode & 0o777) == (os.getuid(), 0o400)
+
+
+def test_a_link_to_a_secret_of_root_is_neither_read_nor_parked(kept: Kept, path: Path) -> None:
+    secret = path.parents[1] / "secret"
+    secret.write_text(token(app_key_fingerprint=OTHER))
+    path.symlink_to(secret)
+    kept.ready(KEY, ME)
+    assert list(remembered(kept)) == ["whose"]
+    assert secret.read_text() == token(app_key_fingerprint=OTHER)
+
+
+def test_a_planted_file_in_place_of_the_new_one_is_not_written_to(path: Path) -> None:
+    victim = path.parents[1] / "victim"
+    victim.write_text("of root")
+    path.symlink_to(victim)
+    with Directory(str(path.parent)) as directory:
+        directory.write("t.json", b"new", ME)
+    assert victim.read_text() == "of root"
+    assert not path.is_symlink()
+    assert path.read_text() == "new"
+
+
+def test_a_token_directory_that_is_a_link_is_not_entered(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "tokens").symlink_to(tmp_path / "elsewhere")
+    kept = Kept(str(tmp_path / "app"), str(tmp_path / "tokens"), "t.json")
+    with pytest.raises(OSError, match=r"link|directory"):
+        kept.ready(KEY, ME)
+    assert list((tmp_path / "elsewhere").iterdir()) == []

@@ -1,0 +1,162 @@
+"""What hosts are asked: complete, and with secrets on standard input only."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deploy.gateway import requests
+from deploy.gateway.release import (
+    COMPOSE_FILE,
+    MANIFEST,
+    File,
+    Image,
+    Release,
+    make_release,
+    simulator_image,
+)
+from deploy.gateway.saved_image import SavedImage
+from kis_gateway_deploy.remote import COMMAND, Script, question
+from tests.unit.builders import settings
+
+SECRET = "s3cret-of-nobody"
+AWKWARD_DIRECTORY = """/data/o'brien's "tokens" $(touch x) `x` \\ ; 토큰 & *"""
+SETTINGS = settings(token_dir=AWKWARD_DIRECTORY, app_dir="/opt/my gateway")
+RELEASE = Release(
+    Image("kis:1.4"),
+    {
+        COMPOSE_FILE: File(f"environment: {SECRET}".encode(), 0o600),
+        "secrets.json": File(SECRET.encode(), 0o400, 10001, 10001),
+    },
+    {"key": "0a1b2c3d4e5f"},
+)
+
+
+def test_a_host_is_asked_about_its_deployment() -> None:
+    asked = requests.read_request(SETTINGS, RELEASE, history=5)
+    assert asked == {
+        "project": "kis",
+        "service": "kis-gateway",
+        "app_dir": "/opt/my gateway",
+        "token_dir": AWKWARD_DIRECTORY,
+        "token_file": "kis_token.json",
+        "release": RELEASE.id,
+        "images": ["kis:1.4"],
+        "with_layers": False,
+        "adopt": None,
+        "adopt_path": None,
+        "health": {"address": "127.0.0.1", "port": 8080, "path": "/health"},
+        "history": 5,
+    }
+
+
+def test_a_donor_is_asked_the_same_and_whose_token_it_is() -> None:
+    asked = requests.token_request(SETTINGS, RELEASE, RELEASE.key, mounted=True)
+    same = requests.read_request(SETTINGS, RELEASE)
+    assert asked == same | {"key": "0a1b2c3d4e5f", "mounted": True}
+
+
+def test_a_simulator_that_is_wanted_is_looked_for() -> None:
+    images = requests.read_request(settings(simulator=True), RELEASE)["images"]
+    assert images == ["kis:1.4", simulator_image().reference]
+
+
+def test_layers_are_looked_for_if_the_controller_sends_the_image() -> None:
+    sent = Release(Image("kis:4", saved=SavedImage("sha256:4", None)), RELEASE.files, {"key": "k"})
+    assert requests.read_request(SETTINGS, sent)["with_layers"] is True
+
+
+@pytest.mark.parametrize(
+    ("changes", "health"),
+    [
+        ({"bind_address": "0.0.0.0", "port": 80}, ("127.0.0.1", 80, "/health")),  # noqa: S104
+        ({"bind_address": "10.0.0.1", "health_path": "/h?x=1"}, ("10.0.0.1", 8080, "/h?x=1")),
+        ({"network_mode": "host", "container_port": 99}, ("127.0.0.1", 99, "/health")),
+        ({"health_path": None}, None),
+    ],
+)
+def test_health_is_asked_as_a_client_asks(
+    changes: dict[str, Any], health: tuple[str, int, str] | None
+) -> None:
+    asked = requests.read_request(settings(**changes), RELEASE)["health"]
+    assert asked == (
+        dict(zip(("address", "port", "path"), health, strict=True)) if health else None
+    )
+
+
+def test_a_release_is_sent_whole_with_its_manifest() -> None:
+    sent = requests.prepare_request(SETTINGS, RELEASE, "seen", tokens=True)
+    assert (sent["seen"], sent["release"]["id"]) == ("seen", RELEASE.id)
+    assert sent["tokens"] == {
+        "dir": AWKWARD_DIRECTORY,
+        "file": "kis_token.json",
+        "owner": [10001, 10001],
+    }
+    files = sent["release"]["files"]
+    assert list(files) == [COMPOSE_FILE, "secrets.json", MANIFEST]
+    assert base64.b64decode(files["secrets.json"]["content"]) == SECRET.encode()
+    assert files["secrets.json"]["owner"] == [0o400, 10001, 10001]
+    nothing = requests.prepare_request(SETTINGS, None, None, tokens=False)
+    assert (nothing["tokens"], nothing["release"]) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("image", "how", "base"),
+    [
+        (Image("kis:1.4"), "pull", ""),
+        (Image("kis:2", {"Dockerfile": File(b"FROM scratch\n", 0o644)}), "build", ""),
+        (
+            Image("kis:3", {"Dockerfile": File(b"ARG BASE_IMAGE=debian:trixie-slim\n", 0o644)}),
+            "build",
+            "debian:trixie-slim",
+        ),
+        (Image("kis:4", saved=SavedImage("sha256:4", None)), "load", ""),
+    ],
+)
+def test_an_image_is_pulled_built_or_loaded(image: Image, how: str, base: str) -> None:
+    asked = requests.fetch_request(image)
+    assert (asked["reference"], asked["how"], asked["base"]) == (image.reference, how, base)
+    assert bool(asked["make_base"]) == (how == "build")
+
+
+def test_a_switch_is_asked_with_the_gates_times() -> None:
+    made = settings(rollout_min_healthy_time=0.25, adopt_container="old")
+    asked = requests.switch_request(made, "up", "r", "seen", "new", "kim@desk", 1, 7, "dG9rZW4=")
+    assert (asked["min_healthy"], asked["deadline"]) == (0.25, 120)
+    assert (asked["adopt"], asked["budget"], asked["kis_wait"]) == ("old", 1, 7)
+    assert (asked["seen"], asked["generation"], asked["by"]) == ("seen", "new", "kim@desk")
+
+
+def test_no_secret_is_in_a_command_or_a_repr(tmp_path: Path) -> None:
+    secrets, env_file = tmp_path / "secrets.json", tmp_path / "kis.env"
+    secrets.write_text(f'{{"kis-r-app-key": "{SECRET}"}}')
+    env_file.write_text(f"A={SECRET}")
+    made = settings(secrets_file=secrets, env_file=env_file, environment={"A": SECRET})
+    release = make_release(made)
+    asked = requests.prepare_request(made, release, None, tokens=True)
+    assert base64.b64encode(SECRET.encode()).decode()[:8] in json.dumps(asked)
+    _, stdin = question("prepare", asked)
+    assert SECRET not in COMMAND + repr(stdin) + repr(release)
+    assert SECRET not in json.dumps(requests.read_request(made, release))
+    assert SECRET not in json.dumps(release.manifest)
+
+
+@pytest.mark.parametrize("packages", [(), ("docker.io", "docker-cli")])
+def test_a_bootstrap_is_the_script_with_its_packages(packages: tuple[str, ...]) -> None:
+    script = requests.bootstrap_script(engine=True, packages=packages)
+    assert script.startswith(" ".join(["set -- engine", *packages]) + "\n")
+    checked = subprocess.run(["sh", "-n"], input=script, capture_output=True, text=True)
+    assert (checked.returncode, checked.stderr) == (0, "")
+    assert "docker.io" not in repr(Script(script))
+
+
+def test_the_compose_binary_is_there_and_runs() -> None:
+    binary = requests.compose_binary()
+    assert binary.is_file()
+    assert os.access(binary, os.X_OK)
