@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import base64
 import os
 import shutil
 import subprocess
 from pathlib import Path
 from typing import BinaryIO
 
-from deploy.gateway import commands
-from deploy.gateway.plan import Plan, missing_packages
+from deploy.gateway import requests
+from deploy.gateway.plan import missing_packages
 from deploy.gateway.reading import Reading, parse_reading
 from deploy.gateway.release import Image, archive
 from kis_gateway_deploy import remote
 
 BASE_IMAGE = "kis-lab-base:trixie"
-# What `templates/build_image.sh` calls the same image, here and on the hosts.
+# What `kis_gateway_deploy/host/fetch.py` calls the same image, here and on the hosts.
 PRODUCT_BASE_IMAGE = "kis-base:trixie"
 AS_ROOT = [] if os.geteuid() == 0 else ["sudo"]
 
@@ -72,15 +71,16 @@ def ensure_engine() -> None:
     if succeeds(*AS_ROOT, "docker", "version"):
         return
     say("installing or starting the Docker engine")
-    plan = Plan(packages=missing_packages(read_this_machine()))
-    run(*AS_ROOT, "sh", "-c", commands.install_engine(plan).script)
+    packages = missing_packages(read_this_machine())
+    run(*AS_ROOT, "sh", "-c", requests.bootstrap_script(engine=True, packages=packages))
 
 
 def read_this_machine() -> Reading:
     """The reading of this machine, for no deployment."""
-    nowhere = dict.fromkeys(("app_dir", "token_dir", "adopt_path"), "/nonexistent")
-    nothing = dict.fromkeys(("project", "service", "release", "compose", "token_file"), "-")
-    others = {"images": [], "with_layers": False, "adopt": None, "health": None, "history": 0}
+    nowhere = dict.fromkeys(("app_dir", "token_dir"), "/nonexistent")
+    nothing = dict.fromkeys(("project", "service", "release", "token_file"), "-")
+    nobody = dict.fromkeys(("adopt", "adopt_path", "health"))
+    others = nobody | {"images": [], "with_layers": False, "history": 0}
     frame, stdin = remote.question("read", nowhere | nothing | others)
     said = run(*AS_ROOT, "sh", "-c", remote.command(), content=stdin.encode())
     return parse_reading(remote.answer(frame, said.splitlines()))
@@ -119,6 +119,6 @@ def build(image: Image, *options: str) -> str:
         say(f"building {image.reference} (once)")
         docker(
             "build", "--tag", image.reference, "--build-arg", f"BASE_IMAGE={BASE_IMAGE}",
-            *options, "-", content=base64.b64decode(archive((image.context or {}).items())),
+            *options, "-", content=archive((image.context or {}).items()),
         )  # fmt: skip
     return image.reference

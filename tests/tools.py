@@ -67,12 +67,14 @@ def wait_for(condition: Callable[[], Any], what: str, seconds: float = 30) -> No
 
 
 def get(url: str, **headers: str) -> tuple[int, str]:
-    """Status and body, whatever the status."""
+    """Status and body, whatever the status; 0 and why if nobody answers."""
     try:
         with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=5) as got:
             return got.status, got.read().decode()
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode()
+    except OSError as error:
+        return 0, str(error)
 
 
 def free_port() -> int:

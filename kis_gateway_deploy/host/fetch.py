@@ -69,7 +69,7 @@ def _build(engine: Control, request: dict[str, Any]) -> None:
         if base and engine.image(base) is None:
             base = _base(engine, base, request["make_base"])
         argument = ["--build-arg", f"BASE_IMAGE={base}"] if base else []
-        os.lseek(context.fileno(), 0, os.SEEK_SET)
+        context.seek(0)  # and nothing stays in its buffer
         _must(
             ["docker", "build", "--tag", request["reference"], *argument, "-"],
             BUILD_SECONDS,

@@ -108,7 +108,8 @@ def _judge_exit(
         if seen.t + KIS_MINUTE > limit:
             return _fail(history, f"{exited}: KIS refuses it a token again and again (EGW00133)")
         return Verdict("start", f"{exited}: KIS refused it a token (EGW00133)", KIS_MINUTE), again
-    if seen.token == "unknown" and not history.aside:
+    # Neither is of use to another gateway: nothing that works is touched on a guess.
+    if seen.token in ("unknown", "expired") and not history.aside:
         return Verdict("aside", exited), again._replace(aside=True)
     if not rules.has_token:
         return _fail(history, exited)

@@ -711,11 +711,16 @@ class Switch:
         if details is None:
             return
         path = adopted_token_path(details, self.request)
-        is_taken = kept.bring(file_of_container(self.engine, details, path), manifest["key"])
-        if is_taken:
+        content = file_of_container(self.engine, details, path)
+        if kept.bring(content, manifest["key"]):
             self.say(f"the token of the container {adopted['name']} is taken over")
+        elif is_told and content:
+            self.say(
+                f"the token of the container {adopted['name']} ends no later than the one that is "
+                "here: this one is used"
+            )
         elif is_told:
-            self.say(f"the container {adopted['name']} has no token at {path} that would be of use")
+            self.say(f"the container {adopted['name']} has no token at {path}")
 
     def _stop_adopted(self, adopted: dict[str, Any]) -> None:
         # Stopped first: the engine cannot update a container that exits at the same moment.
@@ -777,7 +782,8 @@ class Switch:
         )
         if self.rewritten:
             self.say("The token file was rewritten; whether KIS was asked cannot be told.")
-        self.say(f"issuances: {self.issuances} (budget {self.request['budget']})")
+        if state["action"] not in ("down", "stop", "start"):
+            self.say(f"issuances: {self.issuances} (budget {self.request['budget']})")
         return self._result(outcome, why)
 
     def _result(self, outcome: str, why: str) -> dict[str, Any]:

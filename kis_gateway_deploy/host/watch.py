@@ -58,20 +58,23 @@ class TokenWatch:
     def _compare(self, seen: Seen) -> None:
         before, after = self.known.evidence, seen.evidence
         was_there = before is not None and before.state != "damaged"
-        if not was_there or (before.tokens and after.tokens and not after.tokens <= before.tokens):
+        is_new = any(token not in self.known.content for token in after.tokens or ())
+        if not was_there or is_new:
             self.issuances += 1
             self.last_issued = time.monotonic()
             left = (before.valid_until or 0) - time.time() if was_there else 0
             self.replaced = max(self.replaced, left)
-        elif seen.stat[:2] != self.known.stat[:2]:
+        else:
             self.rewritten = True
 
     def _look(self) -> Seen:
         try:
             with Directory(self.token_dir) as directory:
-                return Seen(directory.examine(self.name), None, self._stat())
+                at = self._stat()
+                content = directory.read(self.name) or b""
+                return Seen(directory.examine(self.name), content, at)
         except OSError:
-            return Seen(None, None, None)
+            return Seen(None, b"", None)
 
     def _stat(self) -> tuple[int, int, int] | None:
         try:
@@ -135,8 +138,9 @@ class Watch:
                 continue
             if verdict.kind == "aside":
                 self.say(
-                    f"  {verdict.reason}. Its token file has a form that is not known here: it is "
-                    "set aside, and the gateway is started once more with one issuance allowed"
+                    f"  {verdict.reason}. Its token file has expired, or has a form that is not "
+                    "known here: it is set aside, and the gateway is started once more with one "
+                    "issuance allowed"
                 )
                 self.rules = self.rules._replace(has_token=False)
                 seconds = set_aside()

@@ -125,7 +125,7 @@ class Deployment:
         """Everything of this deployment on the host: a change to any of it shows."""
         state: set[tuple[object, ...]] = {("container", self.container())}
         for path in [*self.app_dir.rglob("*"), self.token_file.parent]:
-            if path.name.endswith(".guard"):
+            if path.name.endswith(".lock") and path.parent == self.app_dir:
                 continue  # an empty file that is only locked
             at = path.lstat()
             # A directory's time changes with a file that came and went.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import secrets
@@ -13,7 +14,11 @@ from typing import Any
 
 import pytest
 
-from deploy.gateway.release import ROOT
+from deploy.gateway.release import Image
+from deploy.gateway.requests import fetch_request
+from deploy.gateway.saved_image import SavedImage
+from kis_gateway_deploy.remote import answer, question
+from kis_gateway_deploy.remote import command as host_command
 from tests.engine.conftest import STUBBORN_GATEWAY, Deployment
 from tests.tools import Outcome, command, docker, get
 from tests.unit.builders import saved_tar
@@ -157,7 +162,7 @@ def test_an_image_that_this_machine_lacks_is_refused_before_anything_is_touched(
     assert deployment.host_state() == before
 
 
-def test_an_image_that_cannot_be_loaded_leaves_the_gateway_and_no_lock(
+def test_an_image_that_cannot_be_loaded_leaves_the_gateway(
     deployed: tuple[Deployment, Outcome], tmp_path: Path
 ) -> None:
     deployment, _ = deployed
@@ -168,22 +173,25 @@ def test_an_image_that_cannot_be_loaded_leaves_the_gateway_and_no_lock(
     outcome.assert_refused(config, "could not be loaded", "archive is damaged")
     assert deployment.container() == container
     assert get(f"{deployment.url}/health")[0] == 200
-    assert not (deployment.app_dir / "lock").exists()
 
 
 def test_an_engine_that_is_gone_is_told_though_nobody_reads_the_image() -> None:
-    """The very script: a pipe that breaks would hide its words from whoever is still sending."""
-    script = subprocess.Popen(
-        ["sh", ROOT / "templates/load_image.sh", reference("sha256:0123456789abcdef")],
+    """The very program: a pipe that breaks would hide its words from whoever is still sending."""
+    image = Image(
+        reference("sha256:0123456789abcdef"), saved=SavedImage("sha256:0123456789ab", None)
+    )
+    frame, stdin = question("fetch", fetch_request(image))
+    program = subprocess.Popen(
+        ["sh", "-c", host_command()],
         env=os.environ | {"DOCKER_HOST": "unix:///nowhere.sock"},
         stdin=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
     )
-    with script:
-        assert script.stdin and script.stderr
-        script.stdin.write(b"x" * 2**22)  # fails where the pipe breaks
-        script.stdin.close()
-        said = script.stderr.read()
-    assert script.returncode == 1
-    assert b"nowhere.sock" in said
-    assert b"could not be loaded" in said
+    with program:
+        assert program.stdin and program.stdout
+        program.stdin.write(stdin.encode() + b"x" * 2**22)  # fails if the pipe breaks
+        program.stdin.close()
+        result = json.loads(answer(frame, program.stdout.read().decode().splitlines()))["result"]
+    assert (program.returncode, result["outcome"]) == (1, "failed")
+    assert "nowhere.sock" in result["why"]
+    assert "could not be loaded" in result["why"]

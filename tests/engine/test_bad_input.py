@@ -115,11 +115,11 @@ def test_too_little_disk(untouched: Deployment) -> None:
 
 def test_no_network_for_packages(tmp_path: Path) -> None:
     """The very script, in a network namespace without a network; `hello` is nowhere installed."""
-    script = ROOT / "templates/engine.sh"
+    script = ROOT / "templates/bootstrap.sh"
     once = {"APT_CONFIG": str(tmp_path / "apt.conf")}
     Path(once["APT_CONFIG"]).write_text('Acquire::Retries "0";\n')
     with machine_lock():
-        result = command("unshare", "--net", "sh", script, "hello", env=os.environ | once)
+        result = command("unshare", "--net", "sh", script, "engine", "hello", env=os.environ | once)
     assert result.returncode == 1
     assert "The packages could not be installed: hello" in result.stderr
     assert "reaches no package mirror" in result.stderr

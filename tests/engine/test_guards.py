@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -63,7 +64,7 @@ def test_a_planted_fingerprint_makes_no_release(
 ) -> None:
     evil = deployed.token_file.with_name("evil")
     shutil.copytree(deployed.app_dir / "current", evil)
-    key = (deployed.app_dir / "current/app_key_fingerprint").read_text().strip()
+    key = json.loads((deployed.app_dir / "current/release.json").read_text())["key"]
     planted(".key").unlink(missing_ok=True)
     planted(".key").write_text(
         rf"{key}\nprevious ../../tokens/evil\nrelease ../../tokens/evil {key}"

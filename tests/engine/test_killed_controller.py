@@ -14,11 +14,11 @@ from tests.tools import BIN, get, wait_for
 
 MOMENTS = [
     "Check every host",
-    "Take the deploy lock, stage the release",
+    "Put the release on the host",
     "Stop a gateway that KIS",
     "batch 1 of 1",
     "switch:",
-    "Release the deploy lock",
+    "Report",
 ]
 
 
@@ -45,7 +45,7 @@ def test_a_killed_controller_leaves_the_gateway_serving(deployed: Deployment, mo
         assert any(moment in line for line in controller.stdout), f"it never came: {moment}"
         controller.kill()
     assert controller.returncode == -signal.SIGKILL, "it ended before it was killed"
-    free = ["flock", "--nonblock", str(deployed.app_dir / ".switch.guard"), "true"]
+    free = ["flock", "--nonblock", str(deployed.app_dir / ".switch.lock"), "true"]
     wait_for(lambda: subprocess.run(free).returncode == 0, "no switch is under way", 60)
     wait_for(lambda: get(f"{deployed.url}/ready")[0] == 200, "it serves, by itself", 60)
     outcome = deployed.up()

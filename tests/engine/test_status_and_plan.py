@@ -64,7 +64,7 @@ def test_the_status_of_a_running_deployment(deployed: Deployment) -> None:
     assert header[0] == "HOST"
     assert row[:5] == ["@local", release, image, "running/healthy", "0"]
     assert re.search(r"23 h 5\d min", result.stdout)
-    assert "switch - " + release + " switched" in " ".join(switch)
+    assert "up - " + release + " switched" in " ".join(switch)
     assert deployed.host_state() == before
 
 
@@ -76,7 +76,7 @@ def test_the_status_for_machines(deployed: Deployment) -> None:
     assert host["token_expires"] == json.loads(deployed.token_file.read_text())["expires_at"]
     assert host["token_written"] == int(deployed.token_file.stat().st_mtime)
     event = host["history"][-1]
-    assert (event["action"], event["to"]) == ("switch", host["release"])
+    assert (event["action"], event["to"]) == ("up", host["release"])
 
 
 def test_a_host_that_does_not_answer_is_shown_and_fails(deployed: Deployment) -> None:

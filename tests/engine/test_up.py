@@ -140,7 +140,11 @@ def broken(tmp_path: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     ("status", "reason"),
-    [("", "crash loop"), ("500", "not healthy within 8 s"), ("200 500", "not healthy within 8 s")],
+    [
+        ("", "crash loop"),
+        ("500", "not healthy within 8 s"),
+        ("200 500", "a bad answer after a good one"),
+    ],
     ids=["exits at once", "never healthy", "answers once"],
 )
 def test_a_broken_release_is_taken_back(

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.engine.conftest import Deployment, new_account
-from tests.tools import docker, wait_for
+from tests.tools import docker, get, wait_for
 
 
 @pytest.fixture(scope="module")
@@ -217,23 +217,24 @@ def test_restarts_are_drift_and_are_shown(
     process = deployment.inspect("{{.State.Pid}}")
     os.kill(int(process), 9)
     wait_for(lambda: deployment.inspect("{{.RestartCount}}") != "0", "Docker restarts it")
-    wait_for(lambda: deployment.inspect("{{.State.Health.Status}}") == "healthy", "it is back")
+    wait_for(lambda: get(f"{deployment.url}/health")[0] == 200, "it is back")
     assert_drifted(deployment, "the container restarted once since it was created")
     assert "restarted once" in deployment.up().output
 
 
-def test_what_a_client_sees_is_drift(new_deployment: Callable[..., Deployment]) -> None:
-    deployment = new_deployment("client")
+def test_what_a_client_sees_is_drift(
+    new_deployment: Callable[..., Deployment], stubborn_settings: dict[str, Any]
+) -> None:
+    """A gateway that answers every other request with 503: the gate's one, then others."""
+    deployment = new_deployment("client", **stubborn_settings, rollout_min_healthy_time=0)
+    deployment.data["gateway_environment"] |= {"HABIT": "flaky"}
     assert deployment.up().status == 0
-    wait_for(  # a deploy asks the gateway itself; the engine's own verdict comes later
-        lambda: deployment.inspect("{{.State.Health.Status}}") == "healthy", "the engine says so"
-    )
-    assert deployment.run("drift").status == 0
-    elsewhere: dict[str, Any] = {"gateway_health_path": "/nowhere"}
-    drifted = deployment.run("drift", **elsewhere)
+    wait_for(lambda: get(f"{deployment.url}/health")[0] == 200, "the next answer is bad")
+    drifted = deployment.run("drift")
     assert drifted.status == 1
-    assert "a client that asks /nowhere gets: HTTP 404" in drifted.output
-    assert "a client gets: HTTP 404" in deployment.run("status", **elsewhere).output
+    assert "a client that asks /health gets: HTTP 503" in drifted.output
+    wait_for(lambda: get(f"{deployment.url}/health")[0] == 200, "the next answer is bad")
+    assert "a client gets: HTTP 503" in deployment.run("status").output
 
 
 # The host

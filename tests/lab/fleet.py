@@ -196,11 +196,6 @@ class Fleet:
         script = "sudo sha256sum /docker_data/kis_tokens/kis_token.json"
         return self._each(lambda h: self.on(h, script).split()[0])
 
-    def locks(self) -> dict[str, str]:
-        return self._each(
-            lambda h: self.on(h, "sudo cat /opt/kis-gateway/lock 2>/dev/null || true")
-        )
-
     def serving(self) -> list[str]:
         """The hosts whose gateway is ready, which it is only with a valid token."""
         probe = "curl -sf -m 5 -o /dev/null http://127.0.0.1:8080/ready"
@@ -209,7 +204,7 @@ class Fleet:
 
     def switching(self) -> list[str]:
         """The hosts on which a switch is under way."""
-        free = "sudo flock --nonblock /opt/kis-gateway/.switch.guard true"
+        free = "sudo flock --nonblock /opt/kis-gateway/.switch.lock true"
         answers = self._each(lambda h: command("ssh", "-F", self.lab.ssh_config, h, free))
         return [name for name, answer in answers.items() if answer.returncode != 0]
 

@@ -3,13 +3,18 @@
 It asks KIS for a token while it starts and exits where it gets none; it trusts any file that it
 finds, does not say whose key the token is for, writes in place, and answers /health 200 always.
 Its token file is in the container unless KIS_TOKEN_FILE_PATH says otherwise. TOKEN_FORM is how it
-writes it: `json`; `sealed`, which only the gateway can read; `naive`, with a date without a zone.
+writes it: `json`; `sealed`, which only the gateway can read; `naive`, with a date without a zone;
+`bare`, with `token` in place of `access_token`. HABIT is one more: `rewrites` its file at each
+start; `patient`, it waits for 65 s where KIS refuses it; `private`, it listens on 127.0.0.1 of its
+own; `flaky`, it answers every other request with 503; `mortal`, it ends 3 s after its start.
 """
 
 import base64
 import json
 import os
+import threading
 import time
+import urllib.error
 import urllib.request
 from datetime import datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -19,6 +24,8 @@ TOKEN_FILE = Path(os.environ.get("KIS_TOKEN_FILE_PATH", "/tmp/kis_token_gateway.
 SECRETS = json.loads(Path(os.environ["SECRETS_FILE"]).read_text())
 FORM = os.environ.get("TOKEN_FORM", "json")
 FIELD = os.environ.get("APP_KEY_FIELD", "kis-r-app-key")
+HABIT = os.environ.get("HABIT", "")
+PATIENCE = 65
 
 
 def read() -> tuple[str, float]:
@@ -28,6 +35,8 @@ def read() -> tuple[str, float]:
     cached = json.loads(text)
     if FORM == "naive":
         return cached["access_token"], datetime.fromisoformat(cached["expires_at"]).timestamp()
+    if FORM == "bare":
+        return cached["token"], cached["expires_at"]
     return cached["access_token"], cached["expires_at"]
 
 
@@ -38,6 +47,8 @@ def write(token: str, expires_at: float) -> None:
     if FORM == "naive":  # the container's zone is UTC; in Korea this moment is in the past
         ends = datetime.now() + timedelta(hours=8)
         text = json.dumps({"access_token": "opaque", "expires_at": ends.isoformat()})
+    if FORM == "bare":
+        text = json.dumps({"token": token, "expires_at": expires_at})
     TOKEN_FILE.write_text(text)
 
 
@@ -46,6 +57,8 @@ def token() -> str:
         cached, expires_at = read()
         if time.time() < expires_at - 600:
             print("(Auth) ✅ 유효한 캐시 토큰 사용. (잠금 내)", flush=True)
+            if HABIT == "rewrites":
+                write(cached, expires_at)
             return cached
     body = {
         "grant_type": "client_credentials",
@@ -57,15 +70,26 @@ def token() -> str:
         data=json.dumps(body).encode(),
         headers={"content-type": "application/json"},
     )
-    with urllib.request.urlopen(request, timeout=5) as answer:
-        issued = json.load(answer)
+    try:
+        with urllib.request.urlopen(request, timeout=5) as answer:
+            issued = json.load(answer)
+    except urllib.error.HTTPError as error:
+        # As httpx and requests do: the code on one line, the status on the next.
+        print(f"token refused: {error.read().decode()}", flush=True)
+        if HABIT != "patient":
+            raise
+        time.sleep(PATIENCE)
+        return token()
     write(issued["access_token"], time.time() + issued["expires_in"])
     return str(issued["access_token"])
 
 
 class Health(BaseHTTPRequestHandler):
+    asked = 0
+
     def do_GET(self) -> None:
-        self.send_response(200)
+        Health.asked += 1
+        self.send_response(503 if HABIT == "flaky" and Health.asked % 2 == 0 else 200)
         self.end_headers()
         self.wfile.write(b"ok")
 
@@ -75,4 +99,7 @@ class Health(BaseHTTPRequestHandler):
 
 token()
 print("✅ KIS Client 초기화 완료 (토큰 발급 성공)", flush=True)
-ThreadingHTTPServer(("0.0.0.0", int(os.environ.get("PORT", "8080"))), Health).serve_forever()  # noqa: S104
+if HABIT == "mortal":
+    threading.Timer(3, os._exit, [7]).start()
+address = "127.0.0.1" if HABIT == "private" else "0.0.0.0"  # noqa: S104
+ThreadingHTTPServer((address, int(os.environ.get("PORT", "8080"))), Health).serve_forever()

@@ -164,6 +164,15 @@ ROWS: list[Row] = [
     ("replaced before it answers", {"replaced": 1201}, {}, {}, "fail", "did not need"),
     # The gateway judges its own file.
     ("exits on an unknown file", EXITED | {"token": "unknown"}, {}, {}, "aside", "status 7"),
+    ("exits on an expired file", EXITED | {"token": "expired"}, {}, ASKS, "aside", "status 7"),
+    (
+        "exits on an expired file again",
+        EXITED | {"token": "expired"},
+        {"aside": True},
+        ASKS,
+        "fail",
+        "status 7",
+    ),
     (
         "exits without it, too",
         EXITED | {"token": "missing"},

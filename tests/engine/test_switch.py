@@ -1,0 +1,310 @@
+"""A switch on a real engine: killed at each of its steps, raced, without a way back."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kis_gateway_deploy.host.switch import STEPS
+from tests.engine.conftest import Deployment
+from tests.tools import BIN, command, docker, get, wait_for
+
+
+def changed() -> dict[str, Any]:
+    return {"gateway_labels": {"changed": secrets.token_hex(4)}}
+
+
+@pytest.fixture(scope="module")
+def deployed(
+    new_deployment: Callable[..., Deployment], stubborn_settings: dict[str, Any]
+) -> Deployment:
+    deployment = new_deployment("switch", **stubborn_settings)
+    outcome = deployment.up()
+    assert outcome.status == 0, outcome.output
+    return deployment
+
+
+@pytest.fixture(autouse=True)
+def it_serves_with_the_same_token_afterwards(deployed: Deployment) -> Iterator[None]:
+    token = deployed.token()
+    yield
+    assert get(f"{deployed.url}/health")[0] == 200
+    assert deployed.token() == token
+    assert (deployed.account.count("issuances"), deployed.account.count("rejections")) == (1, 0)
+
+
+def state(deployment: Deployment) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((deployment.app_dir / "state.json").read_text())
+    return found
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_worker_that_is_killed_leaves_the_old_release_or_the_new_one(
+    deployed: Deployment, step: str
+) -> None:
+    before = (deployed.app_dir / "current").readlink()
+    change = changed()
+    outcome = deployed.up(**change, die_at=step)
+    has_passed = step in {"passed", "pointed"}
+    assert "the program that made the switch has died: another one goes back" in outcome.output
+    assert (outcome.status == 0) is has_passed, outcome.output
+    assert ((deployed.app_dir / "current").readlink() != before) is has_passed
+    assert state(deployed)["outcome"] == ("switched" if has_passed else "restored")
+    assert get(f"{deployed.url}/health")[0] == 200
+    assert deployed.inspect("{{.HostConfig.RestartPolicy.Name}}") == "unless-stopped"
+    again = deployed.up(**change)
+    assert again.status == 0, again.output
+    assert deployed.up(**change).changes() == 0
+
+
+@pytest.mark.parametrize("step", ["begun", "created", "ready", "started"])
+def test_a_restart_whose_worker_is_killed_is_done_by_another(
+    deployed: Deployment, step: str
+) -> None:
+    outcome = deployed.run("restart", die_at=step)
+    assert outcome.status == 0, outcome.output
+    assert state(deployed)["outcome"] == "restarted"
+    assert get(f"{deployed.url}/health")[0] == 200
+
+
+def test_a_request_that_was_made_from_an_older_reading_is_refused(deployed: Deployment) -> None:
+    """Another deploy is played between the reading and the first change."""
+    container = deployed.container()
+    file = deployed.app_dir / "state.json"
+    before = state(deployed)
+    inventory = deployed.inventory(**changed())
+    hook = deployed.directory / "hook.py"
+    hook.write_text(
+        "from pathlib import Path\nimport json\n"
+        "from deploy.gateway import calls\n"
+        "real = calls.prepare\n"
+        "def prepare(host, target):\n"
+        f"    path = Path({str(file)!r})\n"
+        "    state = json.loads(path.read_text())\n"
+        "    state |= {'generation': 'f' * 16, 'by': 'kim@desk', 'to': None, 'action': 'down'}\n"
+        "    path.write_text(json.dumps(state))\n"
+        "    return real(host, target)\n"
+        "calls.prepare = prepare\n"
+        "exec(Path('deploy/up.py').read_text())\n"
+    )
+    result = command(BIN / "pyinfra", "-y", inventory, hook, cwd=deployed.checkout)
+    file.write_text(json.dumps(before))
+    assert result.returncode == 1
+    assert "changed since it was read: down by kim@desk" in result.stderr
+    assert "run plan again" in result.stderr
+    assert deployed.container() == container
+
+
+@pytest.mark.parametrize("damage", ["removed", "dangling", "a directory"])
+def test_a_current_that_is_lost_is_found_again(deployed: Deployment, damage: str) -> None:
+    current = deployed.app_dir / "current"
+    release = current.readlink()
+    current.unlink()
+    if damage == "dangling":
+        current.symlink_to("releases/0123456789ab")
+    elif damage == "a directory":
+        current.mkdir()
+    broken = {"gateway_environment": deployed.data["gateway_environment"] | {"HABIT": "private"}}
+    outcome = deployed.up(**broken, rollout_healthy_deadline=5)
+    assert outcome.status == 1, outcome.output
+    assert f"Restored: release {release.name} runs again and is healthy" in outcome.output
+    assert get(f"{deployed.url}/health")[0] == 200
+    assert deployed.up().status == 0
+    assert current.is_symlink()
+
+
+def test_a_release_whose_image_lost_its_name_is_a_way_back(deployed: Deployment) -> None:
+    assert deployed.up().status == 0
+    image = deployed.inspect("{{.Config.Image}}")
+    docker("rmi", "--force", image)
+    broken = {"gateway_environment": deployed.data["gateway_environment"] | {"HABIT": "private"}}
+    with_another_image = broken | {"gateway_image": "kis-test-other"}
+    outcome = deployed.up(**with_another_image, rollout_healthy_deadline=5)
+    assert outcome.status == 1, outcome.output
+    assert "runs again and is healthy" in outcome.output
+    assert get(f"{deployed.url}/health")[0] == 200
+    assert deployed.up().status == 0
+
+
+def test_without_a_way_back_nothing_is_stopped(deployed: Deployment) -> None:
+    container, release = deployed.container(), (deployed.app_dir / "current").resolve()
+    kept = release.with_name("kept")
+    shutil.copytree(release, kept)
+    (release / "docker-compose.yml").unlink()
+    outcome = deployed.up(**changed())
+    assert outcome.status == 1, outcome.output
+    assert "there is no way back to what runs now" in outcome.output
+    assert "docker-compose.yml is missing" in outcome.output
+    assert deployed.container() == container
+    shutil.rmtree(release)
+    shutil.move(kept, release)
+    shutil.chown(release / "secrets.json", 10001, 10001)
+    assert deployed.up().status == 0
+
+
+def test_a_project_name_in_roots_environment_changes_nothing(deployed: Deployment) -> None:
+    outcome = deployed.run("up", environment={"COMPOSE_PROJECT_NAME": "other"}, **changed())
+    assert outcome.status == 0, outcome.output
+    assert docker("ps", "-aq", "--filter", "label=com.docker.compose.project=other") == ""
+
+
+def test_a_compose_that_knows_no_progress_flag_is_enough(
+    deployed: Deployment, tmp_path: Path
+) -> None:
+    """Compose before 2.18, played by a plugin that refuses the flag."""
+    places = ("/usr/local/lib", "/usr/local/libexec", "/usr/lib", "/usr/libexec")
+    plugins = (Path(place) / "docker/cli-plugins/docker-compose" for place in places)
+    real = next(path for path in plugins if path.exists())
+    plugin = tmp_path / "cli-plugins/docker-compose"
+    plugin.parent.mkdir()
+    plugin.write_text(
+        f'#!/bin/sh\ncase " $* " in *" --progress "*) exit 1;; esac\nexec {real} "$@"\n'
+    )
+    plugin.chmod(0o755)
+    outcome = deployed.run("up", environment={"DOCKER_CONFIG": str(tmp_path)}, **changed())
+    assert outcome.status == 0, outcome.output
+
+
+def test_a_container_of_compose_run_is_nobodys(deployed: Deployment) -> None:
+    """One that `docker compose run` left behind is neither removed nor taken for the gateway."""
+    file = deployed.app_dir / "current/docker-compose.yml"
+    docker(
+        "compose", "--project-name", deployed.project, "--file", str(file),
+        "run", "--no-deps", "kis-gateway", "python3", "-c", "print('once')",
+    )  # fmt: skip
+    label = f"label=com.docker.compose.project={deployed.project}"
+    one_off = docker(
+        "ps", "-aq", "--no-trunc", "--filter", label,
+        "--filter", "label=com.docker.compose.oneoff=True",
+    )  # fmt: skip
+    try:
+        outcome = deployed.up(**changed())
+        assert outcome.status == 0, outcome.output
+        assert docker("inspect", "--format", "{{.State.Status}}", one_off) == "exited"
+    finally:
+        docker("rm", one_off)
+
+
+def test_a_restore_goes_by_the_release_and_not_by_todays_inventory(deployed: Deployment) -> None:
+    """The new release has another port, another path and a health check of its own; it fails."""
+    assert deployed.up().status == 0
+    other = {
+        "gateway_port": deployed.data["gateway_port"] + 1,
+        "gateway_health_path": "/nowhere",
+        "gateway_container_port": 9999,
+        "gateway_healthcheck": {"test": ["CMD", "false"], "interval": "1s", "retries": 1},
+        "gateway_environment": deployed.data["gateway_environment"] | {"HABIT": "mortal"},
+    }
+    outcome = deployed.up(**other, rollout_min_healthy_time=4, rollout_healthy_deadline=8)
+    assert outcome.status == 1, outcome.output
+    assert "runs again and is healthy" in outcome.output
+
+
+@pytest.mark.parametrize(
+    ("habit", "reason"),
+    [
+        ("private", "not healthy within 6 s: GET http://127.0.0.1:"),
+        ("flaky", "a client got a bad answer after a good one"),
+        ("mortal", "the container exited with status 7 after it had answered"),
+    ],
+)
+def test_what_no_client_could_use_is_taken_back(
+    deployed: Deployment, habit: str, reason: str
+) -> None:
+    environment = deployed.data["gateway_environment"] | {"HABIT": habit}
+    outcome = deployed.up(
+        gateway_environment=environment, rollout_min_healthy_time=5, rollout_healthy_deadline=6
+    )
+    assert outcome.status == 1, outcome.output
+    assert reason in outcome.output
+    assert "runs again and is healthy" in outcome.output
+
+
+def test_an_adopted_container_that_a_worker_dies_on_runs_again(
+    new_deployment: Callable[..., Deployment], stubborn_settings: dict[str, Any]
+) -> None:
+    """Running, with its token at a path of its own, which only its environment says."""
+    deployment = new_deployment("adopted", **stubborn_settings)
+    assert deployment.up(gateway_token_at_start=False).status == 0  # builds the image
+    image = deployment.inspect("{{.Config.Image}}")
+    deployment.compose("down")
+    deployment.token_file.unlink(missing_ok=True)
+    adopting = new_deployment("adopting", **stubborn_settings)
+    name = f"old-{secrets.token_hex(4)}"
+    docker(
+        "run", "--detach", "--name", name, "--restart", "unless-stopped",
+        "--add-host", "host.docker.internal:host-gateway",
+        "--env", "KIS_BASE_URL=http://host.docker.internal:9443",
+        "--env", "SECRETS_FILE=/secrets.json", "--env", "KIS_TOKEN_FILE_PATH=/var/own.json",
+        "--publish", f"127.0.0.1:{adopting.data['gateway_port']}:8080",
+        "--volume", f"{adopting.account.secrets_file}:/secrets.json:ro", image,
+    )  # fmt: skip
+    try:
+        wait_for(lambda: "초기화 완료" in docker("logs", name), "the old container has a token")
+        status = ("inspect", "--format", "{{.State.Status}} {{.HostConfig.RestartPolicy.Name}}")
+        for step in ("created", "started"):
+            outcome = adopting.up(gateway_adopt_container=name, die_at=step)
+            assert outcome.status == 1, outcome.output
+            taken = f"the token of the container {name} is taken over" in outcome.output
+            assert taken == (step == "created"), "it is taken once"
+            assert f"Restored: the container {name} runs again" in outcome.output
+            assert docker(*status, name) == "running unless-stopped"
+            wait_for(lambda: get(f"{adopting.url}/health")[0] == 200, "it serves again")
+        docker("stop", name)  # a stopped one is adopted, too
+        outcome = adopting.up(gateway_adopt_container=name)
+        assert outcome.status == 0, outcome.output
+        assert f"the token of the container {name} ends no later than" in outcome.output
+        assert docker(*status, name) == "exited no"
+        assert (adopting.account.count("issuances"), adopting.account.count("rejections")) == (1, 0)
+        assert adopting.up(gateway_adopt_container=name).changes() == 0
+    finally:
+        docker("rm", "--force", name)
+
+
+def test_an_adoption_without_a_token_is_refused_and_says_how_to_go_on(
+    new_deployment: Callable[..., Deployment], stubborn_settings: dict[str, Any]
+) -> None:
+    adopting = new_deployment("no-token", **stubborn_settings)
+    name = f"old-{secrets.token_hex(4)}"
+    image = docker("images", "--quiet", "kis-gateway").split()[0]
+    docker("run", "--detach", "--name", name, image, "sleep", "600")
+    try:
+        outcome = adopting.up(gateway_adopt_container=name)
+        assert outcome.status == 1
+        assert f"no token was found in the container {name} at /tmp/" in outcome.output
+        assert "gateway_adopt_without_token = True" in outcome.output
+        assert docker("inspect", "--format", "{{.State.Status}}", name) == "running"
+        outcome = adopting.up(gateway_adopt_container=name, gateway_adopt_without_token=True)
+        assert outcome.status == 0, outcome.output
+        assert adopting.account.count("issuances") == 1
+        outcome = adopting.up(gateway_adopt_container="nobody")
+        assert "there is no container nobody on this host" in outcome.output or (
+            outcome.changes() == 0
+        )
+    finally:
+        docker("rm", "--force", name)
+
+
+def test_a_port_that_another_container_holds_is_told_by_its_name(
+    new_deployment: Callable[..., Deployment], stubborn_settings: dict[str, Any]
+) -> None:
+    deployment = new_deployment("held", **stubborn_settings)
+    name = f"holder-{secrets.token_hex(4)}"
+    image = docker("images", "--quiet", "kis-gateway").split()[0]
+    port = deployment.data["gateway_port"]
+    docker(
+        "run", "--detach", "--name", name, "--publish", f"127.0.0.1:{port}:80", image,
+        "sleep", "600",
+    )  # fmt: skip
+    try:
+        outcome = deployment.run("plan")
+        assert outcome.status == 1
+        assert f"port {port} is held by the container {name}: stop it" in outcome.output
+    finally:
+        docker("rm", "--force", name)

@@ -1,0 +1,195 @@
+"""Gateways with one habit of the wild each: deployed, changed, restarted, rolled back."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.engine.conftest import Deployment, ask_simulator
+from tests.tools import get
+
+NewDeployment = Callable[..., Deployment]
+
+HABITS = {
+    "a date without a zone": {"TOKEN_FORM": "naive"},
+    "token and expires_at": {"TOKEN_FORM": "bare"},
+    "a form that nobody else can read": {"TOKEN_FORM": "sealed"},
+    "rewrites its file at each start": {"HABIT": "rewrites"},
+}
+
+
+def live_a_week(deployment: Deployment, say: str = "") -> None:
+    """Deployed, changed, restarted, rolled back, deployed: with the one token of its start."""
+    change = {"gateway_labels": {"changed": "yes"}}
+    week: list[tuple[str, dict[str, Any]]] = [
+        *(("up", {}), ("up", change), ("restart", {}), ("rollback", {}), ("up", {})),
+    ]
+    for verb, changes in week:
+        outcome = deployment.run(verb, **changes)
+        assert outcome.status == 0, f"{verb}: {outcome.output}"
+        assert get(f"{deployment.url}/health")[0] == 200
+        assert (deployment.account.count("issuances"), deployment.account.count("rejections")) == (
+            1,
+            0,
+        )
+        if verb == "restart" and say:
+            assert say in outcome.output
+
+
+@pytest.mark.parametrize("habit", HABITS)
+def test_a_gateway_with_a_habit_lives_a_week(
+    new_deployment: NewDeployment, stubborn_settings: dict[str, Any], habit: str
+) -> None:
+    deployment = new_deployment(f"wild-{secrets.token_hex(3)}", **stubborn_settings)
+    deployment.data["gateway_environment"] |= HABITS[habit]
+    rewritten = "The token file was rewritten; whether KIS was asked cannot be told."
+    live_a_week(deployment, rewritten if "rewrites" in habit else "")
+
+
+# Of perl, which is in every Debian image; afterwards there is neither a shell nor python3.
+BARE = """\
+ARG BASE_IMAGE=debian:trixie-slim
+FROM ${BASE_IMAGE}
+COPY gateway.pl /gateway.pl
+RUN rm -f /bin/sh /bin/bash /bin/dash /usr/bin/python3
+CMD ["perl", "/gateway.pl"]
+"""
+PERL = r"""
+use strict; use warnings; use IO::Socket::INET;
+my $file = $ENV{KIS_TOKEN_FILE_PATH}; $| = 1; $SIG{TERM} = sub { exit 0 };
+unless (-e $file) {
+  open my $s, '<', $ENV{SECRETS_FILE} or die; my $text = join '', <$s>;
+  my ($key) = $text =~ /"kis-r-app-key": "([^"]+)"/;
+  my ($secret) = $text =~ /"kis-r-app-secret": "([^"]+)"/;
+  my $body = qq({"grant_type":"client_credentials","appkey":"$key","appsecret":"$secret"});
+  my $c = IO::Socket::INET->new('host.docker.internal:9443') or die "KIS: $!";
+  print $c "POST /oauth2/tokenP HTTP/1.0\r\nContent-Type: application/json\r\nContent-Length: "
+    . length($body) . "\r\n\r\n$body";
+  my $answer = join '', <$c>; $answer =~ / 200 / or die $answer;
+  $answer =~ s/.*?\r\n\r\n//s;
+  open my $t, '>', $file or die "$file: $!"; print $t $answer; close $t;
+}
+my $server = IO::Socket::INET->new(LocalPort => $ENV{PORT}, Listen => 16, ReuseAddr => 1) or die $!;
+while (my $client = $server->accept) {
+  while (my $line = <$client>) { last if $line =~ /^\r?\n$/ }
+  print $client "HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok"; close $client;
+}
+"""
+
+
+def test_an_image_with_neither_python_nor_a_shell_lives_a_week(
+    new_deployment: NewDeployment, tmp_path: Path
+) -> None:
+    (tmp_path / "Dockerfile").write_text(BARE)
+    (tmp_path / "gateway.pl").write_text(PERL)
+    deployment = new_deployment(
+        "bare", gateway_image="kis-test-bare", gateway_build_context=tmp_path
+    )
+    live_a_week(deployment)
+
+
+# What the gateway itself cannot read: it exits, and the file is set aside.
+UNREADABLE = {
+    "null": '{"access_token": null}',
+    "an array": '["x"]',
+    "another form": '{"token": "x", "expires_at": 1}',
+}
+
+
+@pytest.mark.parametrize("form", UNREADABLE)
+def test_a_gateway_that_exits_on_a_file_gets_it_set_aside_and_one_issuance(
+    new_deployment: NewDeployment, stubborn_settings: dict[str, Any], form: str
+) -> None:
+    deployment = new_deployment(f"exits-{secrets.token_hex(3)}", **stubborn_settings)
+    assert deployment.up().status == 0
+    ask_simulator("PUT", "clock", {"advance": 61})
+    deployment.token_file.write_text(UNREADABLE[form])
+    outcome = deployment.up(gateway_labels={"changed": "yes"})
+    assert outcome.status == 0, outcome.output
+    assert "has a form that is not known here: it is set aside" in outcome.output
+    assert "issuances: 1 (budget" in outcome.output
+    [aside] = deployment.token_file.parent.glob("kis_token.json.aside-*")
+    assert aside.read_text() == UNREADABLE[form]
+    assert (deployment.account.count("issuances"), deployment.account.count("rejections")) == (2, 0)
+
+
+def test_a_release_that_fails_without_the_file_too_gets_it_back(
+    new_deployment: NewDeployment, stubborn_settings: dict[str, Any]
+) -> None:
+    """The new release cannot read what the old one wrote, and does not reach KIS either."""
+    deployment = new_deployment("put-back", **stubborn_settings)
+    deployment.data["gateway_environment"] |= {"TOKEN_FORM": "sealed"}
+    assert deployment.up().status == 0
+    written = deployment.token_file.read_text()
+    broken = {"TOKEN_FORM": "json", "KIS_BASE_URL": "http://127.0.0.1:9"}
+    outcome = deployment.up(gateway_environment=deployment.data["gateway_environment"] | broken)
+    assert outcome.status == 1, outcome.output
+    assert "the token file was put back" in outcome.output
+    assert "runs again and is healthy" in outcome.output
+    assert deployment.token_file.read_text() == written
+    assert get(f"{deployment.url}/health")[0] == 200
+    assert (deployment.account.count("issuances"), deployment.account.count("rejections")) == (1, 0)
+
+
+def test_a_patient_gateway_gets_its_minute(
+    new_deployment: NewDeployment, stubborn_settings: dict[str, Any]
+) -> None:
+    """KIS has just issued; the gateway is refused, stays up, and asks again after 65 s."""
+    deployment = new_deployment("patient", **stubborn_settings)
+    deployment.data["gateway_environment"] |= {"HABIT": "patient"}
+    account = json.loads(deployment.account.secrets_file.read_text())
+    issue(account)
+    outcome = deployment.up()
+    assert outcome.status == 0, outcome.output
+    assert (deployment.account.count("issuances"), deployment.account.count("rejections")) == (2, 1)
+    assert deployment.inspect("{{.RestartCount}}") == "0"
+    live_on(deployment)
+
+
+def issue(account: dict[str, str]) -> None:
+    """Asks KIS for a token by other means than the gateway."""
+    body = {
+        "grant_type": "client_credentials",
+        "appkey": account["kis-r-app-key"],
+        "appsecret": account["kis-r-app-secret"],
+    }
+    request = urllib.request.Request(
+        "http://127.0.0.1:9443/oauth2/tokenP",
+        data=json.dumps(body).encode(),
+        headers={"Content-Type": "application/json"},
+    )
+    urllib.request.urlopen(request, timeout=5).close()
+
+
+def live_on(deployment: Deployment) -> None:
+    more: list[tuple[str, dict[str, Any]]] = [
+        ("up", {"gateway_labels": {"b": "c"}}),
+        ("restart", {}),
+    ]
+    for verb, changes in more:
+        outcome = deployment.run(verb, **changes)
+        assert outcome.status == 0, outcome.output
+        assert deployment.account.count("issuances") == 2
+
+
+@pytest.mark.parametrize("code", ["EGW00103", "EGW00105"])
+def test_wrong_credentials_fail_at_once_and_are_named(
+    new_deployment: NewDeployment, stubborn_settings: dict[str, Any], code: str, tmp_path: Path
+) -> None:
+    deployment = new_deployment(f"wrong-{code[-1]}", **stubborn_settings)
+    account = json.loads(deployment.account.secrets_file.read_text())
+    field = "kis-r-app-key" if code == "EGW00103" else "kis-r-app-secret"
+    wrong = tmp_path / "wrong.json"
+    wrong.write_text(json.dumps(account | {field: "PSwrong".ljust(len(account[field]), "0")}))
+    outcome = deployment.up(gateway_secrets_file=wrong, rollout_healthy_deadline=60)
+    assert outcome.status == 1
+    assert f"KIS refuses the app key or its secret ({code})" in outcome.output
+    assert "No release ran before" in outcome.output
+    assert "once more" not in outcome.output
+    assert account["kis-r-app-secret"] not in outcome.output
