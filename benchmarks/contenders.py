@@ -17,13 +17,22 @@ from typing import Any
 import yaml
 
 from benchmarks.fleet import KAMAL_SECRETS, Fleet, Target
-from deploy.gateway.release import ROOT, default_healthcheck, render_compose
+from deploy.gateway.release import ROOT, render_compose
 from deploy.gateway.settings import Settings
 
 BIN = Path(sys.executable).parent
 HERE = Path(__file__).parent
 DIRECTORY = "/opt/bench"
 TOKENS = "/docker_data/bench"
+PROBE = "import urllib.request as u; u.urlopen('http://127.0.0.1:8080/health', timeout=3)"
+HEALTHCHECK = {
+    "test": ["CMD", "python3", "-c", PROBE],
+    "interval": "5s",
+    "timeout": "5s",
+    "retries": 5,
+    "start_period": "30s",
+    "start_interval": "1s",
+}
 
 
 @dataclass(frozen=True)
@@ -59,8 +68,7 @@ class Job:
     @property
     def compose(self) -> str:
         """The others' compose file. They wait for the engine's probe, so for them it comes soon."""
-        healthcheck = default_healthcheck(8080) | {"start_interval": "1s"}
-        settings = Settings.model_validate(self.host_data | {"gateway_healthcheck": healthcheck})
+        settings = Settings.model_validate(self.host_data | {"gateway_healthcheck": HEALTHCHECK})
         return render_compose(settings, self.image)
 
     @property

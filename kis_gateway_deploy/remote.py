@@ -29,8 +29,8 @@ VERBS = {
     "fetch": ("tokens", "engine", "control", "compose", "releases", "containers", "fetch"),
     "simulator": ("tokens", "engine", "control", "compose", "releases", "containers", "fetch"),
     "switch": (
-        *("tokens", "engine", "control", "compose", "releases", "containers", "prepare"),
-        *("neighbour", "gate", "watch", "switch"),
+        *("tokens", "engine", "control", "compose", "releases", "containers", "neighbour", "gate"),
+        *("watch", "deployment", "adoption", "starting", "change", "switch"),
     ),
 }
 """The modules of `kis_gateway_deploy/host` that serve a verb, each after those that it imports; the

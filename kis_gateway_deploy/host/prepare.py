@@ -10,6 +10,7 @@ from binascii import a2b_base64
 from .compose import ComposeError, compose
 from .releases import (
     COMPOSE_FILE,
+    changed_since,
     lock,
     make_dir,
     release_dir,
@@ -51,15 +52,6 @@ def prepare(request: dict[str, Any]) -> dict[str, Any]:
     finally:
         os.close(held)
     return {"outcome": "failed" if why else "prepared", "why": why}
-
-
-def changed_since(state: dict[str, Any]) -> str:
-    """That a host is not as it was when it was read, and who changed it."""
-    if not state:
-        return "changed since it was read: its state was removed; run plan again"
-    ago = max(0, int(time.time() - state["began"]))
-    what = f"release {state['to']}" if state.get("to") else state["action"]
-    return f"changed since it was read: {what} by {state['by']}, {ago} s ago; run plan again"
 
 
 def _prepare_tokens(dir: str, file: str, owner: list[int]) -> None:

@@ -102,6 +102,27 @@ def store_state(app_dir: str, state: dict[str, Any]) -> None:
     sync(app_dir)
 
 
+class State(dict):  # type: ignore[type-arg]
+    """What a change remembers: of `state.json`, stored whenever something is noted."""
+
+    def __init__(self, app_dir: str, content: dict[str, Any]) -> None:
+        super().__init__(content)
+        self.app_dir = app_dir
+
+    def note(self, **changes: Any) -> None:
+        self.update(changes)
+        store_state(self.app_dir, self)
+
+
+def changed_since(state: dict[str, Any]) -> str:
+    """That a host is not as it was when it was read, and who changed it."""
+    if not state:
+        return "changed since it was read: its state was removed; run plan again"
+    ago = max(0, int(time.time() - state["began"]))
+    what = f"release {state['to']}" if state.get("to") else state["action"]
+    return f"changed since it was read: {what} by {state['by']}, {ago} s ago; run plan again"
+
+
 def record(app_dir: str, event: dict[str, Any]) -> None:
     """Adds a line to the history. Half a line, of a disk that was full, stays alone."""
     with open(f"{app_dir}/history.jsonl", "ab+") as file:

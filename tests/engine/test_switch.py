@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from kis_gateway_deploy.host.switch import STEPS
+from kis_gateway_deploy.host.change import STEPS
 from tests.engine.conftest import Deployment
 from tests.tools import BIN, command, docker, get, wait_for
 

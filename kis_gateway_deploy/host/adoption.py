@@ -1,0 +1,86 @@
+"""A gateway that was started by other means and is to be replaced: stopped, never removed."""
+
+from __future__ import annotations
+
+from .containers import (
+    adopted_token_path,
+    file_of_container,
+    kind_of,
+    labels_of,
+    name_of,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from .control import Control
+    from .releases import State
+    from .tokens import Kept
+
+
+class Adoption:
+    """`state["adopted"]` remembers the container: `id`, `name`, its restart policy (`policy`,
+    `retries`), whether it was `running`, and, once that is so, that it is `replaced`."""
+
+    def __init__(
+        self,
+        request: dict[str, Any],
+        engine: Control,
+        state: State,
+        say: Callable[[str], None],
+    ) -> None:
+        self.request, self.engine, self.state, self.say = request, engine, state, say
+
+    def find(self) -> dict[str, Any] | None:
+        """The container that is to be replaced, as `state.json` remembers it; None if none is."""
+        known = self.state.get("adopted")
+        for summary in self.engine.containers(all=True):
+            if not self.request["adopt"] or name_of(summary) != self.request["adopt"]:
+                continue
+            details = self.engine.inspect(str(summary.get("Id")))
+            if details is None or kind_of(labels_of(summary), self.request) == "ours":
+                return None
+            if known and known["id"] == details["Id"]:
+                return None if known.get("replaced") else dict(known)
+            policy = details["HostConfig"].get("RestartPolicy") or {}
+            return {
+                "id": details["Id"],
+                "name": self.request["adopt"],
+                "policy": policy.get("Name") or "no",
+                "retries": policy.get("MaximumRetryCount") or 0,
+                "running": bool(details["State"].get("Running")),
+            }
+        return None
+
+    def bring_token(
+        self, kept: Kept, manifest: dict[str, Any], adopted: dict[str, Any], is_told: bool = False
+    ) -> None:
+        details = self.engine.inspect(adopted["id"])
+        if details is None:
+            return
+        path = adopted_token_path(details, self.request)
+        content = file_of_container(self.engine, details, path)
+        if kept.bring(content, manifest["key"]):
+            self.say(f"the token of the container {adopted['name']} is taken over")
+        elif is_told and content:
+            self.say(
+                f"the token of the container {adopted['name']} ends no later than the one that is "
+                "here: this one is used"
+            )
+        elif is_told:
+            self.say(f"the container {adopted['name']} has no token at {path}")
+
+    def stop(self, adopted: dict[str, Any]) -> None:
+        # Stopped first: the engine cannot update a container that exits at the same moment.
+        self.state.note(adopted=adopted)
+        self.engine.stop(adopted["id"])
+        self.engine.set_restart_policy(adopted["id"], "no")
+
+    def start(self) -> None:
+        adopted = self.state.get("adopted") or (self.state.get("back") or {}).get("adopted")
+        if adopted and adopted["running"]:
+            self.engine.set_restart_policy(adopted["id"], adopted["policy"], adopted["retries"])
+            self.engine.start(adopted["id"])
+        self.state.note(adopted=None)

@@ -1,0 +1,469 @@
+"""One change of what runs on a host: a release, a restart, nothing; and the way back."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from binascii import a2b_base64
+from collections import namedtuple
+
+from .adoption import Adoption
+from .compose import ComposeError
+from .containers import ask_health, engine_address, file_of_container, socket_path
+from .control import Control
+from .deployment import Deployment, manifest_of_container
+from .engine import EngineError
+from .releases import (
+    COMPOSE_FILE,
+    State,
+    changed_since,
+    damage_of,
+    linked,
+    manifest_of,
+    point,
+    prune,
+    record,
+    release_dir,
+)
+from .starting import FailedError, Starter, kept_of, must_ask
+from .watch import wait_for_kis
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from .tokens import Kept
+
+ENGINE_SECONDS = 60
+STEPS = ("begun", "created", "ready", "started", "passed", "pointed")
+"""The moments at which `die_at` of a request kills the worker, for tests."""
+
+Back = namedtuple("Back", "kind release image adopted", defaults=(None, None, None))
+"""The way back. `kind`: `release` (with the id of its image), `adopted` (a container), `same` (the
+release is the one that ran), or `nothing` (nothing ran)."""
+
+
+class RefusedError(Exception):
+    """Nothing was touched; the text says why."""
+
+
+class Change:
+    """One change; `request` as of `switch`, `state` the one that the host has now."""
+
+    def __init__(
+        self, request: dict[str, Any], state: dict[str, Any], say: Callable[[str], None]
+    ) -> None:
+        self.request, self.say = request, say
+        self.app_dir = request["app_dir"]
+        os.environ["DOCKER_HOST"] = engine_address()
+        self.engine = Control(socket_path(os.environ["DOCKER_HOST"]))
+        self.before = state
+        self.state = State(self.app_dir, state)
+        self.began = time.time()
+        self.has_begun = False
+        self.deployment = Deployment(request, self.engine)
+        self.adoption = Adoption(request, self.engine, self.state, say)
+        self.starter = Starter(request, self.engine, self.state, say, self._step)
+
+    def run(self) -> dict[str, Any]:
+        """What was asked for, unless the host has changed since it was read.
+
+        Raises RefusedError.
+        """
+        request, state = self.request, self.before
+        if state.get("generation") != request["seen"]:
+            is_ours = state.get("generation") == request["generation"]
+            runs = state.get("outcome") == "switched" and state.get("to") == request["release"]
+            if request["action"] == "up" and (is_ours or runs):
+                return self._result("already", "")
+            raise RefusedError(changed_since(state))
+        self.state.clear()
+        self.state.update(
+            generation=request["generation"],
+            by=request["by"],
+            began=self.began,
+            action=request["action"],
+            to=request["release"],
+            phase="begun",
+            previous=linked(self.app_dir, "previous"),
+            previous_was=state.get("previous_was"),
+            adopted=state.get("adopted"),
+            was_down=state.get("action") == "down" and state.get("outcome") == "down",
+        )
+        self.state["from"] = self.deployment.running_release()
+        return self._act()
+
+    def recover(self) -> dict[str, Any]:
+        """Goes on where a worker has died: forward if the gate was passed, else back."""
+        state = self.state
+        if state.get("generation") != self.request["generation"]:
+            raise RefusedError("the switch died before it had touched anything; deploy again")
+        self.began, self.has_begun = state["began"], True
+        self._wait_for_engine()
+        if "back" not in state:
+            return self._act()  # it can be done twice
+        if state.get("passed"):
+            return self._passed()
+        return self._go_back(Back(**state["back"]), "the program that made the switch died")
+
+    def _act(self) -> dict[str, Any]:
+        action = self.request["action"]
+        if action in ("up", "rollback", "revert") and self.request["release"]:
+            return self._switch()
+        actions = {
+            "revert": self._to_nothing,
+            "restart": self._restart,
+            "down": self._down,
+            "stop": self._stop,
+            "start": self._start,
+        }
+        return actions[action]()
+
+    # A release
+
+    def _switch(self) -> dict[str, Any]:
+        request, release = self.request, str(self.request["release"])
+        manifest = manifest_of(self.app_dir, release)
+        if manifest is None or (damage := damage_of(self.app_dir, release, manifest)):
+            what = damage if manifest else "is not on the host, or was put there by version 0.1"
+            raise RefusedError(f"release {release}: {what}; deploy again (make deploy)")
+        back = self._way_back(release)
+        image = self._image_of(release, manifest)
+        kept = kept_of(self.request, manifest)
+        if request["token"]:
+            kept.bring(a2b_base64(request["token"]), manifest["key"])
+        self._bring_mounted_token(kept, manifest)
+        adopted = self.adoption.find()
+        if adopted:
+            self.adoption.bring_token(kept, manifest, adopted, is_told=True)
+        asks = must_ask(kept, manifest)
+        if asks and not request["budget"] and request["action"] == "up":
+            raise RefusedError(
+                f"there is no valid token in {manifest['token_dir']}/{manifest['token_file']}, "
+                "though there was one when this deploy began: deploy again"
+            )
+        self._begin(back)
+        self.say(f"switch: {self.state['from'] or 'none'} -> {release}")
+        if asks:
+            wait_for_kis(request["kis_wait"], self.say)
+        try:
+            self._bring_up(release, manifest, image, adopted)
+        except (FailedError, EngineError, OSError) as error:
+            return self._go_back(back, str(error))
+        self.state.note(passed=True)
+        self._step("passed")
+        return self._passed()
+
+    def _passed(self) -> dict[str, Any]:
+        """The release has passed the gate: it is the current one."""
+        state = self.state
+        if state["from"] != state["to"]:
+            is_revert = state["action"] == "revert"  # it also restores what a rollback goes to
+            point(self.app_dir, "previous", state["previous_was" if is_revert else "from"])
+            state["previous_was"] = None if is_revert else state["previous"]
+        point(self.app_dir, "current", state["to"])
+        self._step("pointed")
+        if state["adopted"]:
+            state["adopted"]["replaced"] = True
+        self.say(f"release {state['to']} is healthy")
+        result = self._finish("switched", "")
+        kept = {linked(self.app_dir, name) for name in ("current", "previous")}
+        prune(self.app_dir, kept | {state.get("previous_was")})
+        return result
+
+    def _bring_up(
+        self,
+        release: str,
+        manifest: dict[str, Any],
+        image: str | None,
+        adopted: dict[str, Any] | None = None,
+    ) -> None:
+        """Creates the container of a release, starts it, and waits for the gate.
+
+        Raises FailedError.
+        """
+        try:
+            self.deployment.create(release, image, again=self.state["from"] == release)
+        except ComposeError as error:
+            raise FailedError(f"docker compose up failed:\n{error}") from None
+        details = self._one_container()
+        if details["State"].get("Running"):
+            self.engine.stop(details["Id"])
+        self._step("created")
+        if adopted:
+            self.adoption.stop(adopted)
+            kept = kept_of(self.request, manifest)
+            self.adoption.bring_token(kept, manifest, adopted)  # one that came in the meantime
+        self.starter.start(details, manifest)
+
+    def _one_container(self) -> dict[str, Any]:
+        found = self.deployment.containers()
+        if len(found) != 1:
+            raise FailedError(f"docker compose up has left {len(found)} containers, not one")
+        return found[0]
+
+    def _image_of(self, release: str, manifest: dict[str, Any]) -> str | None:
+        """The id of the release's image if its name does not lead to it any more, else None."""
+        found = self.engine.image(manifest["image"])
+        noted = self.deployment.noted_image(release)
+        # A deploy has just put the image there; a release of before goes by what it ran.
+        if found and (self.request["action"] == "up" or noted in ("", found.get("Id"))):
+            return None
+        if noted and self.engine.image(noted):
+            return noted
+        raise RefusedError(
+            f"the image {manifest['image']} of release {release} is not on the host: deploy again"
+        )
+
+    def _bring_mounted_token(self, kept: Kept, manifest: dict[str, Any]) -> None:
+        """A token that only the running container has mounted, in a directory of before."""
+        details = self.deployment.container()
+        if details and details["State"].get("Running") and self._key_that_runs() == manifest["key"]:
+            path = f"/app/tokens/{manifest['token_file']}"
+            kept.bring(file_of_container(self.engine, details, path), manifest["key"])
+
+    def _key_that_runs(self) -> str | None:
+        manifest = manifest_of(self.app_dir, self.state["from"])
+        return manifest["key"] if manifest else None
+
+    # The way back
+
+    def _way_back(self, release: str) -> Back:
+        """Raises RefusedError if what serves now could not be brought back."""
+        adopted = self.adoption.find()
+        if adopted and adopted["running"]:
+            return Back("adopted", adopted=adopted)
+        details = self.deployment.container()
+        before = self.state["from"]
+        if details is None and (before is None or self.state["was_down"]):
+            return Back("nothing")
+        if before == release:
+            return Back("same", release)
+        serves = details is not None and details["State"].get("Running")
+        manifest = manifest_of(self.app_dir, before) or manifest_of_container(details)
+        why = "it was not made by a release" if before is None else ""
+        if before and manifest and "files" in manifest:
+            why = damage_of(self.app_dir, before, manifest)
+        elif before and not os.path.isfile(f"{release_dir(self.app_dir, before)}/{COMPOSE_FILE}"):
+            why = "is not on the host any more"
+        image = str(details["Image"]) if details else self.deployment.noted_image(str(before))
+        if not why and (not image or self.engine.image(image) is None):
+            why = "its image is not on the host any more"
+        if not why:
+            return Back("release", before, image)
+        if serves:
+            raise RefusedError(
+                f"there is no way back to what runs now (release {before}: {why}), so it is not "
+                "touched. If it may be lost, take it down first (make down), and deploy again"
+            )
+        return Back("nothing")
+
+    def _go_back(self, back: Back, why: str) -> dict[str, Any]:
+        release, action = self.state["to"], self.state["action"]
+        self.say(f"The {action} to release {release} failed: {why}")
+        self._wait_for_engine()
+        correct = f"Correct the cause and deploy again: {why.splitlines()[0]}"
+        if back.kind == "same":
+            self._leave()
+            self.say(
+                "It is the release that ran before, so there is none to go back to; it was left as "
+                "it is."
+            )
+            return self._finish("left", why)
+        if back.kind == "adopted":
+            self.deployment.remove(self.say)
+            try:
+                self.adoption.start()
+            except EngineError as error:
+                self.say(
+                    f"NO GATEWAY RUNS: the container {back.adopted['name']} could not be started "
+                    f"again: {error}"
+                )
+                return self._finish("failed", why)
+            self.say(f"Restored: the container {back.adopted['name']} runs again.")
+            self.say(correct)
+            return self._finish("restored-adopted", why)
+        if back.kind == "nothing":
+            self.deployment.remove(self.say)
+            self.say(
+                "No release ran before: the container was removed, so that it asks KIS for nothing."
+            )
+            return self._finish("removed", why)
+        try:
+            self._restore(str(back.release), back.image)
+        except (FailedError, EngineError, OSError) as error:
+            self.say(f"Restoring release {back.release} failed too: {error}")
+            self._say_what_serves(str(back.release))
+            self.say(f"See: docker compose --project-name {self.deployment.project} ps")
+            self._leave()
+            return self._finish("failed", why)
+        self.say(f"Restored: release {back.release} runs again and is healthy.")
+        self.say(correct)
+        return self._finish("restored", why)
+
+    def _restore(self, release: str, image: str | None) -> None:
+        manifest = manifest_of(self.app_dir, release) or self.state.get("manifest_before")
+        if manifest is None:
+            raise FailedError(f"the manifest of release {release} is not on the host")
+        self.starter.put_token_back(manifest)
+        found = self.engine.image(manifest["image"])
+        if must_ask(kept_of(self.request, manifest), manifest):
+            wait_for_kis(self.starter.left_of_kis_minute(), self.say)
+        is_same = found is not None and found.get("Id") == image
+        self._bring_up(release, manifest, None if is_same else image)
+
+    def _leave(self) -> None:
+        """Leaves a container that failed as Docker would: a crash loop stays stopped."""
+        details = self.deployment.container()
+        if details is None:
+            return
+        if not details["State"].get("Running") and self.starter.left_of_kis_minute():
+            self.say(
+                "KIS refuses it a token: the container stays stopped, so that it asks no more."
+            )
+            return
+        try:
+            self.engine.set_restart_policy(details["Id"], "unless-stopped")
+            self.engine.start(details["Id"])
+        except EngineError as error:
+            self.say(f"The container cannot be started: {error}")
+
+    def _say_what_serves(self, release: str) -> None:
+        manifest = manifest_of(self.app_dir, release)
+        if manifest is None or manifest["health_path"] is None:
+            return
+        path = manifest["health_path"]
+        said = ask_health(manifest["address"], manifest["port"], path)
+        if 200 <= (said.get("status") or 0) < 300:
+            self.say(f"The gateway answers {path} now, though it did not pass the gate.")
+        else:
+            heard = f"HTTP {said['status']}" if said.get("status") else said.get("error")
+            where = f"http://{manifest['address']}:{manifest['port']}{path}"
+            self.say(f"THE GATEWAY DOES NOT SERVE: {where} was asked just now: {heard}")
+
+    # Other actions
+
+    def _to_nothing(self) -> dict[str, Any]:
+        self._begin()
+        self.say(f"switch: {self.state['from'] or 'none'} -> none")
+        self.deployment.remove(self.say)
+        point(self.app_dir, "current", None)
+        if self.state["adopted"]:
+            try:
+                self.adoption.start()
+            except EngineError as error:
+                name = self.state["adopted"]["name"]
+                why = f"the container {name} could not be started again: {error}"
+                self.say(f"NO GATEWAY RUNS: {why}")
+                return self._finish("failed", why)
+        return self._finish("reverted", "")
+
+    def _down(self) -> dict[str, Any]:
+        self._begin()
+        self.deployment.remove(self.say)
+        return self._finish("down", "")
+
+    def _stop(self) -> dict[str, Any]:
+        """Stops a crash loop: each of its starts would be one more request to KIS."""
+        adopted = self.adoption.find()
+        self._begin()
+        details = self.deployment.container()
+        if details:
+            self.engine.stop(details["Id"])
+        if adopted and adopted["running"]:
+            self.adoption.stop(adopted)
+        return self._finish("stopped", "")
+
+    def _start(self) -> dict[str, Any]:
+        self._begin()
+        details = self.deployment.container()
+        if details:
+            self.engine.start(details["Id"])
+        if self.state["adopted"] and not self.state["adopted"].get("replaced"):
+            self.adoption.start()
+        return self._finish("started", "")
+
+    def _restart(self) -> dict[str, Any]:
+        """Raises RefusedError if there is no container of a release to restart."""
+        details = self.deployment.container()
+        release = self.state["from"]
+        manifest = manifest_of(self.app_dir, release)
+        if details is None or manifest is None:
+            raise RefusedError("no release runs here that could be restarted: deploy first")
+        self.state["to"] = release
+        self._begin()
+        self.say(f"restart of release {release}")
+        if must_ask(kept_of(self.request, manifest), manifest):
+            wait_for_kis(self.request["kis_wait"], self.say)
+        try:
+            self.engine.stop(details["Id"])
+            self._step("created")
+            self.starter.start(details, manifest)
+        except (FailedError, EngineError) as error:
+            self.say(f"The restart failed: {error}")
+            self._leave()
+            return self._finish("failed", str(error))
+        return self._finish("restarted", "")
+
+    # What is kept and told
+
+    def _begin(self, back: Back | None = None) -> None:
+        """From here on something may be touched."""
+        if back:
+            self.state["back"] = back._asdict()
+            if back.kind == "release" and manifest_of(self.app_dir, back.release) is None:
+                self.state["manifest_before"] = manifest_of_container(self.deployment.container())
+        self.has_begun = True
+        self.state.note()
+        self._step("begun")
+
+    def _step(self, name: str) -> None:
+        if self.request.get("die_at") == name:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def _finish(self, outcome: str, why: str) -> dict[str, Any]:
+        state = self.state
+        image = self.deployment.note_image(state["to"]) if outcome == "switched" else ""
+        for name in ("back", "passed", "manifest_before"):
+            state.pop(name, None)
+        state.note(phase="ended", outcome=outcome, why=why[:1000])
+        record(
+            self.app_dir,
+            {
+                "began": int(self.began * 1000),
+                "seconds": round(time.time() - self.began, 3),
+                "by": state["by"],
+                "action": state["action"],
+                "from": state["from"] or "",
+                "to": state["to"] or "",
+                "image": image,
+                "outcome": outcome,
+                "issuances": self.starter.issuances,
+            },
+        )
+        if self.starter.rewritten:
+            self.say("The token file was rewritten; whether KIS was asked cannot be told.")
+        if state["action"] not in ("down", "stop", "start"):
+            self.say(f"issuances: {self.starter.issuances} (budget {self.request['budget']})")
+        return self._result(outcome, why)
+
+    def _result(self, outcome: str, why: str) -> dict[str, Any]:
+        return {
+            "outcome": outcome,
+            "generation": self.request["generation"],
+            "issuances": self.starter.issuances,
+            "rewritten": self.starter.rewritten,
+            "asked": self.starter.last_asked > 0,
+            "why": why,
+        }
+
+    def _wait_for_engine(self) -> None:
+        deadline = time.monotonic() + ENGINE_SECONDS
+        while time.monotonic() < deadline:
+            try:
+                self.engine.containers()
+                return
+            except EngineError:
+                time.sleep(0.5)

@@ -1,0 +1,132 @@
+"""The containers, images and releases of one deployment, as a switch finds and changes them."""
+
+from __future__ import annotations
+
+import json
+import os
+
+from .compose import compose
+from .containers import compose_file_of, kind_of, labels_of
+from .engine import EngineError
+from .releases import COMPOSE_FILE, linked, release_dir, text_of, write_file
+from .tokens import is_id
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from .control import Control
+
+
+class Deployment:
+    """One deployment on this host, named by a request as of `switch`."""
+
+    def __init__(self, request: dict[str, Any], engine: Control) -> None:
+        self.request, self.engine = request, engine
+        self.app_dir, self.project = request["app_dir"], request["project"]
+
+    def container(self) -> dict[str, Any] | None:
+        """The gateway's container; of several, as a re-creation that was cut off leaves, one."""
+        found = self.containers()
+        running = [details for details in found if details["State"].get("Running")]
+        return next(iter([*running, *found]), None)
+
+    def containers(self) -> list[dict[str, Any]]:
+        ids = [
+            str(summary.get("Id"))
+            for summary in self.engine.containers(all=True)
+            if kind_of(labels_of(summary), self.request) == "ours"
+        ]
+        return [details for each in ids if (details := self.engine.inspect(each))]
+
+    def remove(self, say: Callable[[str], None]) -> None:
+        """Removes the gateway's containers and networks, as `docker compose down` does."""
+        for details in self.containers():
+            self.engine.stop(details["Id"])
+            self.engine.remove(details["Id"])
+        label = f"com.docker.compose.project={self.project}"
+        for network in self.engine.get("/networks", {"filters": {"label": [label]}}):
+            try:
+                self.engine.remove_network(str(network["Id"]))
+            except EngineError as error:  # another container uses it
+                say(f"The network {network.get('Name')} stays: {error}")
+
+    def running_release(self) -> str | None:
+        """The release of the container, or else the one that `current` points at."""
+        details = self.container()
+        if details:
+            labels = details["Config"].get("Labels") or {}
+            path = compose_file_of(labels).split(",")[0]
+            release = os.path.basename(os.path.dirname(path))
+            if path.startswith(f"{self.app_dir}/releases/") and is_id(release):
+                return release
+        return linked(self.app_dir, "current")
+
+    def noted_image(self, release: str) -> str:
+        return text_of(f"{release_dir(self.app_dir, release)}/image").strip()
+
+    def _with_image(self, image: str) -> str:
+        """A compose file that runs an image by its id."""
+        path = f"{self.app_dir}/.image.yml"
+        services = {self.request["service"]: {"image": image}}
+        write_file(path, json.dumps({"services": services}).encode(), 0o600)
+        return path
+
+    def note_image(self, release: str) -> str:
+        """Remembers which image a release runs; its id, or empty if there is no container."""
+        details = self.container()
+        if details is None:
+            return ""
+        path = f"{release_dir(self.app_dir, release)}/image"
+        write_file(path, str(details["Image"]).encode(), 0o600)
+        return str(details["Image"])
+
+    def create(self, release: str, image: str | None, again: bool) -> None:
+        """Has compose create the container of a release, which stops and removes what ran.
+
+        `image`: the id of an image that the release's name for it does not lead to. `again`: also
+        if there is one of this very release.
+
+        Raises:
+            ComposeError: with compose's own words.
+        """
+        files = [f"{release_dir(self.app_dir, release)}/{COMPOSE_FILE}"]
+        if image:
+            files.append(self._with_image(image))
+        flags = ["--force-recreate"] if again else []
+        compose(self.project, files, ["up", "--no-start", "--no-build", *flags])
+
+
+def manifest_of_container(details: dict[str, Any] | None) -> dict[str, Any] | None:
+    """What a manifest says, read off a container whose release has none; None if that fails."""
+    if details is None:
+        return None
+    config, host = details["Config"], details["HostConfig"]
+    variables = dict(str(each).partition("=")[::2] for each in config.get("Env") or [])
+    mounts = {mount.get("Destination"): mount.get("Source") for mount in details["Mounts"]}
+    token_file = os.path.basename(variables.get("KIS_TOKEN_FILE_PATH", ""))
+    published = [
+        each for ports in (host.get("PortBindings") or {}).values() for each in ports or []
+    ]
+    if "/app/tokens" not in mounts or not token_file:
+        return None
+    labels = config.get("Labels") or {}
+    directory = os.path.dirname(compose_file_of(labels).split(",")[0])
+    key = text_of(f"{directory}/app_key_fingerprint").strip()
+    if not is_id(key):
+        return None
+    address = published[0]["HostIp"] if published else ""
+    return {
+        "user": config.get("User") or "0:0",
+        "token_dir": mounts["/app/tokens"],
+        "token_file": token_file,
+        "address": "127.0.0.1" if address in ("", "0.0.0.0") else address,  # noqa: S104
+        "port": int(published[0]["HostPort"] if published else variables.get("PORT", "8080")),
+        "health_path": "/health",
+        "healthcheck": False,
+        "token_at_start": False,
+        "restart": "unless-stopped",
+        "key": key,
+        "image": config["Image"],
+    }
