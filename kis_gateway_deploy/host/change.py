@@ -7,6 +7,7 @@ import signal
 import time
 from binascii import a2b_base64
 from collections import namedtuple
+from contextlib import suppress
 
 from .adoption import Adoption
 from .compose import ComposeError
@@ -74,9 +75,8 @@ class Change:
         """
         request, state = self.request, self.before
         if state.get("generation") != request["seen"]:
-            is_ours = state.get("generation") == request["generation"]
             runs = state.get("outcome") == "switched" and state.get("to") == request["release"]
-            if request["action"] == "up" and (is_ours or runs):
+            if request["action"] == "up" and runs and self._serves():
                 return self._result("already", "")
             raise RefusedError(changed_since(state))
         self.state.clear()
@@ -101,6 +101,8 @@ class Change:
         if state.get("generation") != self.request["generation"]:
             raise RefusedError("the switch died before it had touched anything; deploy again")
         self.began, self.has_begun = state["began"], True
+        if state["phase"] == "ended":  # it had only to be told
+            return self._result(state["outcome"], state["why"])
         self._wait_for_engine()
         if "back" not in state:
             return self._act()  # it can be done twice
@@ -119,7 +121,13 @@ class Change:
             "stop": self._stop,
             "start": self._start,
         }
-        return actions[action]()
+        try:
+            return actions[action]()
+        except EngineError as error:
+            if not self.has_begun:
+                raise
+            self.say(f"{action} failed: {error}")
+            return self._finish("failed", str(error))
 
     # A release
 
@@ -170,7 +178,8 @@ class Change:
         self.say(f"release {state['to']} is healthy")
         result = self._finish("switched", "")
         kept = {linked(self.app_dir, name) for name in ("current", "previous")}
-        prune(self.app_dir, kept | {state.get("previous_was")})
+        with suppress(OSError):
+            prune(self.app_dir, kept | {state.get("previous_was")})
         return result
 
     def _bring_up(
@@ -241,7 +250,6 @@ class Change:
             return Back("nothing")
         if before == release:
             return Back("same", release)
-        serves = details is not None and details["State"].get("Running")
         manifest = manifest_of(self.app_dir, before) or manifest_of_container(details)
         why = "it was not made by a release" if before is None else ""
         if before and manifest and "files" in manifest:
@@ -253,12 +261,16 @@ class Change:
             why = "its image is not on the host any more"
         if not why:
             return Back("release", before, image)
-        if serves:
+        if self._serves():
             raise RefusedError(
                 f"there is no way back to what runs now (release {before}: {why}), so it is not "
                 "touched. If it may be lost, take it down first (make down), and deploy again"
             )
         return Back("nothing")
+
+    def _serves(self) -> bool:
+        details = self.deployment.container()
+        return details is not None and bool(details["State"].get("Running"))
 
     def _go_back(self, back: Back, why: str) -> dict[str, Any]:
         release, action = self.state["to"], self.state["action"]

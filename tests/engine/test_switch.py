@@ -101,6 +101,27 @@ def test_a_request_that_was_made_from_an_older_reading_is_refused(deployed: Depl
     assert deployed.container() == container
 
 
+def test_a_host_that_runs_what_is_asked_for_by_then_is_a_success(deployed: Deployment) -> None:
+    """Another deploy of the same release comes between the reading and the switch."""
+    inventory = deployed.inventory(**changed())
+    hook = deployed.directory / "hook.py"
+    hook.write_text(
+        "import subprocess, sys\nfrom pathlib import Path\n"
+        "from deploy.gateway import calls\n"
+        "real = calls.switch\n"
+        "def switch(*arguments):\n"
+        f"    words = [{str(BIN / 'pyinfra')!r}, '-y', {str(inventory)!r}, 'deploy/up.py']\n"
+        "    subprocess.run(words, check=True, capture_output=True)\n"
+        "    return real(*arguments)\n"
+        "calls.switch = switch\n"
+        "exec(Path('deploy/up.py').read_text())\n"
+    )
+    result = command(BIN / "pyinfra", "-y", inventory, hook, cwd=deployed.checkout)
+    assert result.returncode == 0, result.stderr
+    events = [json.loads(line) for line in (deployed.app_dir / "history.jsonl").open()]
+    assert [event["to"] for event in events[-2:]].count(events[-1]["to"]) == 1, "switched once"
+
+
 @pytest.mark.parametrize("damage", ["removed", "dangling", "a directory"])
 def test_a_current_that_is_lost_is_found_again(deployed: Deployment, damage: str) -> None:
     current = deployed.app_dir / "current"
