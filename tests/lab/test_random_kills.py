@@ -1,4 +1,4 @@
-"""Controllers that are killed at random moments, in no make target: pytest -m simulation tests/lab."""
+"""Controllers killed at random moments; in no make target: pytest -m simulation tests/lab."""
 
 from __future__ import annotations
 

@@ -1,0 +1,119 @@
+"""What is counted of a token file while a gateway runs, and what is shown of its log."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from kis_gateway_deploy.host.watch import TokenWatch, excerpt
+from tests.unit.builders import jwt
+
+ENDS = 4102444800  # in 2100
+
+
+def token(value: str = "one", ends: int = ENDS) -> str:
+    return json.dumps({"access_token": value, "expires_at": ends})
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "t.json"
+
+
+def watch(path: Path) -> TokenWatch:
+    return TokenWatch(str(path.parent), path.name)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "state", "issuances", "rewritten"),
+    [
+        (None, token(), "valid", 1, False),
+        (None, token(ends=1), "expired", 1, False),
+        (None, "sealed", "unknown", 1, False),
+        ("", token(), "valid", 1, False),
+        (token(), token(), "valid", 0, True),
+        (token(), token() + "\n", "valid", 0, True),
+        (token(), token("two"), "valid", 1, False),
+        (token(), token(ends=1), "expired", 0, True),  # the same token, another date
+        (token(), "sealed", "unknown", 0, True),
+        ("sealed", "sealed again", "unknown", 0, True),
+        ("sealed", token(), "valid", 1, False),
+        (json.dumps({"own": "one"}), token(), "valid", 0, True),  # it was in the other form
+        (jwt(exp=ENDS), json.dumps({"access_token": jwt(exp=ENDS)}), "valid", 0, True),
+        (jwt(exp=ENDS), jwt(exp=ENDS + 1), "valid", 1, False),
+        (token(), "", "damaged", 0, False),
+        (token(), '{"access_to', "damaged", 0, False),
+        (token(), None, "missing", 0, False),
+    ],
+)
+def test_an_issuance_is_a_token_that_was_not_there_before(
+    path: Path, before: str | None, after: str | None, state: str, issuances: int, rewritten: bool
+) -> None:
+    if before is not None:
+        path.write_text(before)
+    watched = watch(path)
+    path.unlink(missing_ok=True)
+    if after is not None:
+        path.with_name("new").write_text(after)
+        path.with_name("new").rename(path)
+    for _ in range(2):  # what was counted once is known
+        assert watched.look() == state
+    assert (watched.issuances, watched.rewritten) == (issuances, rewritten)
+
+
+def test_a_file_that_is_half_written_counts_when_it_is_whole(path: Path) -> None:
+    path.write_text(token())
+    watched = watch(path)
+    for content, issuances in [("", 0), (token("two")[:9], 0), (token("two"), 1)]:
+        path.write_text(content)
+        watched.look()
+        assert watched.issuances == issuances
+
+
+def test_how_long_a_replaced_token_was_valid_is_remembered(path: Path) -> None:
+    path.write_text(token())
+    watched = watch(path)
+    assert watched.replaced == 0
+    path.write_text(token("two"))
+    watched.look()
+    assert watched.replaced > 1e9
+    path.write_text(token("three", 1))
+    watched.look()
+    assert watched.issuances == 2
+
+
+LOG = "\n".join(
+    [
+        *(f"start {n}" for n in range(5)),
+        "ERROR: the first",
+        "  why",
+        *(f"tick {n}" for n in range(50)),
+    ]
+)
+
+
+def test_of_a_log_the_first_error_and_the_last_lines_are_shown() -> None:
+    shown = excerpt(LOG, set())
+    assert shown[:4] == ["...", "ERROR: the first", "  why", "tick 0"]
+    assert shown[-1] == "tick 49"
+    assert shown[shown.index("...", 1) + 1] == "tick 40"
+    assert len(shown) == 17
+
+
+@pytest.mark.parametrize("log", ["", "\n\n", "one line"])
+def test_a_short_log_is_shown_whole(log: str) -> None:
+    assert excerpt(log, set()) == [line for line in log.splitlines() if line]
+
+
+def test_no_secret_and_no_token_of_a_log_is_shown() -> None:
+    log = f"Error: bad secret s3cret-of-nobody\nBearer {jwt(exp=1)} was refused"
+    shown = "\n".join(excerpt(log, {"s3cret-of-nobody"}))
+    assert "s3cret" not in shown
+    assert "eyJ" not in shown
+    assert shown.count("(hidden)") == 2
+
+
+def test_a_long_line_is_cut() -> None:
+    assert excerpt("x" * 5000, set()) == ["x" * 300]
