@@ -95,7 +95,7 @@ class TokenWatch:
 class Watch:
     """One gate. `rules` are the gate's; `manifest` is that of the release that runs.
 
-    `log_says` is told what is waited for; `set_aside` sets a token file of unknown form aside.
+    `say` is told what is waited for.
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class Watch:
         self.details: dict[str, Any] = {}
         self.log_read = 0.0
         self.log_found = (False, "")
-        self.next_ask = 0.0
+        self.asked = self.next_ask = 0.0  # of time.monotonic: the last question, and the next one
         self.heard = ""
         self.since = self.started
 
@@ -177,8 +177,7 @@ class Watch:
         if history.good_since is None:
             return self.next_ask
         ends = self.opened + history.good_since + self.rules.min_healthy
-        # A verdict that the minimum healthy time alone did not bring is looked for once a second.
-        return min(self.next_ask, ends) if ends > time.monotonic() - SECOND else self.next_ask
+        return min(self.next_ask, ends) if self.asked < ends else self.next_ask
 
     def _wait_for_engine_to_see(self) -> None:
         """The engine may know of a container's end a moment later than the kernel."""
@@ -207,7 +206,7 @@ class Watch:
         if status == "running" and self.rules.asks_http and now >= self._due(history):
             answer = self._ask()
         elif not self.rules.asks_http:
-            self.next_ask = now + UNTIL_IT_LISTENS * 4
+            self.asked, self.next_ask = now, now + UNTIL_IT_LISTENS * 4
         is_early = history.good_since is None
         if status != "running" or (is_early and now - self.log_read >= SECOND):
             self._read_log(details is not None)
@@ -229,6 +228,7 @@ class Watch:
 
     def _ask(self) -> str:
         client = self.manifest
+        self.asked = time.monotonic()
         said = ask_health(client["address"], client["port"], client["health_path"])
         status = said.get("status")
         where = f"http://{client['address']}:{client['port']}{client['health_path']}"
