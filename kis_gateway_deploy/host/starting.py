@@ -133,7 +133,7 @@ class Starter:
         except EngineError:
             return
         lines = excerpt(log.decode("utf-8", "replace"), self._secrets())
-        self.say(f"--- log of the container {container[:12]}: its first error and its last lines")
+        self.say(f"--- log of the container {container[:12]}, its first error and its last lines:")
         for line in lines:
             self.say(line)
         self.say("---")

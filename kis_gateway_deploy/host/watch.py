@@ -149,9 +149,11 @@ class Watch:
                 self._start()
                 continue
             now = time.monotonic() - self.opened
-            if verdict.reason != said or now - said_at >= SAY_AGAIN:
+            # Until it listens, one kind of silence follows another.
+            what = verdict.reason.partition(" (")[0]
+            if what != said or now - said_at >= SAY_AGAIN:
                 self.say(f"  {now:.0f} s: {verdict.reason}")
-                said, said_at = verdict.reason, now
+                said, said_at = what, now
             self._wait(history)
 
     def _start(self) -> None:
@@ -207,8 +209,7 @@ class Watch:
             answer = self._ask()
         elif not self.rules.asks_http:
             self.asked, self.next_ask = now, now + UNTIL_IT_LISTENS * 4
-        is_early = history.good_since is None
-        if status != "running" or (is_early and now - self.log_read >= SECOND):
+        if status != "running" or now - self.log_read >= SECOND:
             self._read_log(details is not None)
         token = self.tokens.look()
         refused, credentials = self.log_found
@@ -232,7 +233,8 @@ class Watch:
         said = ask_health(client["address"], client["port"], client["health_path"])
         status = said.get("status")
         where = f"http://{client['address']}:{client['port']}{client['health_path']}"
-        self.heard = f"GET {where}: " + (f"HTTP {status}" if status else str(said.get("error")))
+        answer = f"HTTP {status}" if status else f"no answer ({said.get('error')})"
+        self.heard = f"GET {where}: {answer}"
         self.next_ask = time.monotonic() + (SECOND if status else UNTIL_IT_LISTENS)
         return "good" if status and 200 <= status < 300 else "bad"
 
@@ -266,13 +268,16 @@ ERROR = re.compile(
 
 
 def excerpt(log: str, hidden: set[str]) -> list[str]:
-    """The lines of a log's first error and its last ones; what is `hidden` is not shown."""
+    """The lines of a log's first error, or its first lines, and its last ones.
+
+    What is `hidden` is not shown.
+    """
     for secret in sorted(hidden, key=len, reverse=True):
         log = log.replace(secret, "(hidden)")
     log = re.sub(r"eyJ[A-Za-z0-9_-]{2,}\.[A-Za-z0-9_.-]{4,}", "(hidden)", log)
     lines = [line[:300] for line in log.splitlines() if line.strip()]
     last = max(0, len(lines) - 10)
-    first = next((n for n, line in enumerate(lines) if ERROR.search(line)), last)
+    first = next((n for n, line in enumerate(lines) if ERROR.search(line)), 0)
     shown = list(range(first, min(first + 5, last))) + list(range(last, len(lines)))
     result, before = [], -1
     for number in shown:

@@ -102,6 +102,11 @@ def test_of_a_log_the_first_error_and_the_last_lines_are_shown() -> None:
     assert len(shown) == 17
 
 
+def test_of_a_log_without_errors_the_beginning_and_the_end_are_shown() -> None:
+    shown = excerpt("\n".join(f"tick {number}" for number in range(50)), set())
+    assert (shown[0], shown[4], shown[5], shown[6]) == ("tick 0", "tick 4", "...", "tick 40")
+
+
 @pytest.mark.parametrize("log", ["", "\n\n", "one line"])
 def test_a_short_log_is_shown_whole(log: str) -> None:
     assert excerpt(log, set()) == [line for line in log.splitlines() if line]
