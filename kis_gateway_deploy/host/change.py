@@ -193,6 +193,7 @@ class Change:
 
         Raises FailedError.
         """
+        before = self.deployment.container()
         try:
             self.deployment.create(release, image, again=self.state["from"] == release)
         except ComposeError as error:
@@ -205,7 +206,7 @@ class Change:
             self.adoption.stop(adopted)
             kept = kept_of(self.request, manifest)
             self.adoption.bring_token(kept, manifest, adopted)  # one that came in the meantime
-        self.starter.start(details, manifest)
+        self.starter.start(details, manifest, before)
 
     def _one_container(self) -> dict[str, Any]:
         found = self.deployment.containers()
@@ -412,7 +413,7 @@ class Change:
         try:
             self.engine.stop(details["Id"])
             self._step("created")
-            self.starter.start(details, manifest)
+            self.starter.start(details, manifest, details)
         except (FailedError, EngineError) as error:
             self.say(f"The restart failed: {error}")
             self._leave()

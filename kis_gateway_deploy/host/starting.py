@@ -7,6 +7,7 @@ import time
 
 from .engine import EngineError
 from .gate import KIS_MINUTE, Rules
+from .neighbour import addresses
 from .releases import release_dir, text_of
 from .tokens import MARGIN, Directory, Kept
 from .watch import TokenWatch, Watch, excerpt
@@ -42,12 +43,21 @@ class Starter:
         self.say, self.step = say, step
         self.issuances, self.rewritten, self.last_asked = 0, False, 0.0
 
-    def start(self, details: dict[str, Any], manifest: dict[str, Any]) -> None:
-        """Starts an inspected container, which does not run. Raises FailedError."""
+    def start(
+        self,
+        details: dict[str, Any],
+        manifest: dict[str, Any],
+        before: dict[str, Any] | None,
+    ) -> None:
+        """Starts an inspected container, which does not run, in place of one that ran `before`.
+
+        Raises FailedError.
+        """
         kept = kept_of(self.request, manifest)
         self._make_ready(kept, manifest)
         self.step("ready")
-        self._start_and_watch(details, manifest, kept)
+        # The engine gives the new container the address that has just become free.
+        self._start_and_watch(details, manifest, kept, addresses(before))
 
     def left_of_kis_minute(self) -> float:
         """Seconds for which KIS must be left alone, as far as this change has seen."""
@@ -66,7 +76,11 @@ class Starter:
             ) from None
 
     def _start_and_watch(
-        self, details: dict[str, Any], manifest: dict[str, Any], kept: Kept
+        self,
+        details: dict[str, Any],
+        manifest: dict[str, Any],
+        kept: Kept,
+        waiting: list[tuple[str, bytes, bytes]],
     ) -> None:
         """Without Docker's own restarts, each of which could be a request to KIS."""
         container = str(details["Id"])
@@ -80,7 +94,7 @@ class Starter:
             manifest["healthcheck"],
             not must_ask(kept, manifest),
         )
-        watch = Watch(self.engine, container, manifest, rules, tokens, self.say)
+        watch = Watch(self.engine, container, manifest, rules, tokens, self.say, waiting)
         passed, why = False, ""
         try:
             self.engine.set_restart_policy(container, "no")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections import namedtuple
@@ -10,7 +11,7 @@ from .compose import wait_for_end
 from .containers import CREDENTIALS, REFUSAL, ask_health
 from .engine import EngineError
 from .gate import History, Observation, Rules, judge
-from .neighbour import announce
+from .neighbour import REFUSE_SECONDS, announce, refuse
 from .tokens import Directory
 
 TYPE_CHECKING = False
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 SECOND = 1.0
 UNTIL_IT_LISTENS = 0.05
 SAY_AGAIN = 5.0
+MEANWHILE = 0.005
 LOG_LIMIT = 1 << 20
 
 Seen = namedtuple("Seen", "evidence content stat")
@@ -95,7 +97,7 @@ class TokenWatch:
 class Watch:
     """One gate. `rules` are the gate's; `manifest` is that of the release that runs.
 
-    `say` is told what is waited for.
+    `say` is told what is waited for. `waiting`: the addresses at which clients wait for it.
     """
 
     def __init__(
@@ -106,9 +108,10 @@ class Watch:
         rules: Rules,
         tokens: TokenWatch,
         say: Callable[[str], None],
+        waiting: list[tuple[str, bytes, bytes]],
     ) -> None:
         self.engine, self.container, self.manifest = engine, container, manifest
-        self.rules, self.tokens, self.say = rules, tokens, say
+        self.rules, self.tokens, self.say, self.waiting = rules, tokens, say, waiting
         self.opened = time.monotonic()
         self.started = time.time()
         self.was_refused = 0.0  # of time.monotonic; 0 if it was not
@@ -159,7 +162,7 @@ class Watch:
     def _start(self) -> None:
         self.started = time.time()
         self.log_read, self.log_found, self.next_ask = 0.0, (False, ""), 0.0
-        self.engine.start(self.container)
+        start_while(self.engine, self.container, lambda: refuse(self.waiting), REFUSE_SECONDS)
         self.details = self.engine.inspect(self.container) or {}
         if self.details:
             announce(self.details)
@@ -252,6 +255,33 @@ class Watch:
         if refused and not self.log_found[0]:
             self.was_refused = time.monotonic()
         self.log_found = refused, credentials[0] if credentials else ""
+
+
+def start_while(
+    engine: Control, container: str, meanwhile: Callable[[], None], seconds: float
+) -> None:
+    """Starts a container, and does something every few milliseconds for so long.
+
+    Raises EngineError if it cannot be started.
+    """
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            engine.start(container)
+        except EngineError as error:
+            os.write(writing, str(error).encode("utf-8", "replace") or b"unknown reason")
+        finally:
+            os._exit(0)
+    os.close(writing)
+    until = time.monotonic() + seconds
+    while time.monotonic() < until and not wait_for_end(child, MEANWHILE):
+        meanwhile()
+    os.waitpid(child, 0)
+    with open(reading, "rb") as words:
+        why = words.read()
+    if why:
+        raise EngineError(why.decode("utf-8", "replace"))
 
 
 def wait_for_kis(seconds: float, say: Callable[[str], None]) -> None:
