@@ -19,6 +19,7 @@ from tests.tools import BIN, Outcome, command, docker, free_port, machine_lock
 SIMULATOR = "http://127.0.0.1:9443"
 STUBBORN_GATEWAY = ROOT / "tests" / "stubborn_gateway"
 REFERENCE_GATEWAY = ROOT / "services" / "kis-gateway"
+DEMO_CREDENTIALS = ROOT / "services/kis-simulator/kis_simulator/demo_credentials.json"
 
 
 def ask_simulator(method: str, path: str, body: object = None) -> Any:
@@ -155,9 +156,9 @@ def base_data(directory: Path, project: str) -> dict[str, Any]:
 def engine(tmp_path_factory: pytest.TempPathFactory) -> None:
     """A running engine and simulator: brought up by the product itself, on whatever machine."""
     directory = tmp_path_factory.mktemp("first")
-    account = new_account(directory, "first")  # the simulator, not there yet, will not know it
+    account = new_account(directory, "first")  # unknown to the simulator, which is not there yet
     data = base_data(directory, "kis-test-first") | {
-        "gateway_secrets_file": account.secrets_file,
+        "gateway_secrets_file": DEMO_CREDENTIALS,
         "gateway_token_at_start": False,
     }
     deployment = Deployment(directory, account, data)
