@@ -439,9 +439,9 @@ def get_price(url: str) -> int:
 def test_a_day_passes_under_load(
     fleet: Fleet, new_event: NewEvent, new_account: NewAccount
 ) -> None:
-    event = new_event("reference", dict.fromkeys(ALL, new_account()), "faked")
-    urls = [f"http://{address(fleet, name)}:8080" for name in ALL]
-    event.must(environment={"KIS_TOKEN_PEERS": ",".join(urls)}, gateway_bind_address="0.0.0.0")  # noqa: S104
+    event = new_event("reference", {ALL[0]: new_account()}, "faked")
+    urls = [f"http://{address(fleet, ALL[0])}:8080"] * 4
+    event.must(gateway_bind_address="0.0.0.0")  # noqa: S104
     directory = event.token_file.rpartition("/")[0]
     passed = 0
     statuses: list[int] = []
@@ -453,7 +453,7 @@ def test_a_day_passes_under_load(
             statuses += pool.map(get_price, urls)
     assert statuses == [200] * len(statuses)
     assert event.counted() == [(2, 0)]  # that of the first deploy, and one
-    assert event.restarts() == ["0"] * 4
+    assert event.restarts() == ["0"]
 
 
 @pytest.mark.simulation

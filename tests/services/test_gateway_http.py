@@ -23,7 +23,6 @@ from kis_gateway.keeper import CACHED_TOKEN_USED, CLIENT_READY, Keeper
 from kis_gateway.kis import MAX_IN_FLIGHT, Kis
 from kis_gateway.limiter import WINDOW_SECONDS, Limiter, TooManyRequests
 from kis_gateway.metrics import Metrics
-from kis_gateway.peers import Peers
 from kis_gateway.tokens import TokenStore, fingerprint_of
 
 from tests.services.conftest import RunningSimulator, Serve
@@ -65,7 +64,7 @@ def gateway(serve: Serve, environ: dict[str, str]) -> Iterator[StartGateway]:
         metrics = Metrics()
         kis = Kis(settings, timeout=(5, read_timeout))
         store = TokenStore(settings.token_file, fingerprint_of(settings.app_key))
-        keeper = Keeper(store, kis, metrics, Peers([], settings.app_key, settings.app_secret))
+        keeper = Keeper(store, kis, metrics)
         limiter = limiter or Limiter(settings.requests_per_second)
         url: str = serve(build_app(kis, keeper, limiter, metrics))
         keeper.start()

@@ -18,7 +18,6 @@ from kis_gateway.config import Settings
 from kis_gateway.keeper import CACHED_TOKEN_USED, CLIENT_READY, Keeper, retry_delay
 from kis_gateway.kis import Kis
 from kis_gateway.metrics import Metrics
-from kis_gateway.peers import Peers
 from kis_gateway.tokens import Token, TokenStore, UnreadableToken, fingerprint_of, parse_token
 
 from tests.services.conftest import RunningSimulator
@@ -113,8 +112,7 @@ class Bench:
         )
         store = TokenStore(settings.token_file, fingerprint_of(settings.app_key))
         kis = Kis(settings, timeout=(5, read_timeout))
-        peers = Peers([], settings.app_key, settings.app_secret)
-        return Keeper(store, kis, Metrics(), peers, self.now, lambda: jitter)
+        return Keeper(store, kis, Metrics(), self.now, lambda: jitter)
 
     def written(self) -> dict[str, Any]:
         data: dict[str, Any] = json.loads(self.path.read_text())

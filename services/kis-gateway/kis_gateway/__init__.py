@@ -4,7 +4,6 @@ Trading programs call ``/uapi/…`` here and never see the token or the app secr
 
 - ``config``: the environment and the secrets file, checked.
 - ``tokens``: the token, its file, and the memory of the last attempt.
-- ``peers``: the other gateways with the same app key, and the token that they share.
 - ``kis``: the calls to KIS, and what its refusals mean.
 - ``keeper``: when to use which token, and when to ask for a new one.
 - ``limiter``: KIS's limit of requests per second.

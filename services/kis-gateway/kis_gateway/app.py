@@ -5,7 +5,6 @@
 ``/ready``      200 with a valid token; else 503 with the reason and the time of the next attempt
 ``/uapi/…``     GET and POST, forwarded to KIS with token and credentials added
 ``/metrics``    for Prometheus
-``/peer/token`` the token for the other gateways with this app key, sealed; 404 without peers
 ==============  ==================================================================================
 
 Errors of the gateway's own are JSON, ``{"error": …, "message": …}``: 404 (nothing but ``/uapi`` is
@@ -42,7 +41,6 @@ from .kis import (
 )
 from .limiter import Limiter, TooManyRequests
 from .metrics import Metrics
-from .peers import Peers
 from .tokens import Token, TokenStore, fingerprint_of, format_time
 
 log = logging.getLogger(__name__)
@@ -84,8 +82,7 @@ def create_app() -> Flask:
     metrics = Metrics()
     kis = Kis(settings)
     store = TokenStore(settings.token_file, fingerprint_of(settings.app_key))
-    peers = Peers(settings.token_peers, settings.app_key, settings.app_secret)
-    keeper = Keeper(store, kis, metrics, peers)
+    keeper = Keeper(store, kis, metrics)
     return build_app(kis, keeper, Limiter(settings.requests_per_second), metrics)
 
 
@@ -113,11 +110,6 @@ def build_app(kis: Kis, keeper: Keeper, limiter: Limiter, metrics: Metrics) -> F
     @app.get("/metrics")
     def prometheus() -> Response:
         return Response(generate_latest(metrics.registry), content_type=CONTENT_TYPE_LATEST)
-
-    @app.get("/peer/token")
-    def peer_token() -> Response:
-        sealed = keeper.offer()
-        return Response(sealed, mimetype="text/plain") if sealed else abort(404)
 
     @app.route("/uapi/<path:path>", methods=["GET", "POST"])
     def forward(path: str) -> Response:

@@ -46,13 +46,12 @@ class Settings:
     app_secret: str = field(repr=False)
     base_url: str
     requests_per_second: int
-    token_peers: tuple[str, ...] = ()
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> Settings:
         """Read ``KIS_TOKEN_FILE_PATH`` and ``SECRETS_FILE`` (both required), ``KIS_ENVIRONMENT``
-        (``real``, the default, or ``paper``), ``KIS_BASE_URL``, ``KIS_REQUESTS_PER_SECOND`` and
-        ``KIS_TOKEN_PEERS`` (base URLs of the gateways with the same app key, between commas).
+        (``real``, the default, or ``paper``), ``KIS_BASE_URL`` and
+        ``KIS_REQUESTS_PER_SECOND``.
 
         The secrets file is a flat JSON object that may hold other services' secrets too; the fields
         used are ``kis-r-app-key`` and ``kis-r-app-secret``, for paper ``kis-v-…``.
@@ -78,11 +77,6 @@ class Settings:
             base_url=_base_url("KIS_BASE_URL", environ.get("KIS_BASE_URL") or kis.base_url),
             requests_per_second=_positive_int(
                 environ, "KIS_REQUESTS_PER_SECOND", kis.requests_per_second
-            ),
-            token_peers=tuple(
-                _base_url("KIS_TOKEN_PEERS", url.strip())
-                for url in (environ.get("KIS_TOKEN_PEERS") or "").split(",")
-                if url.strip()
             ),
         )
 

@@ -18,7 +18,6 @@ from .kis import (
     TokenRefused,
 )
 from .metrics import Metrics
-from .peers import PeerIsAsking, Peers
 from .tokens import VALID_MARGIN, Token, TokenStore, format_time
 
 log = logging.getLogger(__name__)
@@ -32,9 +31,6 @@ REFRESH_WINDOW = 900
 
 ATTEMPT_INTERVAL = 61
 """KIS: one issuance per 60 s per app key. A second more, for the way there."""
-
-PEERS_PAUSE = 5
-"""Seconds until a gateway without a token looks again whether a peer has one."""
 
 LONGEST_BACKOFF = 300
 BACKOFF_FOR_WRONG_CREDENTIALS = 3600
@@ -78,14 +74,12 @@ class Keeper:
         store: TokenStore,
         kis: Kis,
         metrics: Metrics,
-        peers: Peers,
         clock: Callable[[], float] = time.time,
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self._store = store
         self._kis = kis
         self._metrics = metrics
-        self._peers = peers
         self._clock = clock
         self._jitter = jitter
         # Chosen once per process, so that gateways with one app key do not refresh in one minute;
@@ -149,13 +143,6 @@ class Keeper:
                 self._changed.notify_all()
         return self.token(timeout)
 
-    def offer(self) -> bytes | None:
-        """What this gateway tells its peers, sealed; None where it has none."""
-        if not self._peers:
-            return None
-        ago = self._clock() - self._attempted_at if self._attempted_at else None
-        return self._peers.seal(self.status().token, ago if ago is None or ago >= 0 else None)
-
     def step(self) -> None:
         """Do what is due now, if anything; at most one attempt at KIS. Never raises for want of a
         token: what went wrong is in `status` and in the log."""
@@ -175,8 +162,6 @@ class Keeper:
             self._due_at = self._refresh_at()
             if self._due_at <= now:
                 self._due_at = self._next_attempt_at
-                if self._peers and self._token is None:  # one of them may have a token sooner
-                    self._due_at = min(self._due_at, now + PEERS_PAUSE)
             self._changed.notify_all()
 
     def _run(self) -> None:
@@ -216,42 +201,15 @@ class Keeper:
             self._use(cached)
 
     def _ask(self, now: float) -> None:
-        """Ask the peers for a token, and KIS where none of them has one or is just asking."""
-        self._attempted_at = self._store.last_attempt() or 0.0
-        try:
-            token, ago = self._peers.take_turn(self._is_better)
-            if token is not None:
-                log.info("A token from another gateway, until %s", format_time(token.expires_at))
-                self._metrics.peer_tokens.inc()
-                self._use(token)
-                self._save(token)
-            else:
-                now = self._clock() if self._peers else now
-                self._ask_kis(now, 0.0 if ago is None else now - ago)
-        except PeerIsAsking as error:
-            self._put_off(self._clock() + PEERS_PAUSE * (1 + self._jitter()), str(error))
-        finally:
-            self._peers.end_turn()
-
-    def _is_better(self, token: Token) -> bool:
-        """Whether a peer's token is of use: valid, not a refused one, and for longer than ours."""
-        ours = self._token.expires_at if self._token else 0.0
-        return (
-            token.is_valid(self._clock())
-            and token.value != self._refused_value
-            and token.expires_at > ours
-        )
-
-    def _ask_kis(self, now: float, peers_attempt: float) -> None:
-        """Ask KIS, if the minute is over that this, an earlier process or a peer has begun."""
-        for attempted_at in (self._attempted_at, peers_attempt):
-            if 0 < attempted_at <= now:  # otherwise the clock was set back
-                earliest = attempted_at + ATTEMPT_INTERVAL
-                if now < earliest and self._next_attempt_at < earliest:
-                    asked_at = format_time(attempted_at)
-                    self._put_off(
-                        earliest, f"KIS was last asked at {asked_at} and issues one token a minute"
-                    )
+        """Ask KIS, if the minute is over that this or an earlier process has begun."""
+        attempted_at = self._attempted_at = self._store.last_attempt() or 0.0
+        if 0 < attempted_at <= now:  # otherwise the clock was set back
+            earliest = attempted_at + ATTEMPT_INTERVAL
+            if now < earliest and self._next_attempt_at < earliest:
+                asked_at = format_time(attempted_at)
+                self._put_off(
+                    earliest, f"KIS was last asked at {asked_at} and issues one token a minute"
+                )
         if now < self._next_attempt_at:
             return
         self._store.record_attempt(now)

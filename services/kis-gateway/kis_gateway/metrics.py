@@ -26,11 +26,6 @@ class Metrics:
             "Times that the token file's token was used instead of asking KIS.",
             registry=self.registry,
         )
-        self.peer_tokens = Counter(
-            "kis_peer_tokens_used",
-            "Times that another gateway's token was used instead of asking KIS.",
-            registry=self.registry,
-        )
         self.upstream_requests = Counter(
             "kis_upstream_requests",
             "Requests to KIS by HTTP status, with KIS's msg_cd where that is not 200; status none: "
