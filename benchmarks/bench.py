@@ -23,7 +23,7 @@ from benchmarks import scale
 from benchmarks.contenders import CONTENDERS, DIRECTORY, Job
 from benchmarks.fleet import Fleet, Target, fresh
 from benchmarks.report import Measurement, Results
-from deploy.gateway.release import ROOT
+from kis_gateway_deploy.paths import ROOT
 from lab import engine
 from lab import lab as labs
 from lab.lab import Lab

@@ -17,8 +17,9 @@ from typing import Any
 import yaml
 
 from benchmarks.fleet import KAMAL_SECRETS, Fleet, Target
-from deploy.gateway.release import ROOT, render_compose
-from deploy.gateway.settings import Settings
+from kis_gateway_deploy.paths import ROOT
+from kis_gateway_deploy.release import render_compose
+from kis_gateway_deploy.settings import Settings
 
 BIN = Path(sys.executable).parent
 HERE = Path(__file__).parent

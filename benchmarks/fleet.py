@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from benchmarks.proxy import delayed
-from deploy.gateway.release import built_image
+from kis_gateway_deploy.release import built_image
 from lab import engine
 from lab import lab as labs
 from lab.lab import Lab, LabHost

@@ -21,8 +21,9 @@ from pathlib import Path
 
 from benchmarks.contenders import BIN
 from benchmarks.fleet import fresh, wait_for
-from deploy.gateway.release import ROOT, make_release
-from deploy.gateway.settings import SERVICE, Settings
+from kis_gateway_deploy.paths import ROOT
+from kis_gateway_deploy.release import make_release
+from kis_gateway_deploy.settings import SERVICE, Settings
 from lab.engine import ensure_program
 
 PORT = 22900

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pyinfra_cli.main import main as pyinfra
 
-from deploy.gateway.targets import surveyed
+from kis_gateway_deploy.targets import surveyed
 
 
 def main(verb: str, inventory: str, limit: str = "", *flags: str) -> None:

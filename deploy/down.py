@@ -3,8 +3,8 @@
 Usage: pyinfra -y INVENTORY deploy/down.py
 """
 
-from deploy.gateway import operations as gateway
-from deploy.gateway.targets import survey_to_take_down
+from kis_gateway_deploy import operations as gateway
+from kis_gateway_deploy.targets import survey_to_take_down
 
 target = survey_to_take_down()
 

@@ -3,8 +3,8 @@
 Usage: pyinfra -y INVENTORY deploy/drift.py
 """
 
-from deploy.gateway import operations as gateway
-from deploy.gateway.targets import survey
+from kis_gateway_deploy import operations as gateway
+from kis_gateway_deploy.targets import survey
 
 target = survey()
 

@@ -5,8 +5,8 @@ Fails if something is in the way of a deploy.
 Usage: pyinfra -y INVENTORY deploy/plan.py
 """
 
-from deploy.gateway import operations as gateway
-from deploy.gateway.targets import survey
+from kis_gateway_deploy import operations as gateway
+from kis_gateway_deploy.targets import survey
 
 target = survey()
 

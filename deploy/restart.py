@@ -3,8 +3,8 @@
 Usage: pyinfra -y INVENTORY deploy/restart.py
 """
 
-from deploy.gateway import operations as gateway
-from deploy.gateway.targets import batch_count, survey_to_run
+from kis_gateway_deploy import operations as gateway
+from kis_gateway_deploy.targets import batch_count, survey_to_run
 
 target = survey_to_run(release_id=None, restart=True)
 

@@ -5,9 +5,9 @@ Usage: pyinfra -y INVENTORY deploy/rollback.py [--data 'release="ID"']
 
 from pyinfra.context import host
 
-from deploy.gateway import operations as gateway
-from deploy.gateway.fleet import Refused
-from deploy.gateway.targets import batch_count, survey_to_run
+from kis_gateway_deploy import operations as gateway
+from kis_gateway_deploy.fleet import Refused
+from kis_gateway_deploy.targets import batch_count, survey_to_run
 
 release = host.data.get("release", "")
 if not isinstance(release, str):  # pyinfra reads digits without quotes as a number

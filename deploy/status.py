@@ -5,8 +5,8 @@ Usage: pyinfra -y INVENTORY deploy/status.py [--data json=1]
 
 from pyinfra.context import host
 
-from deploy.gateway import operations as gateway
-from deploy.gateway.targets import survey
+from kis_gateway_deploy import operations as gateway
+from kis_gateway_deploy.targets import survey
 
 target = survey(history=5)
 

@@ -5,8 +5,8 @@ Usage: pyinfra -y INVENTORY deploy/up.py
 A host takes part in what it needs: an up-to-date host is only reported.
 """
 
-from deploy.gateway import operations as gateway
-from deploy.gateway.targets import batch_count, survey
+from kis_gateway_deploy import operations as gateway
+from kis_gateway_deploy.targets import batch_count, survey
 
 target = survey()
 plan = target.plan

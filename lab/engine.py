@@ -8,11 +8,10 @@ import subprocess
 from pathlib import Path
 from typing import BinaryIO
 
-from deploy.gateway import requests
-from deploy.gateway.plan import missing_packages
-from deploy.gateway.reading import Reading, parse_reading
-from deploy.gateway.release import Image, archive
-from kis_gateway_deploy import remote
+from kis_gateway_deploy import remote, requests
+from kis_gateway_deploy.plans import missing_packages
+from kis_gateway_deploy.reading import Reading, parse_reading
+from kis_gateway_deploy.release import Image, archive
 
 BASE_IMAGE = "kis-lab-base:trixie"
 # What `kis_gateway_deploy/host/fetch.py` calls the same image, here and on the hosts.

@@ -29,7 +29,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from deploy.gateway.release import ROOT, SIMULATOR_CONTEXT, built_image
+from kis_gateway_deploy.paths import ROOT, SIMULATOR_CONTEXT
+from kis_gateway_deploy.release import built_image
 from lab.engine import (
     AS_ROOT,
     LabError,

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from deploy.gateway.release import ROOT
+from kis_gateway_deploy.paths import ROOT
 from tests.tools import BIN, Outcome, command, docker, free_port, machine_lock
 
 SIMULATOR = "http://127.0.0.1:9443"

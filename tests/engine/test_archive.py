@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from deploy.gateway.release import Image
-from deploy.gateway.requests import fetch_request
-from deploy.gateway.saved_image import SavedImage
+from kis_gateway_deploy.release import Image
 from kis_gateway_deploy.remote import answer, question
 from kis_gateway_deploy.remote import command as host_command
+from kis_gateway_deploy.requests import fetch_request
+from kis_gateway_deploy.saved_image import SavedImage
 from tests.engine.conftest import STUBBORN_GATEWAY, Deployment
 from tests.tools import Outcome, command, docker, get
 from tests.unit.builders import saved_tar

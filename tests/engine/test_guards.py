@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from deploy.gateway.release import ROOT
+from kis_gateway_deploy.paths import ROOT
 from tests.engine.conftest import Deployment
 from tests.tools import BIN, Outcome, command, docker, get
 

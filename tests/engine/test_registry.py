@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy.gateway.release import built_image
+from kis_gateway_deploy.release import built_image
 from tests.engine.conftest import REFERENCE_GATEWAY, Deployment
 from tests.tools import BIN, Outcome, command, docker, free_port, machine_lock, wait_for
 

@@ -82,7 +82,7 @@ def test_a_request_that_was_made_from_an_older_reading_is_refused(deployed: Depl
     hook = deployed.directory / "hook.py"
     hook.write_text(
         "from pathlib import Path\nimport json\n"
-        "from deploy.gateway import calls\n"
+        "from kis_gateway_deploy import calls\n"
         "real = calls.prepare\n"
         "def prepare(host, target):\n"
         f"    path = Path({str(file)!r})\n"
@@ -107,7 +107,7 @@ def test_a_host_that_runs_what_is_asked_for_by_then_is_a_success(deployed: Deplo
     hook = deployed.directory / "hook.py"
     hook.write_text(
         "import subprocess, sys\nfrom pathlib import Path\n"
-        "from deploy.gateway import calls\n"
+        "from kis_gateway_deploy import calls\n"
         "real = calls.switch\n"
         "def switch(*arguments):\n"
         f"    words = [{str(BIN / 'pyinfra')!r}, '-y', {str(inventory)!r}, 'deploy/up.py']\n"

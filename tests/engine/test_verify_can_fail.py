@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from deploy.gateway.release import ROOT
+from kis_gateway_deploy.paths import ROOT
 from tests.engine.conftest import Deployment
 
 VOLUME = re.compile(r"      # The token outlives.*?create_host_path: false\n", re.DOTALL)

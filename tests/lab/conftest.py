@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from deploy.gateway.release import ROOT
+from kis_gateway_deploy.paths import ROOT
 from lab.lab import Lab, LabHost
 from tests.lab.fleet import Fleet
 from tests.tools import BIN, Outcome, command, machine_lock

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from deploy.gateway.release import ROOT
-from deploy.gateway.saved_image import find_image
+from kis_gateway_deploy.paths import ROOT
+from kis_gateway_deploy.saved_image import find_image
 from lab.lab import Lab, ask_simulator
 from tests.tools import BIN, Outcome, command, docker
 

@@ -22,7 +22,7 @@ from typing import Any
 
 import pytest
 
-from deploy.gateway.release import ROOT
+from kis_gateway_deploy.paths import ROOT
 from lab.lab import ask_simulator
 from tests.lab.conftest import OwnLab
 from tests.lab.fleet import Fleet, changed

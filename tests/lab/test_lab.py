@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy.gateway.release import ROOT
+from kis_gateway_deploy.paths import ROOT
 from lab.lab import LabHost, ask_simulator
 from tests.lab.conftest import HOSTS, OwnLab
 from tests.tools import BIN, command, docker, wait_for

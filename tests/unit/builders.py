@@ -10,9 +10,10 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
-from deploy.gateway.reading import Container, HostPath, Reading
-from deploy.gateway.release import COMPOSE_FILE, ROOT, File, Image, Release
-from deploy.gateway.settings import Settings, alias
+from kis_gateway_deploy.paths import ROOT
+from kis_gateway_deploy.reading import Container, HostPath, Reading
+from kis_gateway_deploy.release import COMPOSE_FILE, File, Image, Release
+from kis_gateway_deploy.settings import Settings, alias
 
 SECRETS_FILE = ROOT / "services/kis-simulator/kis_simulator/demo_credentials.json"
 MIB_IN_KB = 1024

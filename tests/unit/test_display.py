@@ -7,11 +7,11 @@ from typing import Any
 import click
 import pytest
 
-from deploy.gateway import display
-from deploy.gateway.plan import Plan, make_plan, plan_without_python
-from deploy.gateway.reading import Change, Event, Reading
-from deploy.gateway.release import COMPOSE_FILE, Release, make_release
-from deploy.gateway.settings import Settings
+from kis_gateway_deploy import display
+from kis_gateway_deploy.plans import Plan, make_plan, plan_without_python
+from kis_gateway_deploy.reading import Change, Event, Reading
+from kis_gateway_deploy.release import COMPOSE_FILE, Release, make_release
+from kis_gateway_deploy.settings import Settings
 from tests.unit import builders
 from tests.unit.builders import container, reading
 

@@ -16,9 +16,9 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
 
-from deploy.gateway.release import ROOT
 from kis_gateway_deploy.host.control import LINE_LIMIT, Control
 from kis_gateway_deploy.host.engine import HEAD_LIMIT, MESSAGE_LIMIT, EngineError, quote
+from kis_gateway_deploy.paths import ROOT
 
 
 def reply(

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from deploy.gateway.issuance import (
+from kis_gateway_deploy.issuance import (
     WORTH_KEEPING,
     Gateway,
     distribute,
@@ -14,7 +14,7 @@ from deploy.gateway.issuance import (
     most_divided_batches,
     wait_before,
 )
-from deploy.gateway.rollout import Rollout, make_batches, most_batches
+from kis_gateway_deploy.rollout import Rollout, make_batches, most_batches
 from tests.unit.builders import NO_TOKEN, container, reading
 
 KEY, OTHER = "0a1b2c3d4e5f", "f5e4d3c2b1a0"

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from deploy.gateway.reading import HostPath, Reading, parse_reading
+from kis_gateway_deploy.reading import HostPath, Reading, parse_reading
 
 GATEWAY = {
     "id": "a72a10bbe9be",

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from deploy.gateway.registry import (
+from kis_gateway_deploy.registry import (
     NoDigestError,
     find_digest,
     kept_digest,

@@ -12,10 +12,10 @@ import jinja2
 import pytest
 import yaml
 
-from deploy.gateway.release import (
+from kis_gateway_deploy.paths import TEMPLATE
+from kis_gateway_deploy.release import (
     COMPOSE_FILE,
     MANIFEST,
-    TEMPLATE,
     File,
     Image,
     archive,
@@ -25,8 +25,8 @@ from deploy.gateway.release import (
     render_compose,
     to_yaml,
 )
-from deploy.gateway.saved_image import SavedImage
-from deploy.gateway.settings import SERVICE
+from kis_gateway_deploy.saved_image import SavedImage
+from kis_gateway_deploy.settings import SERVICE
 from tests.unit.builders import SECRETS_FILE, saved_tar, settings
 
 # What a reader of YAML, compose or Jinja could take for something else.

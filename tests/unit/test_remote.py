@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from deploy.gateway.release import ROOT
 from kis_gateway_deploy import remote
+from kis_gateway_deploy.paths import ROOT
 
 HOST = ROOT / "kis_gateway_deploy" / "host"
 NOWHERE: dict[str, object] = {

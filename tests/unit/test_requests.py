@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from deploy.gateway import requests
-from deploy.gateway.release import (
+from kis_gateway_deploy import requests
+from kis_gateway_deploy.release import (
     COMPOSE_FILE,
     MANIFEST,
     File,
@@ -21,8 +21,8 @@ from deploy.gateway.release import (
     make_release,
     simulator_image,
 )
-from deploy.gateway.saved_image import SavedImage
 from kis_gateway_deploy.remote import COMMAND, Script, question
+from kis_gateway_deploy.saved_image import SavedImage
 from tests.unit.builders import settings
 
 SECRET = "s3cret-of-nobody"

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from deploy.gateway.rollout import Rollout, author, make_batches, most_batches
+from kis_gateway_deploy.rollout import Rollout, author, make_batches, most_batches
 
 HOSTS = ["h1", "h2", "h3", "h4", "h5", "h6", "h7", "h8"]
 

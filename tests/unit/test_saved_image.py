@@ -11,7 +11,7 @@ from typing import IO, BinaryIO, cast
 
 import pytest
 
-from deploy.gateway.saved_image import PIECE, SavedImage, cut, find_image, pack
+from kis_gateway_deploy.saved_image import PIECE, SavedImage, cut, find_image, pack
 
 HEX = "0123456789abcdef" * 4
 ID = f"sha256:{HEX}"

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from deploy.gateway.release import ROOT
-from deploy.gateway.settings import KNOWN_NAMES, Settings, SettingsError, validate_fleet
+from kis_gateway_deploy.paths import ROOT
+from kis_gateway_deploy.settings import KNOWN_NAMES, Settings, SettingsError, validate_fleet
 from tests.unit.builders import host_data, settings
 
 MARKER = "s3cret-in-the-wrong-place"

@@ -1,12 +1,12 @@
 from __future__ import annotations
 
-from deploy.gateway.settings import KNOWN_NAMES
-from deploy.gateway.settings_table import PAGE, settings_page
+from kis_gateway_deploy.settings import KNOWN_NAMES
+from kis_gateway_deploy.settings_table import PAGE, settings_page
 
 
 def test_the_documented_table_is_the_models() -> None:
     assert PAGE.read_text("utf-8") == settings_page(), (
-        "docs/settings.md is stale: .venv/bin/python -m deploy.gateway.settings_table --write"
+        "docs/settings.md is stale: .venv/bin/python -m kis_gateway_deploy.settings_table --write"
     )
 
 

@@ -6,8 +6,8 @@ import json
 import time
 from typing import Any
 
-from deploy.gateway.release import COMPOSE_FILE
-from deploy.gateway.settings import SERVICE, Settings
+from kis_gateway_deploy.release import COMPOSE_FILE
+from kis_gateway_deploy.settings import SERVICE, Settings
 from tests.verify.inventory import InventoryHost, run
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import testinfra
 from testinfra.host import Host
 
-from deploy.gateway.settings import Settings, SettingsError, validate_fleet
+from kis_gateway_deploy.settings import Settings, SettingsError, validate_fleet
 
 PYINFRA = Path(sys.executable).with_name("pyinfra")
 

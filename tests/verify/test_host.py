@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from deploy.gateway.settings import key_fingerprint
+from kis_gateway_deploy.settings import key_fingerprint
 from tests.verify.gateway import Gateway
 
 

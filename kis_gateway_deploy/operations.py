@@ -15,8 +15,9 @@ from pyinfra.api.operation import operation
 from pyinfra.context import host, state
 from pyinfra.operations import files
 
-from deploy.gateway import calls, display, requests
-from deploy.gateway.targets import (
+from kis_gateway_deploy import calls, display, requests
+from kis_gateway_deploy.remote import Script
+from kis_gateway_deploy.targets import (
     CANNOT_READ,
     Target,
     all_are_read,
@@ -27,7 +28,6 @@ from deploy.gateway.targets import (
     surveyed,
     why_untouched,
 )
-from kis_gateway_deploy.remote import Script
 
 Commands = Generator[PyinfraCommand, None, None]
 

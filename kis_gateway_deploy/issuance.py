@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from deploy.gateway.reading import Reading
+from kis_gateway_deploy.reading import Reading
 
 # Gateways stop using a token up to 10 minutes before its end, and begin to replace it 15 before.
 MARGIN = 10 * 60

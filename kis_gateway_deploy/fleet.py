@@ -12,9 +12,9 @@ from pyinfra.api.exceptions import PyinfraError
 from pyinfra.context import inventory
 from pyinfra_cli.exceptions import CliError
 
-from deploy.gateway.registry import NoDigestError, find_digest
-from deploy.gateway.release import Release, make_release
-from deploy.gateway.settings import Settings, SettingsError, validate_fleet
+from kis_gateway_deploy.registry import NoDigestError, find_digest
+from kis_gateway_deploy.release import Release, make_release
+from kis_gateway_deploy.settings import Settings, SettingsError, validate_fleet
 
 # Hosts are prepared side by side; the first one that asks does the work for all.
 _one_at_a_time = Lock()

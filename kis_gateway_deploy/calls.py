@@ -18,14 +18,14 @@ from pyinfra.api.exceptions import ConnectError
 from pyinfra.api.host import Host
 from pyinfra.context import inventory
 
-from deploy.gateway import requests
-from deploy.gateway.fleet import wanted
-from deploy.gateway.reading import escaped
-from deploy.gateway.release import Image, archive, simulator_image
-from deploy.gateway.rollout import author
-from deploy.gateway.saved_image import cut, pack
-from deploy.gateway.targets import Target, mounted_elsewhere, rollout, seen
+from kis_gateway_deploy import requests
+from kis_gateway_deploy.fleet import wanted
+from kis_gateway_deploy.reading import escaped
+from kis_gateway_deploy.release import Image, archive, simulator_image
 from kis_gateway_deploy.remote import Octets, RemoteError, ask
+from kis_gateway_deploy.rollout import author
+from kis_gateway_deploy.saved_image import cut, pack
+from kis_gateway_deploy.targets import Target, mounted_elsewhere, rollout, seen
 
 FETCH_SECONDS = 3600
 PREPARE_SECONDS = 300

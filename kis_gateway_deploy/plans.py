@@ -5,10 +5,10 @@ from __future__ import annotations
 import platform
 from dataclasses import dataclass, field
 
-from deploy.gateway.issuance import WORTH_KEEPING, gateway_of, mounted_token_left
-from deploy.gateway.reading import Container, HostPath, Reading, TokenUser
-from deploy.gateway.release import COMPOSE_FILE, Image, Release, simulator_image
-from deploy.gateway.settings import SERVICE, Settings
+from kis_gateway_deploy.issuance import WORTH_KEEPING, gateway_of, mounted_token_left
+from kis_gateway_deploy.reading import Container, HostPath, Reading, TokenUser
+from kis_gateway_deploy.release import COMPOSE_FILE, Image, Release, simulator_image
+from kis_gateway_deploy.settings import SERVICE, Settings
 
 KIB_PER_MIB = 1024
 # An image made from the distribution's packages takes some 400 MB with its build.

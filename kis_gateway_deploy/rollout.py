@@ -10,7 +10,7 @@ import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from deploy.gateway.issuance import Gateway, Issuances, distribute, in_order, wait_before
+from kis_gateway_deploy.issuance import Gateway, Issuances, distribute, in_order, wait_before
 
 
 def author() -> str:

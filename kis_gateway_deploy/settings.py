@@ -22,8 +22,8 @@ from pydantic import (
     ValidationError,
 )
 
-from deploy.gateway.registry import read_login
-from deploy.gateway.saved_image import find_image
+from kis_gateway_deploy.registry import read_login
+from kis_gateway_deploy.saved_image import find_image
 
 PREFIXES = ("gateway_", "rollout_")
 

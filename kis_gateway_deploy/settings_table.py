@@ -1,4 +1,4 @@
-"""The page of all settings, made from `Settings`: `python -m deploy.gateway.settings_table`.
+"""The page of all settings, made from `Settings`: `python -m kis_gateway_deploy.settings_table`.
 
 It prints the page; with `--write` it writes docs/settings.md instead.
 """
@@ -13,15 +13,15 @@ from typing import Any
 
 from pydantic.fields import FieldInfo
 
-from deploy.gateway.release import ROOT
-from deploy.gateway.settings import Settings, alias
+from kis_gateway_deploy.paths import ROOT
+from kis_gateway_deploy.settings import Settings, alias
 
 PAGE = ROOT / "docs/settings.md"
 
 HEAD = """\
 # Settings
 
-This page is generated from the model (`deploy/gateway/settings.py`); a test compares the two. Set
+This page is generated from `kis_gateway_deploy/settings.py`; a test compares the two. Set
 these names in a host's inventory data, or in `group_data/GROUP.py` beside the inventory.
 
 Required: {required}.

@@ -5,15 +5,15 @@ from typing import Any
 
 import pytest
 
-from deploy.gateway.plan import (
+from kis_gateway_deploy.plans import (
     NEEDS_ROOT,
     Plan,
     make_plan,
     plan_without_python,
     refusals_to_run,
 )
-from deploy.gateway.reading import Container, HostPath
-from deploy.gateway.release import COMPOSE_FILE, simulator_image
+from kis_gateway_deploy.reading import Container, HostPath
+from kis_gateway_deploy.release import COMPOSE_FILE, simulator_image
 from tests.unit.builders import (
     FRESH,
     MIB_IN_KB,

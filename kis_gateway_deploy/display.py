@@ -12,11 +12,11 @@ from typing import Any
 import click
 import yaml
 
-from deploy.gateway.plan import Plan, why_recreate
-from deploy.gateway.reading import Container, Event, Reading
-from deploy.gateway.release import COMPOSE_FILE, Release
-from deploy.gateway.rollout import Rollout
-from deploy.gateway.settings import Settings
+from kis_gateway_deploy.plans import Plan, why_recreate
+from kis_gateway_deploy.reading import Container, Event, Reading
+from kis_gateway_deploy.release import COMPOSE_FILE, Release
+from kis_gateway_deploy.rollout import Rollout
+from kis_gateway_deploy.settings import Settings
 
 # In place of a reading: the connection failed, or the command did.
 UNREACHABLE = "unreachable"

@@ -15,13 +15,10 @@ from typing import Any
 import jinja2
 import yaml
 
-from deploy.gateway.registry import login_config
-from deploy.gateway.saved_image import SavedImage, find_image
-from deploy.gateway.settings import Settings, key_fingerprint, read_secrets
-
-ROOT = Path(__file__).parents[2]
-TEMPLATE = ROOT / "docker-compose.yml.j2"
-SIMULATOR_CONTEXT = ROOT / "services" / "kis-simulator"
+from kis_gateway_deploy.paths import SIMULATOR_CONTEXT, TEMPLATE
+from kis_gateway_deploy.registry import login_config
+from kis_gateway_deploy.saved_image import SavedImage, find_image
+from kis_gateway_deploy.settings import Settings, key_fingerprint, read_secrets
 
 # What tools leave behind in a build context; it must not change the image's tag.
 NOT_IN_A_CONTEXT = {".git", ".mypy_cache", ".pytest_cache", ".ruff_cache", ".venv", "__pycache__"}

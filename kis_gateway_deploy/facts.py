@@ -7,10 +7,10 @@ import time
 from pyinfra import logger
 from pyinfra.api.host import Host
 
-from deploy.gateway.fleet import wanted
-from deploy.gateway.reading import Reading, parse_reading
-from deploy.gateway.requests import read_request
+from kis_gateway_deploy.fleet import wanted
+from kis_gateway_deploy.reading import Reading, parse_reading
 from kis_gateway_deploy.remote import NoPythonError, RemoteError, ask
+from kis_gateway_deploy.requests import read_request
 
 
 def read_host(host: Host, history: int = 0) -> Reading | None:

@@ -12,8 +12,9 @@ from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
 
-from deploy.gateway.release import ROOT, Image, Release, simulator_image
-from deploy.gateway.settings import SERVICE, Settings
+from kis_gateway_deploy.paths import SCRIPTS
+from kis_gateway_deploy.release import Image, Release, simulator_image
+from kis_gateway_deploy.settings import SERVICE, Settings
 
 COMPOSE_PLUGIN = "/usr/local/lib/docker/cli-plugins/docker-compose"
 
@@ -129,7 +130,7 @@ def bootstrap_script(engine: bool, packages: tuple[str, ...]) -> str:
 
 @cache
 def _read(name: str) -> str:
-    return (ROOT / "templates" / name).read_text("utf-8")
+    return (SCRIPTS / name).read_text("utf-8")
 
 
 def compose_binary() -> Path:

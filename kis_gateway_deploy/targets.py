@@ -13,28 +13,28 @@ from pyinfra import logger
 from pyinfra.api.exceptions import ConnectError
 from pyinfra.context import ctx_host, host, inventory
 
-from deploy.gateway.facts import read_host
-from deploy.gateway.fleet import fleet, no_digest, wanted
-from deploy.gateway.issuance import (
+from kis_gateway_deploy.facts import read_host
+from kis_gateway_deploy.fleet import fleet, no_digest, wanted
+from kis_gateway_deploy.issuance import (
     WORTH_KEEPING,
     Gateway,
     gateway_of,
     most_divided_batches,
     mounted_token_left,
 )
-from deploy.gateway.plan import (
+from kis_gateway_deploy.plans import (
     Plan,
     make_plan,
     old_directory,
     plan_without_python,
     refusals_to_run,
 )
-from deploy.gateway.reading import Reading
-from deploy.gateway.registry import kept_digest
-from deploy.gateway.release import Release, make_release
-from deploy.gateway.rollout import Rollout, make_batches, most_batches
-from deploy.gateway.settings import Settings
+from kis_gateway_deploy.reading import Reading
+from kis_gateway_deploy.registry import kept_digest
+from kis_gateway_deploy.release import Release, make_release
 from kis_gateway_deploy.remote import NoPythonError
+from kis_gateway_deploy.rollout import Rollout, make_batches, most_batches
+from kis_gateway_deploy.settings import Settings
 
 CANNOT_READ = (
     "the host could not be read as root; its own words are above. If they are sudo's: let the "
