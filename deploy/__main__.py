@@ -10,9 +10,10 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from pyinfra.context import ctx_state
 from pyinfra_cli.main import main as pyinfra
 
-from kis_gateway_deploy.targets import surveyed
+from kis_gateway_deploy.session import ATTRIBUTE
 
 
 def main(verb: str, inventory: str, limit: str = "", *flags: str) -> None:
@@ -26,7 +27,8 @@ def main(verb: str, inventory: str, limit: str = "", *flags: str) -> None:
     try:
         pyinfra()
     except SystemExit as end:
-        if end.code in (0, None) and not any(surveyed().values()):
+        session = getattr(ctx_state.get(), ATTRIBUTE, None) if ctx_state.isset() else None
+        if end.code in (0, None) and not (session and session.targets):
             lacks = f"no host that matches LIMIT={limit}" if limit else "no hosts"
             sys.exit(f"no host was touched: the inventory {inventory} has {lacks}")
         raise

@@ -7,8 +7,6 @@ import re
 import secrets
 import time
 from collections.abc import Sequence
-from functools import cache
-from threading import Lock
 from typing import Annotated, Any
 
 import click
@@ -16,16 +14,14 @@ from pydantic import BaseModel, BeforeValidator, StringConstraints, ValidationEr
 from pyinfra import logger
 from pyinfra.api.exceptions import ConnectError
 from pyinfra.api.host import Host
-from pyinfra.context import inventory
 
 from kis_gateway_deploy import requests
-from kis_gateway_deploy.fleet import wanted
 from kis_gateway_deploy.reading import escaped
 from kis_gateway_deploy.release import Image, archive, simulator_image
 from kis_gateway_deploy.remote import Octets, RemoteError, ask
 from kis_gateway_deploy.rollout import author
 from kis_gateway_deploy.saved_image import cut, pack
-from kis_gateway_deploy.targets import Target, mounted_elsewhere, rollout, seen
+from kis_gateway_deploy.session import Session, Target
 
 FETCH_SECONDS = 3600
 PREPARE_SECONDS = 300
@@ -64,13 +60,20 @@ LOST = "lost"
 
 
 def _call(
-    host: Host, verb: str, request: dict[str, Any], seconds: int, more: Sequence[object] = ()
+    session: Session,
+    host: Host,
+    verb: str,
+    request: dict[str, Any],
+    seconds: int,
+    more: Sequence[object] = (),
 ) -> Result:
     def show(text: str) -> None:
         logger.info(f"{host.print_prefix}{escaped(text)}")
 
     try:
-        answer = json.loads(ask(host, verb, request, seconds, show, more))
+        answer = json.loads(
+            ask(host, verb, request, seconds, show, more, session.connector[host.name])
+        )
         if "error" in answer:
             result = Result(outcome="failed", why=str(answer["error"]))
         else:
@@ -86,15 +89,15 @@ def _call(
     return result
 
 
-def prepare(host: Host, target: Target) -> bool:
+def prepare(session: Session, host: Host, target: Target) -> bool:
     """Puts release and token directory in order, if the plan says so."""
     release = target.release if target.plan.stage else None
     tokens = target.plan.prepare_tokens
-    request = requests.prepare_request(target.settings, release, seen(target), tokens)
-    return _call(host, "prepare", request, PREPARE_SECONDS).is_good
+    request = requests.prepare_request(target.settings, release, session.seen(target.name), tokens)
+    return _call(session, host, "prepare", request, PREPARE_SECONDS).is_good
 
 
-def fetch(host: Host, target: Target, image: Image) -> bool:
+def fetch(session: Session, host: Host, target: Target, image: Image) -> bool:
     """Has the host pull or build an image, or sends it what it lacks of a saved one."""
 
     def say(what: str) -> None:
@@ -111,39 +114,38 @@ def fetch(host: Host, target: Target, image: Image) -> bool:
         what = f"could not be packed: {error}. Nothing that runs was changed; correct that"
         say(click.style(f"{what}, and deploy again.", "red"))
         return False
-    return _call(host, "fetch", requests.fetch_request(image), FETCH_SECONDS, more).is_good
+    return _call(session, host, "fetch", requests.fetch_request(image), FETCH_SECONDS, more).is_good
 
 
-def start_simulator(host: Host) -> bool:
+def start_simulator(session: Session, host: Host) -> bool:
     image = simulator_image().reference
-    return _call(host, "simulator", {"image": image}, PREPARE_SECONDS).is_good
+    return _call(session, host, "simulator", {"image": image}, PREPARE_SECONDS).is_good
 
 
-def switch(
-    host: Host, target: Target, action: str, release: str | None, source: str | None, batch: int
-) -> bool:
-    """Has the host switch; `source` is the host whose token it gets.
+def switch(session: Session, name: str, action: str, release: str | None, batch: int = 0) -> Result:
+    """Has a host switch, with the token of its donor if it gets one.
 
     Shows what it says as it comes, so that a person sees what is waited for.
     """
-    progress, name = rollout(), target.name
+    rollout, target = session.rollout, session.targets[name]
     token = None
-    if source:
-        token = _token_from(host, target, source, batch)
+    donor = rollout.issuances.given.get(name) if action == "up" else None
+    if donor:
+        token = _token_from(session, target, donor, batch)
         if not token:
-            return False
-    budget = progress.budget(name) if action not in {"stop", "start"} else 0
-    wait = progress.wait_for_kis(name, time.monotonic()) if budget else 0
-    result = change(host, target, action, release, budget, wait, token)
-    progress.has_issued(name, result.issuances)
+            return Result(outcome="refused", why=f"{donor} could not give its token")
+    budget = rollout.budget(name) if action not in {"stop", "start"} else 0
+    wait = rollout.wait_for_kis(name, time.monotonic()) if budget else 0
+    result = change(session, name, action, release, budget, wait, token)
+    rollout.has_issued(name, result.issuances)
     if budget or result.asked or action == "stop":
-        progress.has_asked(name, time.monotonic())
-    return result.is_good
+        rollout.has_asked(name, time.monotonic())
+    return result
 
 
 def change(
-    host: Host,
-    target: Target,
+    session: Session,
+    name: str,
     action: str,
     release: str | None,
     budget: int = 0,
@@ -152,12 +154,13 @@ def change(
 ) -> Result:
     """One request that changes what runs on a host."""
     generation = secrets.token_hex(8)
-    settings = target.settings
+    settings = session.targets[name].settings
+    host = session.inventory.get_host(name)
     request = requests.switch_request(
         settings,
         action,
         release,
-        seen(target),
+        session.seen(name),
         generation,
         author(),
         budget,
@@ -166,44 +169,40 @@ def change(
         host.data.get("die_at"),
     )
     seconds = int(2 * settings.rollout_healthy_deadline) + wait + BEYOND_THE_DEADLINE
-    result = _call(host, "switch", request, seconds)
+    result = _call(session, host, "switch", request, seconds)
     if result.touched:
-        rollout().generations[target.name] = generation
+        session.rollout.generations[name] = generation
     return result
 
 
-def _token_from(host: Host, target: Target, source: str, batch: int) -> str:
+def _token_from(session: Session, target: Target, donor: str, batch: int) -> str:
     """In base64; empty, with words on the screen, if there is none.
 
-    It is in this process's memory, and nowhere else.
+    It is in this process's memory, and nowhere else. It is taken once a batch, for a later one may
+    find another; not once for each host: an sshd opens ten sessions a connection at most, unless
+    told otherwise (sshd_config(5), MaxSessions).
     """
-    try:
-        with _one_at_a_time:
-            token = _take_token(source, target.key, batch)
+    with session.one_at_a_time:
+        taken = donor, target.key, batch
         why = "has no token any more that it could give"
-    except (RemoteError, ConnectError, ValueError, AttributeError) as error:
-        token, why = "", f"could not be asked for its token ({error})"
+        if taken not in session.tokens:
+            try:
+                session.tokens[taken] = _take_token(session, donor, target.key)
+            except (RemoteError, ConnectError, ValueError, AttributeError) as error:
+                session.tokens[taken], why = "", f"could not be asked for its token ({error})"
+        token = session.tokens[taken]
     if not token:
-        what = f"{source} {why}: deploy again"
-        logger.error(f"{host.print_prefix}{click.style(what, 'red')}")
+        prefix = session.inventory.get_host(target.name).print_prefix
+        logger.error(f"{prefix}{click.style(f'{donor} {why}: deploy again', 'red')}")
     return token
 
 
-# The first host of a batch that needs a token takes it for all of them.
-_one_at_a_time = Lock()
-
-
-@cache
-def _take_token(source: str, key: str, batch: int) -> str:  # noqa: ARG001
-    """In base64; empty where there is none any more. Raises RemoteError.
-
-    Once a batch, for a later one may find another. Not once for each host: an sshd opens ten
-    sessions a connection at most, unless told otherwise (sshd_config(5), MaxSessions).
-    """
-    settings, release = wanted(source)
-    mounted = mounted_elsewhere(source)
+def _take_token(session: Session, donor: str, key: str) -> str:
+    settings, release = session.desired[donor]
+    mounted = session.mounted_elsewhere(donor)
     request = requests.token_request(settings, release, key, mounted)
-    answer = ask(inventory.get_host(source), "token", request)
+    host = session.inventory.get_host(donor)
+    answer = ask(host, "token", request, connector=session.connector.get(donor))
     token = json.loads(answer).get("result", {}).get("token")
     return token if isinstance(token, str) and BASE64.fullmatch(token) else ""
 

@@ -151,11 +151,6 @@ def in_order(batches: Sequence[Sequence[str]], after: Mapping[str, str]) -> list
     return result
 
 
-def most_divided_batches(batches: int, hosts: int, share: bool) -> int:
-    """How many batches `in_order` can make of so many."""
-    return min(2 * batches, hosts) if share else hosts
-
-
 def wait_before(ago: float | None) -> int:
     """Whole seconds until KIS may be asked, where it was asked `ago` seconds before."""
     return 0 if ago is None else max(0, math.ceil(INTERVAL - ago))

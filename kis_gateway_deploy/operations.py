@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import atexit
-from collections.abc import Callable, Generator
-from functools import cache, partial
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from signal import SIGHUP, SIGINT, SIGTERM, Signals
 from typing import Any
 
 import click
+import gevent
+from gevent.pool import Group
 from pyinfra import logger
 from pyinfra.api.command import FunctionCommand, PyinfraCommand, StringCommand
 from pyinfra.api.host import Host
@@ -17,17 +21,9 @@ from pyinfra.operations import files
 
 from kis_gateway_deploy import calls, display, requests
 from kis_gateway_deploy.remote import Script
-from kis_gateway_deploy.targets import (
-    CANNOT_READ,
-    Target,
-    all_are_read,
-    current,
-    dropped_out,
-    rollout,
-    survey_again,
-    surveyed,
-    why_untouched,
-)
+from kis_gateway_deploy.rolling import Actions
+from kis_gateway_deploy.rolling import roll_out as roll_out_in_batches
+from kis_gateway_deploy.session import CANNOT_READ, Session, Target
 
 Commands = Generator[PyinfraCommand, None, None]
 
@@ -55,17 +51,14 @@ def _do(act: Callable[[Host], bool]) -> PyinfraCommand:
     return FunctionCommand(run, (), {})
 
 
-def _failed() -> str:
-    return ", ".join(sorted(dropped_out()))
-
-
-@cache
-def _count_at_the_end() -> None:
+def _count_at_the_end(session: Session) -> None:
     """The run ends, however it does, with a line such as `issuances: 0 (budget 0)`.
 
-    When this process ends: pyinfra goes no further where no host is left.
+    When this process ends: pyinfra goes no further if no host is left.
     """
-    atexit.register(lambda: logger.info(rollout().count))
+    if not session.is_counted:
+        session.is_counted = True
+        atexit.register(lambda: logger.info(session.rollout.count))
 
 
 def _say(message: str) -> None:
@@ -73,141 +66,183 @@ def _say(message: str) -> None:
 
 
 @operation()
-def check(target: Target) -> Commands:
-    """Says what is about to change. Fails on every host where any of them cannot be deployed to.
+def check() -> Commands:
+    """Says what is about to change. Fails on every host if any of them cannot be deployed to.
 
     It is the last moment at which nothing is touched anywhere.
     """
     if not state.is_executing:
         return
-    if problems := why_untouched(target.name):
+    session = Session.current()
+    target = session.targets[host.name]
+    if problems := session.why_untouched(host.name):
         yield _fail(*problems)
     else:
         for warning in [*target.plan.findings, *target.plan.warnings]:
             logger.warning(f"{host.print_prefix}{click.style(warning, 'yellow')}")
-        if all_are_read():
-            for note in display.token_notes(target.name, rollout()):
+        if session.all_are_read():
+            for note in display.token_notes(target.name, session.rollout):
                 _say(note)
         for reason in target.plan.reasons:
             _say(reason)
 
 
 @operation()
-def bootstrap(target: Target) -> Commands:  # noqa: ARG001 - as the others
+def bootstrap() -> Commands:
     """Installs python3 and reads the host; fails if it then turns out that it is refused."""
     yield Script(requests.bootstrap_script(engine=False, packages=("python3",)))
-    plan = survey_again().plan
+    plan = Session.current().read(host).plan
     for reason in plan.reasons:
         _say(reason)
     if plan.refusals:
         yield _fail(*plan.refusals)
 
 
+def _target() -> Target:
+    """What is known now of the host in context."""
+    return Session.current().targets[host.name]
+
+
 @operation()
-def install_engine(target: Target) -> Commands:
+def install_engine() -> Commands:
     """Docker from the distribution's packages, compose v2, and a running engine."""
-    target = current(target)
-    if not target.plan.install_engine:
+    plan = _target().plan
+    if not plan.install_engine:
         return
-    if target.plan.put_compose_plugin:
+    if plan.put_compose_plugin:
         yield from files.put._inner(
             src=str(requests.compose_binary()),
             dest=requests.COMPOSE_PLUGIN,
             mode="755",
             create_remote_dir=True,
         )
-    yield Script(requests.bootstrap_script(engine=True, packages=target.plan.packages))
+    yield Script(requests.bootstrap_script(engine=True, packages=plan.packages))
 
 
 @operation()
-def fetch_images(target: Target) -> Commands:
+def fetch_images() -> Commands:
     """Pulls, builds or loads the images that the host lacks."""
-    target = current(target)
+    session, target = Session.current(), _target()
     for image in target.plan.images:
-        yield _do(partial(calls.fetch, target=target, image=image))
+        yield _do(partial(calls.fetch, session, target=target, image=image))
 
 
 @operation()
-def start_simulator(target: Target) -> Commands:
+def start_simulator() -> Commands:
     """The KIS simulator, for an inventory that tries the gateway without an account."""
-    if current(target).plan.start_simulator:
-        yield _do(calls.start_simulator)
+    if _target().plan.start_simulator:
+        yield _do(partial(calls.start_simulator, Session.current()))
 
 
 @operation()
-def prepare(target: Target) -> Commands:
+def prepare() -> Commands:
     """Puts release and token directory in order. Nothing in it is removed or emptied."""
-    target = current(target)
+    target = _target()
     if target.plan.prepares:
-        yield _do(lambda host: calls.prepare(host, target))
+        yield _do(partial(calls.prepare, Session.current(), target=target))
 
 
 @operation()
-def stop_loop(target: Target) -> Commands:
-    """Stops a gateway that KIS refuses again and again: it would spoil the minute of another."""
-    _count_at_the_end()
-    if state.is_executing and not dropped_out() and target.name in rollout().looping:
-        _say("crash loop (EGW00133) detected: stopping the gateway")
-        yield _do(lambda host: calls.switch(host, target, "stop", None, None, 0))
+def roll_out(action: str) -> Commands:
+    """Switches the hosts, batch by batch; to be run once. `action`: as of `host/switch.py`.
 
-
-@operation()
-def switch(target: Target, batch: int, action: str = "up") -> Commands:
-    """Makes a prepared release the running one behind the health gate, if it is its batch's turn.
-
-    It begins only when no host has failed, and when every host of the batches before is switched.
+    It fails on no host: pyinfra would count that against the one that it runs on. `report` does.
     """
     if not state.is_executing:
-        yield StringCommand("true")  # counts as a change in a dry run, where nothing runs
+        if _target().plan.switch:
+            yield StringCommand("true")  # counts as a change in a dry run, where nothing runs
         return
-    progress = rollout()
-    if dropped_out() or not progress.is_turn_of(target.name, batch):
-        return
-    _say(f"batch {batch + 1} of {len(progress.batches)}: {', '.join(progress.batches[batch])}")
-    source = progress.issuances.given.get(target.name)
-    yield _do(lambda host: calls.switch(host, target, action, target.release_id, source, batch))
-    progress.switched.append(target.name)  # reached only where the command succeeded
+    session = Session.current()
+    _count_at_the_end(session)
+    if session.rollout.batches and not session.dropped_out():
+        yield _do(lambda _: _roll_out(session, action))
+
+
+def _roll_out(session: Session, action: str) -> bool:
+    rollout = session.rollout
+
+    def switch(name: str, batch: int) -> bool:
+        return calls.switch(session, name, action, session.targets[name].release_id, batch).is_good
+
+    def revert(name: str) -> bool:
+        target = session.targets[name]
+        before = target.reading.current if target.reading else None
+        if before == target.release_id:
+            return True  # it ran that before, too
+        return calls.switch(session, name, "revert", before).is_good
+
+    act = Actions(
+        switch=switch,
+        revert=revert,
+        stop=lambda name: calls.switch(session, name, "stop", None).is_good,
+        start=lambda name: calls.switch(session, name, "start", None).is_good,
+        look=session.look_at,
+        say=lambda text: logger.info(f"    {text}"),
+        interrupted=lambda: session.interrupted,
+        side_by_side=_side_by_side,
+    )
+    for name in rollout.looping:
+        prefix = session.inventory.get_host(name).print_prefix
+        logger.info(f"{prefix}crash loop (EGW00133) detected: stopping the gateway")
+    revert_what = session.targets[next(iter(session.targets))].settings.rollout_revert
+    with _signals(session):
+        progress = roll_out_in_batches(rollout.batches, sorted(rollout.looping), revert_what, act)
+    rollout.switched = progress.switched
+    rollout.reverted = progress.reverted
+    session.failed |= progress.failed
+    return True
+
+
+def _side_by_side(names: Sequence[str], do: Callable[[str], bool]) -> list[bool]:
+    return list(Group().imap(do, names))
+
+
+@contextmanager
+def _signals(session: Session) -> Generator[None]:
+    """Meanwhile a signal ends no process: no new switch begins, and those under way are waited for.
+
+    SIGTERM and SIGHUP would pass by any `finally`, and after SIGINT pyinfra exits with 0.
+    """
+
+    def note(signal: Signals) -> None:
+        session.interrupted = signal.name
+        logger.error(f"{signal.name}: no new switch begins; those under way are waited for")
+
+    handlers = [gevent.signal_handler(each, note, each) for each in (SIGINT, SIGTERM, SIGHUP)]
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            handler.cancel()
 
 
 @operation()
-def revert(target: Target) -> Commands:
-    """Takes a host that was switched back to what it ran, if a later batch has failed."""
-    if not state.is_executing or not dropped_out():
-        return
-    if target.name not in rollout().switched:
-        if target.name in rollout().looping and target.name in rollout().generations:
-            _say(f"what was stopped here is started again, because {_failed()} failed")
-            yield _do(lambda host: calls.switch(host, target, "start", None, None, 0))
-        return
-    target = current(target)
-    before = target.reading.current if target.reading else None
-    if target.settings.rollout_revert == "fleet" and before != target.release_id:
-        _say(f"reverting, because {_failed()} failed")
-        yield _do(lambda host: calls.switch(host, target, "revert", before, None, 0))
-
-
-@operation()
-def report(target: Target) -> Commands:
-    """Says how it ended and where the gateway listens. Changes nothing."""
-    _count_at_the_end()
+def report() -> Commands:
+    """Says how it ended and where the gateway listens; fails on a host that failed."""
+    session = Session.current()
+    _count_at_the_end(session)
     if not state.is_executing:
         return
-    if dropped_out() and target.plan.switch:
-        kept = target.name in rollout().switched and target.settings.rollout_revert == "host"
+    target, failed = _target(), session.dropped_out()
+    if host.name in session.failed:
+        yield _fail(f"{session.failed[host.name]} (see above)")
+    elif failed and target.plan.switch:
+        kept = host.name in session.rollout.switched and host.name not in session.rollout.reverted
         outcome = "was switched and kept" if kept else "runs what it ran before"
-        _say(f"{outcome}; {_failed()} failed (see above)")
-    elif target.name in rollout().unfinished:
+        _say(f"{outcome}; {', '.join(sorted(failed))} failed (see above)")
+    elif host.name in session.rollout.unfinished:
         yield _fail("was not switched for an unknown reason; please report this as a bug")
     else:
-        for line in where_it_listens(current(target)):
+        for line in where_it_listens(target):
             _say(line)
 
 
 @operation()
-def down(target: Target) -> Commands:
+def down() -> Commands:
     """Removes container and network; the token directory and the releases stay."""
-    yield _do(lambda host: calls.change(host, target, "down", None).is_good)
-    _say(f"The token stays in {target.settings.token_path}, the releases in the app directory.")
+    session, settings = Session.current(), _target().settings
+    yield _do(lambda host: calls.change(session, host.name, "down", None).is_good)
+    _say(f"The token stays in {settings.token_path}, the releases in the app directory.")
 
 
 def where_it_listens(target: Target) -> list[str]:
@@ -243,7 +278,7 @@ def show_status(as_json: bool) -> Commands:
     if state.is_executing:
         hosts = {
             name: (target.reading or _why_not_read(target)) if target else display.UNREACHABLE
-            for name, target in surveyed().items()
+            for name, target in Session.current().surveyed().items()
         }
         click.echo(display.status_json(hosts) if as_json else display.status_table(hosts))
     yield from ()
@@ -257,7 +292,8 @@ def _why_not_read(target: Target) -> str:
 def show_plan(verb: str) -> Commands:
     """Prints on standard output what `up` would change on all hosts; to be run once."""
     if state.is_executing:
-        targets = surveyed()
+        session = Session.current()
+        targets = session.surveyed()
         for name, target in targets.items():
             if target and target.plan.bootstrap:
                 click.echo(display.without_python(name, target.plan))
@@ -269,26 +305,27 @@ def show_plan(verb: str) -> Commands:
                         target.release,
                         target.reading,
                         target.plan,
-                        why_untouched(name),
-                        display.token_notes(name, rollout()),
+                        session.why_untouched(name),
+                        display.token_notes(name, session.rollout),
                     )
                 )
             else:
                 why = display.UNREADABLE if target else display.UNREACHABLE
                 click.echo(display.not_read(name, why))
-        if all_are_read():
-            click.echo(display.budget(rollout().issuances.asks))
-        blocked = [name for name, target in targets.items() if not target or why_untouched(name)]
+        if session.all_are_read():
+            click.echo(display.budget(session.rollout.issuances.asks))
+        blocked = [n for n, target in targets.items() if not target or session.why_untouched(n)]
         click.echo(display.summary(verb, {n: t.plan for n, t in targets.items() if t}, blocked))
     yield from ()
 
 
 @operation()
-def expect(target: Target, unblocked: bool = False, no_changes: bool = False) -> Commands:
+def expect(unblocked: bool = False, no_changes: bool = False) -> Commands:
     """Fails on a host that could not be read, is blocked, or would be changed."""
+    session, target = Session.current(), _target()
     if target.reading is None and not target.plan.bootstrap:
         yield _fail(*(target.plan.refusals or [CANNOT_READ]))
-    elif unblocked and state.is_executing and (problems := why_untouched(target.name)):
+    elif unblocked and state.is_executing and (problems := session.why_untouched(host.name)):
         yield _fail(*(f"blocked: {problem}" for problem in problems))
     elif no_changes and (target.plan.reasons or target.plan.findings):
         yield _fail("the host has drifted (see above): run `make deploy`")

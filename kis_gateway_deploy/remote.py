@@ -8,14 +8,16 @@ from __future__ import annotations
 import json
 import re
 import secrets
+import socket
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from importlib.resources import files
 from typing import Any
 
 import click
+import gevent
 from paramiko import SSHException
 from pyinfra.api.arguments import CONNECTOR_ARGUMENT_KEYS, pop_global_arguments
 from pyinfra.api.command import StringCommand
@@ -49,6 +51,8 @@ NO_PYTHON = "kis-gateway-deploy:no-python3"
 """What a host without python3 answers instead."""
 
 ANSWER_LIMIT = 4 << 20
+SILENCE_SECONDS = 30
+"""For how long what was sent to a host may stay without acknowledgement."""
 WORDS_LIMIT = 20
 """Lines of a host's own words in an error, the last."""
 
@@ -131,13 +135,14 @@ def ask(
     seconds: int = 60,
     show: Callable[[str], None] | None = None,
     more: Sequence[object] = (),
+    connector: Mapping[str, Any] | None = None,
 ) -> str:
     """What the host program answers, in JSON: `{"result": …}` or `{"error": …}`.
 
     It is no pyinfra fact: with `-vvv` pyinfra prints what facts print. The command is shown with
     `-vv`, standard input and the answer never. `seconds`: the time limit. `show` is told what the
     host says for people, as it comes. `more`: what follows the request on standard input, in
-    objects as `Octets`.
+    objects as `Octets`. `connector`: pyinfra's connector arguments; None: those of the context.
 
     Raises:
         NoPythonError: the host has no python3.
@@ -147,15 +152,17 @@ def ask(
     if not host.connected:
         host.connect(reason=f"to {verb}", raise_exceptions=True)
     frame, stdin = question(verb, request)
-    arguments, _ = pop_global_arguments(host.state, host, {})
-    connector = {n: value for n, value in arguments.items() if n in CONNECTOR_ARGUMENT_KEYS}
+    if connector is None:
+        arguments, _ = pop_global_arguments(host.state, host, {})
+        connector = {n: value for n, value in arguments.items() if n in CONNECTOR_ARGUMENT_KEYS}
+    _notice_silence(host)
     try:
-        with _listening(host.print_prefix, frame, show):
+        with _listening(host.print_prefix, frame, show), gevent.Timeout(seconds, TimeoutError):
             _, output = host.run_shell_command(
                 StringCommand(command()),
                 print_output=show is not None,
                 print_input=host.state.print_fact_input,
-                **connector | {"_stdin": [stdin, *more], "_timeout": seconds},
+                **{**connector, "_stdin": [stdin, *more]},
             )
     except TimeoutError:
         raise RemoteError(f"the host gave no answer within {seconds} s") from None
@@ -167,6 +174,17 @@ def ask(
         raise
     except RemoteError as error:
         raise RemoteError("\n".join([*output.stderr_lines[-WORDS_LIMIT:], str(error)])) from None
+
+
+def _notice_silence(host: Host) -> None:
+    """Ends a connection whose packets nobody acknowledges: paramiko never notices that."""
+    try:
+        transport = host.connector.client.get_transport()  # type: ignore[attr-defined]
+        option = getattr(socket, "TCP_USER_TIMEOUT", 18)
+        transport.sock.setsockopt(socket.IPPROTO_TCP, option, SILENCE_SECONDS * 1000)
+        transport.set_keepalive(SILENCE_SECONDS // 3)
+    except (AttributeError, OSError):  # a local host, or a jump through another program
+        pass
 
 
 _listeners: dict[str, tuple[str, Callable[[str], None]]] = {}

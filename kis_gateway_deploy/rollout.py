@@ -36,20 +36,13 @@ def make_batches(hosts: Sequence[str], sizes: Sequence[int | str]) -> list[list[
     return batches
 
 
-def most_batches(hosts: int, sizes: Sequence[int | str]) -> int:
-    """How many batches any choice of these hosts can make.
-
-    Percentages are of the hosts that need a switch, so fewer of them can make more batches.
-    """
-    return max(len(make_batches([""] * count, sizes)) for count in range(1, hosts + 1))
-
-
 @dataclass
 class Rollout:
     """Which host may be switched when. A host whose connection is lost records nothing."""
 
     batches: list[list[str]]
     switched: list[str] = field(default_factory=list)
+    reverted: list[str] = field(default_factory=list)
     issuances: Issuances = field(default_factory=Issuances)
     keys: Mapping[str, str] = field(default_factory=dict)  # fingerprints by host
     looping: frozenset[str] = frozenset()  # hosts whose gateway KIS refuses again and again
@@ -106,13 +99,6 @@ class Rollout:
         """`issuances: 0 (budget 1)`, of the whole run."""
         budget = len(self.issuances.asks) + len(self.issuances.may_ask)
         return f"issuances: {sum(self.counted.values())} (budget {budget})"
-
-    def is_turn_of(self, host: str, batch: int) -> bool:
-        """Whether the host is in this batch, and every host of all earlier ones was switched."""
-        if batch >= len(self.batches) or host not in self.batches[batch]:
-            return False
-        earlier = {name for hosts in self.batches[:batch] for name in hosts}
-        return earlier <= set(self.switched)
 
     @property
     def unfinished(self) -> list[str]:

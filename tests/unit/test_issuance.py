@@ -11,10 +11,9 @@ from kis_gateway_deploy.issuance import (
     distribute,
     gateway_of,
     in_order,
-    most_divided_batches,
     wait_before,
 )
-from kis_gateway_deploy.rollout import Rollout, make_batches, most_batches
+from kis_gateway_deploy.rollout import Rollout, make_batches
 from tests.unit.builders import NO_TOKEN, container, reading
 
 KEY, OTHER = "0a1b2c3d4e5f", "f5e4d3c2b1a0"
@@ -267,8 +266,6 @@ def test_any_fleet_is_switched_whole_in_order_and_within_the_budget() -> None:
         assert doubtful <= {*may_ask}
         assert sorted(name for batch in rollout.batches for name in batch) == sorted(members)
         assert all(rollout.batches)
-        most = most_batches(len(names), sizes)
-        assert len(rollout.batches) <= most_divided_batches(most, len(names), share)
         turn = {name: i for i, batch in enumerate(rollout.batches) for name in batch}
         for key in (KEY, OTHER):
             of_key = [name for name in asks if gateways[name].key == key]

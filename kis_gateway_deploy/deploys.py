@@ -1,0 +1,110 @@
+"""The verbs: each reads as its story.
+
+A host that is already as desired gets no command after its one reading; hosts without any
+`gateway_…` setting take no part.
+"""
+
+from __future__ import annotations
+
+from pyinfra.api.deploy import deploy
+from pyinfra.context import host
+
+from kis_gateway_deploy import operations as gateway
+from kis_gateway_deploy.session import Refused, Session
+
+
+@deploy("KIS gateway")
+def up() -> None:
+    """Brings the gateway up on every host, with a token that outlives the container."""
+    session = Session.current()
+    if not session.takes_part(host):
+        return
+    plan = session.read(host).plan
+    if plan.has_news:
+        gateway.check(name="Check every host before any is touched")
+    # Slow and harmless: on all hosts side by side.
+    if plan.bootstrap:
+        gateway.bootstrap(name="Install python3")
+    if plan.install_engine:
+        gateway.install_engine(name="Install what is missing of Docker")
+    if plan.images:
+        gateway.fetch_images(name="Fetch the image")
+    if plan.start_simulator:
+        gateway.start_simulator(name="Start the KIS simulator")
+    if plan.prepares:
+        gateway.prepare(name="Put the release on the host")
+    # Quick and not harmless: batch by batch.
+    gateway.roll_out(action="up", name="Roll out", _run_once=True)
+    gateway.report(name="Report")
+
+
+@deploy("KIS gateway: plan")
+def plan() -> None:
+    """Shows what `up` would change on every host, and why. Touches nothing.
+
+    Fails if something is in the way of a deploy.
+    """
+    session = Session.current()
+    if session.takes_part(host):
+        session.read(host)
+        gateway.show_plan(verb="plan", name="Show what a deploy would change", _run_once=True)
+        gateway.expect(unblocked=True, name="Expect that nothing is in the way")
+
+
+@deploy("KIS gateway: drift")
+def drift() -> None:
+    """Fails if a host has drifted from what a deploy left, and shows what differs."""
+    session = Session.current()
+    if session.takes_part(host):
+        session.read(host)
+        gateway.show_plan(verb="drift", name="Show what a deploy would change", _run_once=True)
+        gateway.expect(unblocked=True, no_changes=True, name="Expect that nothing would change")
+
+
+@deploy("KIS gateway: status")
+def status() -> None:
+    """Shows what runs on every host, its token's age (never the token), and the last switches.
+
+    Host data `json=1`: as one JSON document.
+    """
+    session = Session.current()
+    if session.takes_part(host):
+        session.read(host, history=5)
+        as_json = bool(host.data.get("json"))
+        gateway.show_status(as_json=as_json, name="Show the status of all hosts", _run_once=True)
+        gateway.expect(name="Expect that the host could be read")
+
+
+@deploy("KIS gateway: restart")
+def restart() -> None:
+    """Restarts the gateways, batch by batch, each behind the health gate."""
+    session = Session.current()
+    if session.takes_part(host):
+        session.plan_to_run(host, release_id=None, restart=True)
+        gateway.check(name="Check every host before any is touched")
+        gateway.roll_out(action="restart", name="Restart", _run_once=True)
+        gateway.report(name="Report")
+
+
+@deploy("KIS gateway: rollback")
+def rollback() -> None:
+    """Goes back to the release before, or to host data `release`, batch by batch."""
+    session = Session.current()
+    if session.takes_part(host):
+        release = host.data.get("release", "")
+        if not isinstance(release, str):  # pyinfra reads digits without quotes as a number
+            raise Refused("write the release in quotes of its own: --data 'release=\"ID\"'")
+        session.plan_to_run(host, release_id=release)
+        gateway.check(name="Check every host before any is touched")
+        gateway.roll_out(action="rollback", name="Roll back", _run_once=True)
+        gateway.report(name="Report")
+
+
+@deploy("KIS gateway: down")
+def down() -> None:
+    """Takes the gateway's container and network away. Token directory and releases stay."""
+    session = Session.current()
+    if session.takes_part(host):
+        session.plan_to_remove(host)
+        gateway.check(name="Check every host before any is touched")
+        gateway.down(name="Take the gateway down; its token stays")

@@ -1,0 +1,343 @@
+"""One run over an inventory: what is desired, what was read, what is planned, how far it came."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+from jinja2 import TemplateError
+from pyinfra import logger
+from pyinfra.api.arguments import CONNECTOR_ARGUMENT_KEYS, pop_global_arguments
+from pyinfra.api.exceptions import ConnectError, PyinfraError
+from pyinfra.api.host import Host
+from pyinfra.api.state import State
+from pyinfra.context import ctx_state
+
+from kis_gateway_deploy import requests
+from kis_gateway_deploy.issuance import WORTH_KEEPING, Gateway, gateway_of, mounted_token_left
+from kis_gateway_deploy.plans import (
+    Plan,
+    make_plan,
+    old_directory,
+    plan_without_python,
+    refusals_to_run,
+)
+from kis_gateway_deploy.reading import Reading, parse_reading
+from kis_gateway_deploy.registry import NoDigestError, find_digest, kept_digest
+from kis_gateway_deploy.release import Release, make_release
+from kis_gateway_deploy.remote import NoPythonError, RemoteError, ask
+from kis_gateway_deploy.rollout import Rollout, make_batches
+from kis_gateway_deploy.settings import PREFIXES, Settings, SettingsError, validate_fleet
+
+CANNOT_READ = (
+    "the host could not be read as root; its own words are above. If they are sudo's: let the "
+    "SSH user use sudo without a password, or run with --use-sudo-password"
+)
+NO_PYTHON = "this host has no python3: deploy to it (make deploy), or install it"
+ATTRIBUTE = "kis_gateway_session"
+
+
+class Refused(PyinfraError):
+    """Ends the run before any host is touched: pyinfra prints the message and exits with 1."""
+
+
+class NotAllReadError(RuntimeError):
+    """Something was asked that can be told only when every host has been read: a bug."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """One host: what is desired of it, how it was found, and what that takes.
+
+    `release_id` is what shall run in the end; `reading` is None if the host could not be read.
+    """
+
+    name: str
+    settings: Settings
+    release: Release
+    release_id: str
+    reading: Reading | None
+    plan: Plan
+
+    @property
+    def key(self) -> str:
+        """The fingerprint of the app key of what shall run."""
+        found = self.reading.releases.get(self.release_id) if self.reading else ""
+        return found or self.release.key
+
+
+class Session:
+    """One pyinfra state's run. Hosts without any setting of ours take no part."""
+
+    def __init__(self, state: State) -> None:
+        """Raises Refused if a setting is wrong, or a release cannot be made."""
+        self.state = state
+        self.inventory = state.inventory
+        self.targets: dict[str, Target] = {}
+        self.connector: dict[str, dict[str, Any]] = {}
+        self.failed: dict[str, str] = {}
+        self.tokens: dict[tuple[str, str, int], str] = {}  # in base64, by donor, key and batch
+        self.interrupted = ""  # by which signal
+        self.is_counted = False
+        self._rollout: Rollout | None = None
+        self._lock = Lock()  # hosts are read side by side
+        self.one_at_a_time = Lock()  # the first host of a batch takes a token for all of them
+        self._digests: dict[tuple[str, Path | None], str | NoDigestError] = {}
+        self.desired = self._make_desired()
+
+    @classmethod
+    def current(cls) -> Session:
+        """That of pyinfra's current state; made when it is asked for first."""
+        state = ctx_state.get()
+        with _one_is_made:
+            found: Session | None = getattr(state, ATTRIBUTE, None)
+            if found is None:
+                found = cls(state)
+                setattr(state, ATTRIBUTE, found)
+            return found
+
+    def _make_desired(self) -> dict[str, tuple[Settings, Release]]:
+        data = {each.name: each.data.dict() for each in self.inventory}
+        ours = {
+            name: values
+            for name, values in data.items()
+            if any(str(key).startswith(PREFIXES) for key in values)
+        }
+        try:
+            settings = validate_fleet(ours)
+        except SettingsError as error:
+            raise Refused(str(error)) from None
+        try:
+            return {
+                name: (each, make_release(each, digest=digest if isinstance(digest, str) else ""))
+                for name, each in settings.items()
+                for digest in [self._digest(each)]
+            }
+        except (OSError, ValueError, KeyError, TemplateError) as error:
+            raise Refused(f"no host was touched: the release cannot be made: {error}") from None
+
+    def _digest(self, settings: Settings) -> str | NoDigestError:
+        """What the registry says that the image is now, or why it did not say that."""
+        if settings.image_source != "registry" or "@" in settings.image:
+            return ""
+        asked = settings.image, settings.registry_auth_file
+        if asked not in self._digests:
+            try:
+                self._digests[asked] = find_digest(*asked)
+            except NoDigestError as error:
+                self._digests[asked] = error
+        return self._digests[asked]
+
+    # Reading and planning
+
+    def takes_part(self, host: Host) -> bool:
+        return host.name in self.desired
+
+    def read(self, host: Host, history: int = 0) -> Target:
+        """Reads a host and plans for the release that its settings ask for.
+
+        `history`: how many lines of the host's history the reading holds.
+        """
+        arguments, _ = pop_global_arguments(host.state, host, {})
+        self.connector[host.name] = {
+            name: value for name, value in arguments.items() if name in CONNECTOR_ARGUMENT_KEYS
+        }
+        settings, release = self.desired[host.name]
+        try:
+            reading = self._reading(host, history)
+        except NoPythonError:
+            plan = plan_without_python(settings, release)
+            return self._note(Target(host.name, settings, release, release.id, None, plan))
+        refusals: list[str] = []
+        missing = self._digest(settings)
+        if reading and isinstance(missing, NoDigestError):
+            kept = kept_digest(settings.image, reading.current_compose) if missing.silent else ""
+            if kept:
+                pinned = f"{settings.image}@{kept}"
+                logger.warning(f"{host.print_prefix}{missing.why}; {pinned} runs here and is kept")
+                release = make_release(settings, digest=kept)
+                self.desired[host.name] = settings, release
+                reading = self._reading(host, history)  # of that release
+            else:
+                refusals = [str(missing)]
+        if reading and not refusals:
+            plan = make_plan(settings, release, reading)
+        else:
+            plan = Plan(refusals=refusals or [CANNOT_READ])
+        return self._note(Target(host.name, settings, release, release.id, reading, plan))
+
+    def _note(self, target: Target) -> Target:
+        self.targets[target.name] = target
+        return target
+
+    def _reading(self, host: Host, history: int = 0) -> Reading | None:
+        """None if the host could not be read; its own words are then on the screen."""
+        request = requests.read_request(*self.desired[host.name], history)
+        try:
+            answer = ask(host, "read", request, connector=self.connector.get(host.name))
+            return parse_reading(answer, arrived=time.time())
+        except NoPythonError:
+            raise
+        except (RemoteError, ValueError) as error:
+            for line in str(error).splitlines():
+                logger.error(f"{host.print_prefix}{line}")
+            return None
+
+    def look_at(self, name: str) -> str:
+        """What is wrong with a host that was switched, as a client sees it; empty if nothing is."""
+        host = self.inventory.get_host(name)
+        reading = self._reading(host)
+        if reading is None:
+            return "could not be looked at after its switch"
+        gateway = next(iter(reading.gateways), None)
+        if gateway is None or gateway.status != "running":
+            return f"the container is {gateway.status if gateway else 'gone'} after its switch"
+        if reading.client_sees and not reading.client_sees.is_good:
+            return f"a client gets: {reading.client_sees}, after its switch"
+        return ""
+
+    def plan_to_run(self, host: Host, release_id: str | None, restart: bool = False) -> Target:
+        """Reads a host and plans to run a release that is there already.
+
+        `release_id`: None for the release that runs, empty for the one before it. `restart`: its
+        container stays, with what it has mounted.
+        """
+        target = self.read(host)
+        reading = target.reading
+        refusals = [] if reading else target.plan.refusals or [NO_PYTHON]
+        if reading and release_id == "":
+            release_id = reading.previous
+            if not release_id:
+                refusals = ["no release ran before this one, so there is none to go back to"]
+        if reading and release_id and release_id not in reading.releases:
+            there = ", ".join(reading.releases)
+            refusals = [f"release {release_id} is not on this host; these are: {there}"]
+        if reading and restart and (old := old_directory(target.settings, reading)):
+            refusals = [f"{old}: a restart would keep that; re-create the container (make deploy)"]
+        if reading:
+            refusals = refusals_to_run(target.settings, reading) or refusals
+        wanted_id = release_id or (reading.current if reading else None) or ""
+        plan = Plan(
+            refusals=refusals,
+            switch=True,
+            reasons=[f"release {wanted_id} is asked for"],
+            warnings=target.plan.warnings,
+        )
+        return self._note(replace(target, release_id=wanted_id, plan=plan))
+
+    def plan_to_remove(self, host: Host) -> Target:
+        """Reads a host and plans to remove its container, whatever runs in it."""
+        target = self.plan_to_run(host, release_id=None)
+        reasons = ["the container and its network are removed"]
+        return self._note(replace(target, plan=replace(target.plan, switch=False, reasons=reasons)))
+
+    # All hosts
+
+    @property
+    def names(self) -> list[str]:
+        """The hosts of this run that take part, in the inventory's order."""
+        limit = self.state.limit_hosts
+        return [
+            each.name
+            for each in self.inventory
+            if each.name in self.desired and (not limit or each in limit)
+        ]
+
+    def surveyed(self) -> dict[str, Target | None]:
+        """Every host of the run in the inventory's order; None for one that did not answer."""
+        return {name: self.targets.get(name) for name in self.names}
+
+    def dropped_out(self) -> set[str]:
+        """The hosts that were not reached or have failed so far."""
+        return {each.name for each in self.state.failed_hosts} & set(self.names) | set(self.failed)
+
+    def all_are_read(self) -> bool:
+        """Whether every host was read; one without python3 is read once that is installed."""
+        return all(target is None or target.reading for target in self.surveyed().values())
+
+    def why_untouched(self, name: str) -> list[str]:
+        """Why nothing may be touched on this host: its own refusals, or another host's."""
+        if own := self.targets[name].plan.refusals:
+            return own
+        refused = {target.name for target in self.targets.values() if target.plan.refusals}
+        if others := sorted(refused | self.dropped_out()):
+            return [f"not touched, because of {', '.join(others)} (see there)"]
+        return []
+
+    def mounted_elsewhere(self, name: str) -> bool:
+        """Whether a token that lasts is in a directory that only the running container has."""
+        target = self.targets.get(name)
+        if target is None or target.reading is None:
+            return False
+        return mounted_token_left(target.reading, target.key) > WORTH_KEEPING
+
+    # The rollout
+
+    @property
+    def rollout(self) -> Rollout:
+        """The batches of the hosts that have something to switch.
+
+        Raises NotAllReadError as long as a host is missing that has not failed.
+        """
+        missing = [
+            name
+            for name in self.names
+            if name not in self.targets and name not in self.dropped_out()
+        ]
+        if missing:
+            raise NotAllReadError(f"these hosts have not been read: {', '.join(missing)}")
+        with self._lock:
+            if self._rollout is None:
+                self._rollout = self._plan_rollout()
+            return self._rollout
+
+    def _plan_rollout(self) -> Rollout:
+        members = [
+            name
+            for name, target in self.surveyed().items()
+            if target and target.reading and target.plan.switch
+        ]
+        settings = next(iter(self.desired.values()))[0]
+        gateways = {
+            name: gateway_of(target.reading, target.key, target.settings.token_at_start)
+            for name, target in self.targets.items()
+            if target.reading
+        }
+        share = settings.rollout_share_token
+        if share:
+            gateways |= self._beyond_the_limit(members, gateways)
+        batches = make_batches(members, settings.rollout_batches)
+        return Rollout.plan(batches, gateways, share, time.monotonic())
+
+    def _beyond_the_limit(
+        self, members: Sequence[str], gateways: Mapping[str, Gateway]
+    ) -> dict[str, Gateway]:
+        """Hosts that `--limit` leaves out and that may have a token which one of the run lacks.
+
+        They are read and give, and nothing is changed there.
+        """
+        lacking = {gateways[name].key for name in members if not gateways[name].has_token}
+        lacking -= {gateway.key for gateway in gateways.values() if gateway.in_file > WORTH_KEEPING}
+        found = {}
+        of_this_run = self.names
+        for name, (_, release) in self.desired.items():
+            if name in of_this_run or release.key not in lacking:
+                continue
+            with suppress(ConnectError, NoPythonError):
+                if reading := self._reading(self.inventory.get_host(name)):
+                    found[name] = gateway_of(reading, release.key)
+        return found
+
+    def seen(self, name: str) -> str | None:
+        """The generation of a host as this run knows it: what was read, or what it made of it."""
+        reading = self.targets[name].reading
+        read = reading.state.generation if reading and reading.state else None
+        return self._rollout.generations.get(name, read) if self._rollout else read
+
+
+_one_is_made = Lock()
