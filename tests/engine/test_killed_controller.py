@@ -15,7 +15,7 @@ from tests.tools import BIN, get, wait_for
 MOMENTS = [
     "Check every host",
     "Put the release on the host",
-    "Stop a gateway that KIS",
+    "Roll out",
     "batch 1 of 1",
     "switch:",
     "Report",

@@ -1,0 +1,62 @@
+"""testinfra over pyinfra's own connection: sudo, keys, jump hosts exactly as a deploy has them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pyinfra.api import Config, Inventory, State
+from pyinfra.api.arguments import CONNECTOR_ARGUMENT_KEYS, pop_global_arguments
+from pyinfra.api.command import StringCommand
+from pyinfra.api.connect import connect_all
+from pyinfra.api.exceptions import PyinfraError
+from pyinfra.api.host import Host as PyinfraHost
+from testinfra.backend.base import BaseBackend, CommandResult
+from testinfra.host import Host
+
+STATUS = "kis-verify-status="
+
+
+class PyinfraBackend(BaseBackend):  # type: ignore[misc] # testinfra has no types
+    NAME = "pyinfra"
+
+    def __init__(self, host: PyinfraHost) -> None:
+        super().__init__(host.name)
+        self.pyinfra_host = host
+        arguments, _ = pop_global_arguments(host.state, host, {})
+        self.arguments: dict[str, Any] = {
+            name: value for name, value in arguments.items() if name in CONNECTOR_ARGUMENT_KEYS
+        }
+
+    def run(self, command: str, *args: str, **_: Any) -> CommandResult:
+        """pyinfra tells only success or failure: the status is the last line of standard error."""
+        line = self.quote(command, *args)
+        _, output = self.pyinfra_host.run_shell_command(
+            StringCommand(f"( {line}\n); echo {STATUS}$? >&2"), **self.arguments
+        )
+        words, status = output.stderr_lines, 255
+        if words and words[-1].startswith(STATUS):
+            status = int(words.pop().removeprefix(STATUS))
+        stdout, stderr = ("\n".join([*lines, ""]) for lines in (output.stdout_lines, words))
+        out, err = (text.encode("utf-8", "replace") for text in (stdout, stderr))
+        return self.result(status, line, out if out != b"\n" else b"", err if err != b"\n" else b"")
+
+
+def connect(hosts: dict[str, dict[str, Any]]) -> dict[str, Host | str]:
+    """By name: testinfra's host, or why there is none. `hosts` maps names to their data."""
+    inventory = Inventory((list(hosts.items()), {}))
+    state = State(inventory, Config())
+    try:
+        connect_all(state)
+    except PyinfraError:  # none of them answers
+        pass
+    found: dict[str, Host | str] = {}
+    for each in inventory:
+        if not each.connected:
+            found[each.name] = "does not answer: `pyinfra` says why (make status)"
+            continue
+        host = Host(PyinfraBackend(each))
+        result = host.run("id -u")
+        is_root = result.stdout.strip() == "0"
+        why = f"not root there: {result.stderr.strip() or 'set `_sudo` in its inventory data'}"
+        found[each.name] = host if is_root else why
+    return found

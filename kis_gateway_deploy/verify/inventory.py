@@ -1,0 +1,78 @@
+"""A pyinfra inventory as testinfra hosts."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from testinfra.host import Host
+
+from kis_gateway_deploy.settings import PREFIXES, Settings, SettingsError, validate_fleet
+from kis_gateway_deploy.verify.backend import connect
+
+PYINFRA = Path(sys.executable).with_name("pyinfra")
+
+
+class InventoryError(Exception):
+    """The inventory cannot be verified: what is wrong with it, and with which host."""
+
+
+@dataclass(frozen=True)
+class InventoryHost:
+    """One name of the inventory: its settings, and testinfra's connection to it."""
+
+    name: str
+    settings: Settings
+    host: Host
+
+
+def load_inventory(inventory: str, limit: str) -> list[InventoryHost]:
+    """Every host of the inventory, or those that `limit` names, with commas; connected to once.
+
+    The inventory is read by pyinfra in a process of its own: its command line patches the process
+    that imports it. Hosts without any setting of ours take no part.
+
+    Raises:
+        InventoryError: it is missing or empty, its settings are wrong, or a host does not answer.
+    """
+    everything = _read(inventory)
+    hosts = {
+        name: data
+        for name, data in everything.items()
+        if any(key.startswith(PREFIXES) for key in data)
+    }
+    if not hosts:
+        raise InventoryError(f"{inventory} has no hosts, so there is nothing to verify")
+    try:
+        settings = validate_fleet(hosts)
+    except SettingsError as error:
+        raise InventoryError(str(error)) from None
+    named = [name.strip() for name in limit.split(",") if name]
+    if unknown := [name for name in named if name not in hosts]:
+        raise InventoryError(f"{inventory} has no host {', '.join(unknown)}")
+    found = connect({name: data for name, data in hosts.items() if not named or name in named})
+    silent = [f"  {name}: {why}" for name, why in found.items() if isinstance(why, str)]
+    if silent:
+        raise InventoryError("hosts of the inventory do not answer:\n" + "\n".join(silent))
+    return [
+        InventoryHost(name, settings[name], host)
+        for name, host in found.items()
+        if not isinstance(host, str)
+    ]
+
+
+def _read(inventory: str) -> dict[str, dict[str, Any]]:
+    if not Path(inventory).exists():
+        raise InventoryError(f"there is no inventory {inventory}")
+    answer = subprocess.run(
+        [PYINFRA, "--json", inventory, "debug-inventory"], capture_output=True, text=True
+    )
+    try:
+        hosts = json.loads(answer.stdout)
+    except ValueError:
+        raise InventoryError(f"pyinfra cannot read {inventory}:\n{answer.stderr.strip()}") from None
+    return {host["name"]: host["data"] for host in hosts}
