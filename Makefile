@@ -9,6 +9,7 @@ UNKNOWN := $(strip $(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $
 $(if $(UNKNOWN),$(error $(UNKNOWN): unknown variable, nothing was done; these are known: $(SETTABLE)))
 RUN := .venv/bin/python -m deploy
 PYTEST := .venv/bin/pytest
+VERIFY := .venv/bin/python -m pytest -p kis_gateway_deploy.verify.plugin --pyargs kis_gateway_deploy.verify
 SIDE_BY_SIDE := $(PYTEST) --numprocesses 2 --dist loadfile --no-loadscope-reorder
 SOURCES := benchmarks deploy inventory kis_gateway_deploy lab services tests
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
@@ -29,7 +30,7 @@ deploy: .venv/ready  ## bring the gateway up on every host of INVENTORY
 	@$(RUN) up "$$INVENTORY" "$$LIMIT"
 
 verify: .venv/ready  ## check every host of INVENTORY; SAFE=1 restarts nothing
-	@$(PYTEST) tests/verify --inventory "$$INVENTORY" --limit "$$LIMIT" $(if $(SAFE),-m "not restarts")
+	@$(VERIFY) --inventory "$$INVENTORY" --limit "$$LIMIT" $(if $(SAFE),-m "not restarts")
 
 status: .venv/ready  ## what runs on every host, its token's age, the last switches; JSON=1 for machines
 	@$(RUN) status "$$INVENTORY" "$$LIMIT" $(if $(JSON),--data json=1)
@@ -78,4 +79,4 @@ lint: .venv/ready  ## ruff, mypy, shellcheck
 
 lock: .venv/ready  ## write requirements.lock anew from pyproject.toml
 	.venv/bin/pip install --quiet uv
-	.venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url --extra dev pyproject.toml -o requirements.lock
+	.venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url --extra dev --extra verify pyproject.toml -o requirements.lock

@@ -18,6 +18,11 @@ from typing import Any
 from filelock import FileLock
 
 BIN = Path(sys.executable).parent
+# As `make verify` starts it, in a clone.
+VERIFY = (
+    *(BIN / "python", "-m", "pytest", "-p", "kis_gateway_deploy.verify.plugin"),
+    *("--pyargs", "kis_gateway_deploy.verify"),
+)
 """Where the programs of this environment lie."""
 
 

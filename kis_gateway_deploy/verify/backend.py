@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
-from pyinfra.api import Config, Inventory, State
 from pyinfra.api.arguments import CONNECTOR_ARGUMENT_KEYS, pop_global_arguments
 from pyinfra.api.command import StringCommand
+from pyinfra.api.config import Config
 from pyinfra.api.connect import connect_all
 from pyinfra.api.exceptions import PyinfraError
 from pyinfra.api.host import Host as PyinfraHost
+from pyinfra.api.inventory import Inventory
+from pyinfra.api.state import State
 from testinfra.backend.base import BaseBackend, CommandResult
 from testinfra.host import Host
 
@@ -30,7 +33,7 @@ class PyinfraBackend(BaseBackend):  # type: ignore[misc] # testinfra has no type
     def run(self, command: str, *args: str, **_: Any) -> CommandResult:
         """pyinfra tells only success or failure: the status is the last line of standard error."""
         line = self.quote(command, *args)
-        _, output = self.pyinfra_host.run_shell_command(
+        _is_good, output = self.pyinfra_host.run_shell_command(
             StringCommand(f"( {line}\n); echo {STATUS}$? >&2"), **self.arguments
         )
         words, status = output.stderr_lines, 255
@@ -45,16 +48,16 @@ def connect(hosts: dict[str, dict[str, Any]]) -> dict[str, Host | str]:
     """By name: testinfra's host, or why there is none. `hosts` maps names to their data."""
     inventory = Inventory((list(hosts.items()), {}))
     state = State(inventory, Config())
-    try:
+    with suppress(PyinfraError):  # none of them answers
         connect_all(state)
-    except PyinfraError:  # none of them answers
-        pass
     found: dict[str, Host | str] = {}
     for each in inventory:
         if not each.connected:
             found[each.name] = "does not answer: `pyinfra` says why (make status)"
             continue
-        host = Host(PyinfraBackend(each))
+        backend = PyinfraBackend(each)
+        host = Host(backend)
+        backend.set_host(host)
         result = host.run("id -u")
         is_root = result.stdout.strip() == "0"
         why = f"not root there: {result.stderr.strip() or 'set `_sudo` in its inventory data'}"

@@ -8,7 +8,12 @@ from typing import Any
 
 from kis_gateway_deploy.release import COMPOSE_FILE
 from kis_gateway_deploy.settings import SERVICE, Settings
-from tests.verify.inventory import InventoryHost, run
+from kis_gateway_deploy.verify.inventory import InventoryHost, run
+
+PROBE = """
+import sys, urllib.request
+sys.exit(not 200 <= urllib.request.urlopen(sys.argv[1], timeout=2).status < 300)
+"""
 
 
 class Gateway:
@@ -59,19 +64,25 @@ class Gateway:
         return self.run("date", "+%s.%N").strip()
 
     def wait_until_healthy(self) -> None:
+        """Asks what a client asks, on the host; without HTTP, that the container runs."""
         deadline = time.monotonic() + self.settings.rollout_healthy_deadline
-        while True:
-            state: dict[str, Any] = {"Status": "missing"}
-            if self.containers:
-                state = self.inspect()["State"]
-            health = state.get("Health", {}).get("Status", "healthy")
-            if (state["Status"], health) == ("running", "healthy"):
-                return
+        while why := self._is_unhealthy():
             assert time.monotonic() < deadline, (
-                f"not healthy within {self.settings.rollout_healthy_deadline:g} s: "
-                f"the container is {state['Status']}, its health is {health}"
+                f"not healthy within {self.settings.rollout_healthy_deadline:g} s: {why}"
             )
             time.sleep(0.2)
+
+    def _is_unhealthy(self) -> str:
+        status = self.inspect()["State"]["Status"] if self.containers else "missing"
+        if status != "running":
+            return f"the container is {status}"
+        if self.settings.health_path is None:
+            return ""
+        settings = self.settings
+        address = f"{settings.client_address}:{settings.published_port}"
+        url = f"http://{address}{settings.health_path}"
+        result = self.host.run("python3 -c %s %s", PROBE, url)
+        return "" if result.rc == 0 else f"{url}: {result.stderr.strip().splitlines()[-1:]}"
 
     def token_fingerprint(self) -> str:
         """A hash of the token file: the token itself never leaves the host."""

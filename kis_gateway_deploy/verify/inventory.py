@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -76,3 +77,10 @@ def _read(inventory: str) -> dict[str, dict[str, Any]]:
     except ValueError:
         raise InventoryError(f"pyinfra cannot read {inventory}:\n{answer.stderr.strip()}") from None
     return {host["name"]: host["data"] for host in hosts}
+
+
+def run(host: Host, *command: str) -> str:
+    """The command's standard output; a failed test if it fails."""
+    result = host.run(shlex.join(command))
+    assert result.rc == 0, f"{shlex.join(command[:4])} …: {result.stderr.strip()}"
+    return str(result.stdout)

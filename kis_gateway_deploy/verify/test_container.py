@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 
-from tests.verify.gateway import Gateway
+from kis_gateway_deploy.verify.gateway import Gateway
 
 # Shorter values (a user id, a port) stand in other places too, and are no secrets of any worth.
 SECRET_LENGTH = 16

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kis_gateway_deploy.settings import key_fingerprint
-from tests.verify.gateway import Gateway
+from kis_gateway_deploy.verify.gateway import Gateway
 
 
 def test_token_directory_belongs_to_the_containers_user_alone(gateway: Gateway) -> None:

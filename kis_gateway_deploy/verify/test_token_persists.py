@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from kis_gateway_deploy.host import tokens
-from tests.verify.gateway import Gateway
+from kis_gateway_deploy.verify.gateway import Gateway
 
 # Run on the host, so that the token does not leave it.
 EXAMINE = f"""{inspect.getsource(tokens)}

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from kis_gateway_deploy.paths import ROOT
-from tests.tools import BIN, Outcome, command, docker, free_port, machine_lock
+from tests.tools import BIN, VERIFY, Outcome, command, docker, free_port, machine_lock
 
 SIMULATOR = "http://127.0.0.1:9443"
 STUBBORN_GATEWAY = ROOT / "tests" / "stubborn_gateway"
@@ -103,7 +103,7 @@ class Deployment:
     def verify(self, *flags: str, **changes: Any) -> Outcome:
         inventory = self.inventory(**changes)
         result = command(
-            BIN / "pytest", "tests/verify", "--inventory", inventory, "-p", "no:cacheprovider",
+            *VERIFY, "--inventory", inventory, "-p", "no:cacheprovider",
             *flags, cwd=self.checkout,
         )  # fmt: skip
         return Outcome(result.returncode, result.stdout + result.stderr)

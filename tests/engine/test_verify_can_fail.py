@@ -89,10 +89,10 @@ def test_verify_fails_where_the_token_cannot_persist(
 
 
 def test_verify_says_what_is_wrong_with_an_inventory(tmp_path: Path) -> None:
-    from tests.tools import BIN, command
+    from tests.tools import VERIFY, command
 
     def verify(inventory: Path) -> str:
-        result = command(BIN / "pytest", "tests/verify", "--inventory", inventory, cwd=ROOT)
+        result = command(*VERIFY, "--inventory", inventory, cwd=ROOT)
         assert result.returncode == 4  # pytest's usage error: not one test ran
         assert "Traceback" not in result.stderr
         return result.stderr

@@ -8,7 +8,7 @@ import pytest
 
 from tests.lab.conftest import OwnLab
 from tests.lab.fleet import Fleet
-from tests.tools import BIN
+from tests.tools import VERIFY
 
 
 def test_bare_hosts_get_docker_and_a_gateway_that_verifies(
@@ -26,6 +26,6 @@ def test_bare_hosts_get_docker_and_a_gateway_that_verifies(
     assert again.status == 0, again.output
     assert again.changes() == 0
 
-    verify = lab.run(BIN / "pytest", "tests/verify", "--inventory", "inventory/lab.py")
+    verify = lab.run(*VERIFY, "--inventory", "inventory/lab.py")
     assert verify.status == 0, verify.output
     assert fleet.issuances() == dict.fromkeys(fleet.names, 1)
