@@ -71,10 +71,11 @@ test-lab: .venv/ready  ## the rest: rollouts, issuances, faults on lab hosts
 bench: .venv-bench/ready  ## this package against others, on lab hosts; ARGS='--hosts 1 8'
 	.venv-bench/bin/python -m benchmarks.bench $$ARGS
 
-lint: .venv/ready  ## ruff, mypy, shellcheck
+lint: .venv/ready  ## ruff, mypy, import-linter, shellcheck
 	.venv/bin/ruff check $(SOURCES)
 	.venv/bin/ruff format --check $(SOURCES)
 	.venv/bin/mypy $(SOURCES)
+	.venv/bin/lint-imports --quiet 2>/dev/null || .venv/bin/lint-imports
 	.venv/bin/shellcheck templates/*.sh
 
 lock: .venv/ready  ## write requirements.lock anew from pyproject.toml
