@@ -91,8 +91,8 @@ def _call(
 
 def prepare(session: Session, host: Host, target: Target) -> bool:
     """Puts release and token directory in order, if the plan says so."""
-    release = target.release if target.plan.stage else None
-    tokens = target.plan.prepare_tokens
+    release = target.release if target.plan.does("release") else None
+    tokens = target.plan.does("tokens")
     request = requests.prepare_request(target.settings, release, session.seen(target.name), tokens)
     return _call(session, host, "prepare", request, PREPARE_SECONDS).is_good
 

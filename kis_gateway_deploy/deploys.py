@@ -23,15 +23,15 @@ def up() -> None:
     if plan.has_news:
         gateway.check(name="Check every host before any is touched")
     # Slow and harmless: on all hosts side by side.
-    if plan.bootstrap:
+    if plan.does("bootstrap"):
         gateway.bootstrap(name="Install python3")
-    if plan.install_engine:
+    if plan.may("engine"):
         gateway.install_engine(name="Install what is missing of Docker")
-    if plan.images:
+    if plan.may("image"):
         gateway.fetch_images(name="Fetch the image")
-    if plan.start_simulator:
+    if plan.may("simulator"):
         gateway.start_simulator(name="Start the KIS simulator")
-    if plan.prepares:
+    if plan.may("tokens", "release"):
         gateway.prepare(name="Put the release on the host")
     # Quick and not harmless: batch by batch.
     gateway.roll_out(action="up", name="Roll out", _run_once=True)

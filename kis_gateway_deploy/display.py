@@ -12,7 +12,7 @@ from typing import Any
 import click
 import yaml
 
-from kis_gateway_deploy.plans import Plan, why_recreate
+from kis_gateway_deploy.plans import EFFECTS, Plan, Step
 from kis_gateway_deploy.reading import Container, Event, Reading
 from kis_gateway_deploy.release import COMPOSE_FILE, Release
 from kis_gateway_deploy.rollout import Rollout
@@ -185,24 +185,26 @@ def host_plan(
 ) -> str:
     """What `up` would change on one host, and why; with what stands in the way of it."""
     in_the_way = list(in_the_way)
-    lines = [f"- {reason}" for reason in plan.reasons]
+    lines = [_line(step) for step in plan.steps]
     lines += [click.style(f"! drifted: {finding}", "yellow") for finding in plan.findings]
     lines += notes
-    if plan.switch:
-        lines.append(_fate_of_the_container(settings, release, reading))
-    if plan.stage or plan.switch:
+    if plan.does("release", "switch"):
         lines += _file_changes(release, reading)
     if reading.current != release.id:
         wanted = release.files[COMPOSE_FILE].content.decode()
         lines += compose_diff(reading.current_compose, wanted, release.id, settings.plan_show)
     lines += [click.style(f"! {warning}", "yellow") for warning in plan.warnings]
     lines += [click.style(f"! in the way: {problem}", "red") for problem in in_the_way]
-    count = f"{len(plan.reasons)} changes" if plan.is_needed else "nothing to change"
-    if plan.findings and not plan.is_needed:
+    count = f"{len(plan.steps)} changes" if plan.steps else "nothing to change"
+    if plan.findings and not plan.steps:
         count = f"nothing to change, {len(plan.findings)} drifted"
     if in_the_way:
-        count = f"blocked, {len(plan.reasons)} changes"
+        count = f"blocked, {len(plan.steps)} changes"
     return "\n  ".join([click.style(f"{name}: {count}", bold=True), *lines])
+
+
+def _line(step: Step) -> str:
+    return f"- {step.reason} -> {EFFECTS[step.does]}"
 
 
 def not_read(name: str, why: str) -> str:
@@ -212,9 +214,9 @@ def not_read(name: str, why: str) -> str:
 
 def without_python(name: str, plan: Plan) -> str:
     """The plan of a host that cannot be read yet."""
-    lines = [f"- {reason}" for reason in plan.reasons]
+    lines = [_line(step) for step in plan.steps]
     lines += [click.style(f"! in the way: {problem}", "red") for problem in plan.refusals]
-    count = "1 change, more is known then" if plan.is_needed else "blocked, 0 changes"
+    count = "1 change, more is known then" if plan.steps else "blocked, 0 changes"
     return "\n  ".join([click.style(f"{name}: {count}", bold=True), *lines])
 
 
@@ -240,19 +242,11 @@ def summary(verb: str, plans: Mapping[str, Plan], blocked: Collection[str] = ())
 
     Before the count it says `blocked on web-1; ` and `drifted on web-2; `.
     """
-    counts = [len(plan.reasons) for plan in plans.values() if plan.is_needed]
+    counts = [len(plan.steps) for plan in plans.values() if plan.steps]
     drifted = [name for name, plan in plans.items() if plan.findings]
     words = {"blocked": blocked, "drifted": drifted}
     found = "".join(f"{word} on {', '.join(names)}; " for word, names in words.items() if names)
     return f"{verb}: {found}{sum(counts)} changes on {len(counts)} hosts"
-
-
-def _fate_of_the_container(settings: Settings, release: Release, reading: Reading) -> str:
-    if not reading.gateways:
-        return "A container is created."
-    if why := why_recreate(settings, release, reading):
-        return f"The container is re-created: {why}."
-    return "The container is re-created: its release is right, but it is not as it should be."
 
 
 def _file_changes(release: Release, reading: Reading) -> list[str]:

@@ -83,8 +83,8 @@ def check() -> Commands:
         if session.all_are_read():
             for note in display.token_notes(target.name, session.rollout):
                 _say(note)
-        for reason in target.plan.reasons:
-            _say(reason)
+        for step in target.plan.steps:
+            _say(step.reason)
 
 
 @operation()
@@ -92,8 +92,8 @@ def bootstrap() -> Commands:
     """Installs python3 and reads the host; fails if it then turns out that it is refused."""
     yield Script(requests.bootstrap_script(engine=False, packages=("python3",)))
     plan = Session.current().read(host).plan
-    for reason in plan.reasons:
-        _say(reason)
+    for step in plan.steps:
+        _say(step.reason)
     if plan.refusals:
         yield _fail(*plan.refusals)
 
@@ -107,7 +107,7 @@ def _target() -> Target:
 def install_engine() -> Commands:
     """Docker from the distribution's packages, compose v2, and a running engine."""
     plan = _target().plan
-    if not plan.install_engine:
+    if not plan.does("engine"):
         return
     if plan.put_compose_plugin:
         yield from files.put._inner(
@@ -130,7 +130,7 @@ def fetch_images() -> Commands:
 @operation()
 def start_simulator() -> Commands:
     """The KIS simulator, for an inventory that tries the gateway without an account."""
-    if _target().plan.start_simulator:
+    if _target().plan.does("simulator"):
         yield _do(partial(calls.start_simulator, Session.current()))
 
 
@@ -138,7 +138,7 @@ def start_simulator() -> Commands:
 def prepare() -> Commands:
     """Puts release and token directory in order. Nothing in it is removed or emptied."""
     target = _target()
-    if target.plan.prepares:
+    if target.plan.does("tokens", "release"):
         yield _do(partial(calls.prepare, Session.current(), target=target))
 
 
@@ -149,7 +149,7 @@ def roll_out(action: str) -> Commands:
     It fails on no host: pyinfra would count that against the one that it runs on. `report` does.
     """
     if not state.is_executing:
-        if _target().plan.switch:
+        if _target().plan.does("switch"):
             yield StringCommand("true")  # counts as a change in a dry run, where nothing runs
         return
     session = Session.current()
@@ -226,7 +226,7 @@ def report() -> Commands:
     target, failed = _target(), session.dropped_out()
     if host.name in session.failed:
         yield _fail(f"{session.failed[host.name]} (see above)")
-    elif failed and target.plan.switch:
+    elif failed and target.plan.does("switch"):
         kept = host.name in session.rollout.switched and host.name not in session.rollout.reverted
         outcome = "was switched and kept" if kept else "runs what it ran before"
         _say(f"{outcome}; {', '.join(sorted(failed))} failed (see above)")
@@ -265,7 +265,7 @@ def where_it_listens(target: Target) -> list[str]:
 def _where_its_token_is(target: Target) -> str:
     """What is known of the token: by the reading, or because a switch has just passed its gate."""
     settings, reading = target.settings, target.reading
-    if not target.plan.switch and reading:
+    if not target.plan.does("switch") and reading:
         return f"{settings.token_path}: {display.token_state(reading)}."
     if settings.token_at_start:
         return f"Its token is in {settings.token_path} and outlives the container."
@@ -285,7 +285,7 @@ def show_status(as_json: bool) -> Commands:
 
 
 def _why_not_read(target: Target) -> str:
-    return display.NO_PYTHON if target.plan.bootstrap else display.UNREADABLE
+    return display.UNREADABLE if target.has_python else display.NO_PYTHON
 
 
 @operation()
@@ -295,7 +295,7 @@ def show_plan(verb: str) -> Commands:
         session = Session.current()
         targets = session.surveyed()
         for name, target in targets.items():
-            if target and target.plan.bootstrap:
+            if target and not target.has_python:
                 click.echo(display.without_python(name, target.plan))
             elif target and target.reading:
                 click.echo(
@@ -323,9 +323,9 @@ def show_plan(verb: str) -> Commands:
 def expect(unblocked: bool = False, no_changes: bool = False) -> Commands:
     """Fails on a host that could not be read, is blocked, or would be changed."""
     session, target = Session.current(), _target()
-    if target.reading is None and not target.plan.bootstrap:
+    if target.reading is None and target.has_python:
         yield _fail(*(target.plan.refusals or [CANNOT_READ]))
     elif unblocked and state.is_executing and (problems := session.why_untouched(host.name)):
         yield _fail(*(f"blocked: {problem}" for problem in problems))
-    elif no_changes and (target.plan.reasons or target.plan.findings):
+    elif no_changes and (target.plan.steps or target.plan.findings):
         yield _fail("the host has drifted (see above): run `make deploy`")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import platform
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Literal, NamedTuple
 
 from kis_gateway_deploy.issuance import WORTH_KEEPING, gateway_of, mounted_token_left
 from kis_gateway_deploy.reading import Container, HostPath, Reading, TokenUser
@@ -23,126 +24,123 @@ DEFAULT_ENGINE = "unix:///var/run/docker.sock"
 ANYWHERE = "0.0.0.0"  # noqa: S104 - compared, never bound
 
 
+Does = Literal["bootstrap", "engine", "image", "simulator", "tokens", "release", "switch", "down"]
+
+EFFECTS: dict[Does, str] = {
+    "bootstrap": "python3 is installed, and the host is read after that",
+    "engine": "Docker is installed or started",
+    "image": "the image is fetched; nothing that runs is touched",
+    "simulator": "the KIS simulator is started",
+    "tokens": "the token directory is put in order; the gateway runs on",
+    "release": "the release is put on the host; nothing that runs is touched",
+    "switch": "the container is re-created",
+    "down": "the container is removed; token and releases stay",
+}
+"""What a step does to what runs."""
+
+
+class Step(NamedTuple):
+    """One thing to do on a host, and why; `image`: the one that an `image` step fetches."""
+
+    does: Does
+    reason: str
+    image: Image | None = None
+
+
 @dataclass(frozen=True)
 class Plan:
-    """What `up` does on one host. Empty fields are steps that are not needed.
+    """What a verb does on one host: the same steps are shown and executed.
 
     `refusals` say why the host cannot be deployed to; with one of them nothing is done anywhere.
-    `reasons` say for each step why it is needed; `findings` what has drifted and no step changes;
-    `warnings` what an operator should know. With `bootstrap` the other steps are a guess: the host
-    is read once it has python3.
+    `findings` say what has drifted and no step changes; `warnings` what an operator should know.
+    After a `bootstrap` step the host is read again, so that more steps are known then. An `engine`
+    step installs `packages`, and brings the compose binary if `put_compose_plugin`.
     """
 
+    steps: tuple[Step, ...] = ()
     refusals: list[str] = field(default_factory=list)
-    bootstrap: bool = False
-    install_engine: bool = False
-    packages: tuple[str, ...] = ()
-    put_compose_plugin: bool = False
-    prepare_tokens: bool = False
-    images: tuple[Image, ...] = ()
-    start_simulator: bool = False
-    stage: bool = False
-    switch: bool = False
-    reasons: list[str] = field(default_factory=list)
     findings: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    packages: tuple[str, ...] = ()
+    put_compose_plugin: bool = False
+
+    def does(self, *what: Does) -> bool:
+        """Whether one of the steps does one of these."""
+        return any(step.does in what for step in self.steps)
+
+    def may(self, *what: Does) -> bool:
+        """The same, or a host that cannot be read yet may turn out to need that."""
+        return self.does("bootstrap", *what)
 
     @property
-    def is_needed(self) -> bool:
-        """Whether anything on the host would change."""
-        return bool(self.reasons)
+    def images(self) -> list[Image]:
+        """Those that the host lacks."""
+        return [step.image for step in self.steps if step.image]
 
     @property
     def has_news(self) -> bool:
         """Whether there is anything to say before the host is left alone, or touched."""
-        return bool(self.reasons or self.refusals or self.findings or self.warnings)
-
-    @property
-    def prepares(self) -> bool:
-        """Whether the token directory or the release is to be put in order before any switch."""
-        return self.bootstrap or self.prepare_tokens or self.stage
+        return bool(self.steps or self.refusals or self.findings or self.warnings)
 
 
 def make_plan(settings: Settings, release: Release, reading: Reading) -> Plan:
     """Compares one reading of a host with what its settings ask for."""
-    reasons: list[str] = []
+    steps: list[Step] = []
     packages = missing_packages(reading)
     put_compose_plugin = not reading.compose and not _packages_with_compose(reading)
-    install_engine = bool(packages) or put_compose_plugin or reading.engine == "down"
-    if install_engine:
-        reasons.append("Docker Engine or compose is missing or not running")
-
-    directory = reading.token_dir
-    token = reading.token_file
-    prepare_tokens = True
-    if directory is None:
-        reasons.append(f"{settings.token_dir} is missing")
-    elif (directory.mode, directory.owner) != ("700", settings.user):
-        reasons.append(f"{settings.token_dir}: its owner or mode is not right")
-    # Gateways in the field write 0644; behind a directory of 0700 only the owner matters.
-    elif token is not None and not _can_be_used(token, settings.user):
-        reasons.append(f"{settings.token_path}: its owner or mode is not right")
-    else:
-        prepare_tokens = False
-    damaged = reading.token_state == "damaged"
-    if damaged:
-        what = "damaged" if token and token.kind.startswith("regular") else f"a {_kind(token)}"
-        reasons.append(f"{settings.token_path} is {what}: it is set aside")
-
+    if packages or put_compose_plugin or reading.engine == "down":
+        steps.append(Step("engine", "Docker Engine or compose is missing or not running"))
     wanted_images = [release.image] + ([simulator_image()] if settings.simulator else [])
-    images = tuple(i for i in wanted_images if i.reference not in reading.images)
-    reasons += [f"the image {image.reference} is not on the host" for image in images]
-
-    start_simulator = settings.simulator and not _runs(reading.simulator, simulator_image())
-    if start_simulator:
-        reasons.append("the KIS simulator does not run")
-
-    stage = reading.release_damage
-    if stage:
-        reasons.append(f"release {release.id}: {stage}")
+    steps += [
+        Step("image", f"the image {image.reference} is not on the host", image)
+        for image in wanted_images
+        if image.reference not in reading.images
+    ]
+    if settings.simulator and not _runs(reading.simulator, simulator_image()):
+        steps.append(Step("simulator", "the KIS simulator does not run"))
     switch = why_switch(settings, release, reading)
+    tokens = _why_tokens(settings, reading)
+    # A switch puts the directory in order itself, when no gateway runs that could ask KIS at once,
+    # or that has another user still.
+    by_switch = bool(switch or reading.release_damage) and reading.token_dir is not None
+    steps += [Step("switch" if by_switch else "tokens", reason) for reason in tokens]
+    if reading.release_damage:
+        steps.append(Step("release", f"release {release.id}: {reading.release_damage}"))
+        switch = switch or f"the container is made from release {release.id} again"
     if switch:
-        reasons.append(switch)
-
-    return Plan(
-        refusals=refusals(settings, release, reading, install_engine, bool(images)),
-        install_engine=install_engine,
-        packages=packages,
-        put_compose_plugin=put_compose_plugin,
-        # A switch does that itself, when no gateway runs that could ask KIS at once, or that has
-        # another user still.
-        prepare_tokens=directory is None
-        or ((prepare_tokens or damaged) and not switch and not stage),
-        images=images,
-        start_simulator=start_simulator,
-        stage=bool(stage),
-        switch=bool(switch) or bool(stage),
-        reasons=reasons,
-        findings=[] if switch or stage else findings(settings, release, reading),
+        steps.append(Step("switch", switch))
+    plan = Plan(tuple(steps), packages=packages, put_compose_plugin=put_compose_plugin)
+    return replace(
+        plan,
+        refusals=refusals(settings, release, reading, plan.does("engine"), plan.does("image")),
+        findings=[] if plan.does("switch") else findings(settings, release, reading),
         warnings=warnings(settings, release, reading),
     )
 
 
-def plan_without_python(settings: Settings, release: Release) -> Plan:
+def _why_tokens(settings: Settings, reading: Reading) -> list[str]:
+    """What is wrong with the token directory or the token file, that can be put in order."""
+    found = []
+    directory, token = reading.token_dir, reading.token_file
+    if directory is None:
+        found.append(f"{settings.token_dir} is missing")
+    elif (directory.mode, directory.owner) != ("700", settings.user):
+        found.append(f"{settings.token_dir}: its owner or mode is not right")
+    # Gateways in the field write 0644; behind a directory of 0700 only the owner matters.
+    elif token is not None and not _can_be_used(token, settings.user):
+        found.append(f"{settings.token_path}: its owner or mode is not right")
+    if reading.token_state == "damaged":
+        what = "damaged" if token and token.kind.startswith("regular") else f"a {_kind(token)}"
+        found.append(f"{settings.token_path} is {what}: it is set aside")
+    return found
+
+
+def plan_without_python(settings: Settings) -> Plan:
     """The plan of a host that lacks python3, so that nothing else is known of it."""
-    if not settings.install_docker:
-        return Plan(
-            bootstrap=True,
-            refusals=[
-                "python3 is missing here and gateway_install_docker is off: install it, or turn "
-                "that on"
-            ],
-        )
-    return Plan(
-        bootstrap=True,
-        install_engine=True,
-        prepare_tokens=True,
-        images=(release.image,),
-        start_simulator=settings.simulator,
-        stage=True,
-        switch=True,
-        reasons=["python3 is missing: it is installed first, and the host is read after that"],
-    )
+    if settings.install_docker:
+        return Plan((Step("bootstrap", "python3 is missing"),))
+    why = "python3 is missing here and gateway_install_docker is off: install it, or turn that on"
+    return Plan(refusals=[why])
 
 
 def _can_be_used(token: HostPath, user: str) -> bool:

@@ -22,6 +22,7 @@ from kis_gateway_deploy import requests
 from kis_gateway_deploy.issuance import WORTH_KEEPING, Gateway, gateway_of, mounted_token_left
 from kis_gateway_deploy.plans import (
     Plan,
+    Step,
     make_plan,
     old_directory,
     plan_without_python,
@@ -63,6 +64,7 @@ class Target:
     release_id: str
     reading: Reading | None
     plan: Plan
+    has_python: bool = True
 
     @property
     def key(self) -> str:
@@ -151,8 +153,9 @@ class Session:
         try:
             reading = self._reading(host, history)
         except NoPythonError:
-            plan = plan_without_python(settings, release)
-            return self._note(Target(host.name, settings, release, release.id, None, plan))
+            plan = plan_without_python(settings)
+            target = Target(host.name, settings, release, release.id, None, plan)
+            return self._note(replace(target, has_python=False))
         refusals: list[str] = []
         missing = self._digest(settings)
         if reading and isinstance(missing, NoDigestError):
@@ -222,19 +225,15 @@ class Session:
         if reading:
             refusals = refusals_to_run(target.settings, reading) or refusals
         wanted_id = release_id or (reading.current if reading else None) or ""
-        plan = Plan(
-            refusals=refusals,
-            switch=True,
-            reasons=[f"release {wanted_id} is asked for"],
-            warnings=target.plan.warnings,
-        )
+        step = Step("switch", f"release {wanted_id} is asked for")
+        plan = Plan((step,), refusals, warnings=target.plan.warnings)
         return self._note(replace(target, release_id=wanted_id, plan=plan))
 
     def plan_to_remove(self, host: Host) -> Target:
         """Reads a host and plans to remove its container, whatever runs in it."""
         target = self.plan_to_run(host, release_id=None)
-        reasons = ["the container and its network are removed"]
-        return self._note(replace(target, plan=replace(target.plan, switch=False, reasons=reasons)))
+        step = Step("down", "the container and its network are removed")
+        return self._note(replace(target, plan=replace(target.plan, steps=(step,))))
 
     # All hosts
 
@@ -300,7 +299,7 @@ class Session:
         members = [
             name
             for name, target in self.surveyed().items()
-            if target and target.reading and target.plan.switch
+            if target and target.reading and target.plan.does("switch")
         ]
         settings = next(iter(self.desired.values()))[0]
         gateways = {

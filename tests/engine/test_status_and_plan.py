@@ -111,7 +111,7 @@ def test_the_plan_of_a_changed_setting(deployed: Deployment) -> None:
     assert lines[0] == "@local: 2 changes"
     assert "  +      SOME_API_KEY: (changed)" in lines
     assert "  +      greeting: (hidden)" in lines
-    assert "The container is re-created" in result.stdout
+    assert "-> the container is re-created" in result.stdout
     assert lines[-1] == "plan: 2 changes on 1 hosts"
     assert deployed.host_state() == before
 

@@ -8,7 +8,7 @@ import click
 import pytest
 
 from kis_gateway_deploy import display
-from kis_gateway_deploy.plans import Plan, make_plan, plan_without_python
+from kis_gateway_deploy.plans import Plan, Step, make_plan, plan_without_python
 from kis_gateway_deploy.reading import Change, Event, Reading
 from kis_gateway_deploy.release import COMPOSE_FILE, Release, make_release
 from kis_gateway_deploy.settings import Settings
@@ -326,18 +326,21 @@ def test_a_plan_of_a_host_that_has_drifted() -> None:
 def test_what_has_drifted_stands_below_the_changes() -> None:
     directory = {"mode": "755", "owner": "10001:10001", "kind": "directory"}
     host = reading(**DRIFTED, token_dir=directory)
-    reason = "  - /docker_data/kis_tokens: its owner or mode is not right"
+    reason = (
+        "  - /docker_data/kis_tokens: its owner or mode is not right -> the token directory is put in "
+        "order; the gateway runs on"
+    )
     lines = shown(host, builders.settings(), builders.release())
     assert lines == ["web-1: 1 changes", reason, *FOUND]
 
 
 def test_a_plan_of_a_host_without_python() -> None:
-    plan = plan_without_python(builders.settings(), builders.release())
+    plan = plan_without_python(builders.settings())
     assert plain(display.without_python("web-1", plan)).splitlines() == [
         "web-1: 1 change, more is known then",
-        "  - python3 is missing: it is installed first, and the host is read after that",
+        "  - python3 is missing -> python3 is installed, and the host is read after that",
     ]
-    plan = plan_without_python(builders.settings(install_docker=False), builders.release())
+    plan = plan_without_python(builders.settings(install_docker=False))
     assert plain(display.without_python("web-1", plan)).splitlines() == [
         "web-1: blocked, 0 changes",
         "  ! in the way: python3 is missing here and gateway_install_docker is off: install it, or "
@@ -359,11 +362,11 @@ def test_a_plan_of_a_changed_setting() -> None:
         release_damage="is not on the host",
     )
     lines = shown(host, settings, new, in_the_way=("the disk is full",))
-    assert lines[:6] == [
+    assert lines[:5] == [
         "web-1: blocked, 2 changes",
-        f"  - release {new.id}: is not on the host",
-        f"  - release {old.id} runs, not {new.id}",
-        f"  The container is re-created: release {old.id} runs, not {new.id}.",
+        f"  - release {new.id}: is not on the host -> the release is put on the host; nothing that "
+        "runs is touched",
+        f"  - release {old.id} runs, not {new.id} -> the container is re-created",
         "  gateway.env: not in the release any more",
         "  secrets.json: changed",
     ]
@@ -374,15 +377,11 @@ def test_a_plan_of_a_changed_setting() -> None:
 @pytest.mark.parametrize(
     ("changes", "line"),
     [
-        (builders.FRESH, "A container is created."),
+        (builders.FRESH, "no gateway container is there -> the container is re-created"),
         (builders.FRESH, "secrets.json: new"),
         (
-            {"containers": (container(compose_file=""),)},
-            "re-created: the container was made from no file",
-        ),
-        (
             {"containers": (container(status="exited"),)},
-            "its release is right, but it is not as it should be",
+            "the container is exited, its health is healthy -> the container is re-created",
         ),
     ],
 )
@@ -394,7 +393,8 @@ def test_a_host_that_did_not_answer_and_the_last_line() -> None:
     assert plain(display.not_read("web-3", display.UNREACHABLE)) == (
         "web-3: unreachable, so nothing is known of it"
     )
-    made = [Plan(), Plan(reasons=["a", "b"]), Plan(reasons=["c"]), Plan(refusals=["d"])]
+    one, two = Step("tokens", "a"), Step("switch", "b")
+    made = [Plan(), Plan((one, two)), Plan((one,)), Plan(refusals=["d"])]
     plans = {f"web-{number}": plan for number, plan in enumerate(made)}
     assert display.summary("plan", plans) == "plan: 3 changes on 2 hosts"
     blocked = display.summary("drift", plans, ["web-1", "web-2"])

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from kis_gateway_deploy.plans import (
+    EFFECTS,
     NEEDS_ROOT,
+    Does,
     Plan,
+    Step,
     make_plan,
     plan_without_python,
     refusals_to_run,
@@ -31,6 +34,15 @@ ANYWHERE = "0.0.0.0"  # noqa: S104 - never bound
 
 def plan(**changes: Any) -> Plan:
     return make_plan(WANTED, release(), reading(**changes))
+
+
+def reasons(made: Plan) -> list[str]:
+    return [step.reason for step in made.steps]
+
+
+def steps(*of: tuple[Does, str]) -> tuple[Step, ...]:
+    """Steps that fetch no image."""
+    return tuple(Step(does, reason) for does, reason in of)
 
 
 def refusal(plan: Plan) -> str:
@@ -59,23 +71,18 @@ def test_a_fresh_machine_gets_everything(
     os: tuple[str, str], packages: tuple[str, ...], put_compose_plugin: bool
 ) -> None:
     made = plan(**FRESH, os=os)
+    image = release().image
     assert made == Plan(
-        install_engine=True,
+        (
+            Step("engine", "Docker Engine or compose is missing or not running"),
+            Step("image", "the image registry.example/kis:1.4 is not on the host", image),
+            Step("tokens", "/docker_data/kis_tokens is missing"),
+            Step("release", f"release {release().id}: is not on the host"),
+            Step("switch", "no gateway container is there"),
+        ),
         packages=packages,
         put_compose_plugin=put_compose_plugin,
-        prepare_tokens=True,
-        images=(release().image,),
-        stage=True,
-        switch=True,
-        reasons=made.reasons,
     )
-    assert made.reasons == [
-        "Docker Engine or compose is missing or not running",
-        "/docker_data/kis_tokens is missing",
-        "the image registry.example/kis:1.4 is not on the host",
-        f"release {release().id}: is not on the host",
-        "no gateway container is there",
-    ]
 
 
 @pytest.mark.parametrize(
@@ -92,16 +99,15 @@ def test_an_engine_without_compose_gets_compose_only(
 ) -> None:
     made = plan(os=os, compose=False)
     assert made == Plan(
-        install_engine=True,
+        steps(("engine", "Docker Engine or compose is missing or not running")),
         packages=packages,
         put_compose_plugin=put_compose_plugin,
-        reasons=["Docker Engine or compose is missing or not running"],
     )
 
 
 def test_an_engine_that_is_stopped_is_started_and_not_installed() -> None:
     made = plan(engine="down", images={}, containers=(), listening=frozenset())
-    assert made.install_engine
+    assert made.does("engine")
     assert (made.packages, made.put_compose_plugin) == ((), False)
     assert made.refusals == []
 
@@ -126,7 +132,7 @@ FILE_NOT_RIGHT = "/docker_data/kis_tokens/kis_token.json: its owner or mode is n
     ],
 )
 def test_tokens_are_prepared_alone(changes: dict[str, Any], reason: str) -> None:
-    assert plan(**changes) == Plan(prepare_tokens=True, reasons=[reason])
+    assert plan(**changes) == Plan(steps(("tokens", reason)))
 
 
 TOKEN = "/docker_data/kis_tokens/kis_token.json"
@@ -137,15 +143,15 @@ NO_FILE = f"{TOKEN}: there is no token file, {COSTS}"
 def test_a_missing_directory_is_made_alone() -> None:
     changes = NO_TOKEN | {"token_dir": None, "token_mount": None}
     made = plan(**changes)
-    assert made == Plan(prepare_tokens=True, reasons=[MISSING], findings=[NO_FILE])
+    assert made == Plan(steps(("tokens", MISSING)), findings=[NO_FILE])
 
 
 def test_a_directory_of_another_user_is_handed_over_by_the_switch() -> None:
     down: dict[str, Any] = {"containers": (), "listening": frozenset()}
     made = plan(token_dir=path(owner="0:0"), **down)
-    assert (made.switch, made.prepare_tokens) == (True, False)
-    assert NOT_RIGHT in made.reasons
-    assert plan(token_dir=None, **NO_TOKEN, **down).prepare_tokens
+    assert {step.does for step in made.steps} == {"switch"}
+    assert NOT_RIGHT in reasons(made)
+    assert plan(token_dir=None, **NO_TOKEN, **down).does("tokens")
 
 
 @pytest.mark.parametrize(
@@ -160,21 +166,24 @@ def test_no_token_file_is_made() -> None:
 
 
 def test_an_image_that_is_missing_while_a_container_runs_is_fetched_and_switched_to() -> None:
+    image = release().image
     assert plan(images={}) == Plan(
-        images=(release().image,),
-        switch=True,
-        reasons=[
-            "the image registry.example/kis:1.4 is not on the host",
-            "the container does not run what registry.example/kis:1.4 names now",
-        ],
+        (
+            Step("image", "the image registry.example/kis:1.4 is not on the host", image),
+            Step("switch", "the container does not run what registry.example/kis:1.4 names now"),
+        )
     )
 
 
 @pytest.mark.parametrize("damage", ["is not on the host", "secrets.json was changed on the host"])
 def test_a_damaged_release_is_put_there_again(damage: str) -> None:
     made = plan(release_damage=damage)
-    reasons = [f"release {release().id}: {damage}"]
-    assert made == Plan(stage=True, switch=True, reasons=reasons)
+    assert made == Plan(
+        steps(
+            ("release", f"release {release().id}: {damage}"),
+            ("switch", f"the container is made from release {release().id} again"),
+        )
+    )
 
 
 BEGUN = {
@@ -187,7 +196,7 @@ BEGUN = {
 
 
 def test_a_switch_that_was_cut_off_is_seen() -> None:
-    assert plan(state=BEGUN).reasons == ["a switch (up by kim@desk) was cut off"]
+    assert reasons(plan(state=BEGUN)) == ["a switch (up by kim@desk) was cut off"]
     assert plan(state=BEGUN | {"phase": "ended"}) == Plan()
 
 
@@ -209,9 +218,9 @@ def test_an_image_whose_own_health_check_is_wrong_is_said_and_left_alone() -> No
     assert made == Plan(warnings=made.warnings)
     assert "kis-kis-gateway-1 is unhealthy, though it answers /health" in made.warnings[0]
     bad: dict[str, Any] = {"client_sees": {"status": 503}}
-    assert plan(containers=UNHEALTHY, **bad).switch
+    assert plan(containers=UNHEALTHY, **bad).does("switch")
     checked = settings(healthcheck={"test": ["CMD", "true"]})
-    assert make_plan(checked, release(), reading(containers=UNHEALTHY)).switch
+    assert make_plan(checked, release(), reading(containers=UNHEALTHY)).does("switch")
 
 
 OF_ANOTHER_RELEASE = f"/opt/kis-gateway/releases/0/{COMPOSE_FILE}"
@@ -260,9 +269,10 @@ REMOVED = (
 )
 def test_the_host_switches_alone(changes: dict[str, Any], reason: str) -> None:
     made = plan(**changes)
-    assert made == Plan(switch=True, reasons=made.reasons)
-    [only] = made.reasons
-    assert reason in only
+    [only] = made.steps
+    assert made == Plan((only,))
+    assert only.does == "switch"
+    assert reason in only.reason
 
 
 def test_a_gateway_without_a_healthcheck_serves_while_it_runs() -> None:
@@ -271,12 +281,12 @@ def test_a_gateway_without_a_healthcheck_serves_while_it_runs() -> None:
 
 def test_a_directory_that_was_removed_is_made_again_before_the_switch() -> None:
     made = plan(**NO_TOKEN, token_dir=None, token_mount="deleted")
-    assert made == Plan(prepare_tokens=True, switch=True, reasons=[MISSING, REMOVED])
+    assert made == Plan(steps(("tokens", MISSING), ("switch", REMOVED)))
 
 
 def test_a_container_that_does_not_run_has_nothing_mounted() -> None:
     exited: dict[str, Any] = {"containers": (container(status="exited"),), "client_sees": None}
-    [reason] = plan(**exited, token_mount=None, listening=frozenset()).reasons
+    [reason] = reasons(plan(**exited, token_mount=None, listening=frozenset()))
     assert reason.startswith("the container is exited")
 
 
@@ -305,16 +315,15 @@ def simulator(**changes: Any) -> Container:
 def test_the_simulator_is_started_alone(containers: tuple[Container, ...], starts: bool) -> None:
     images = {release().image.reference: "sha256:1111", simulator_image().reference: "sha256:3333"}
     actual = reading(images=images, containers=containers)
-    reasons = ["the KIS simulator does not run"] if starts else []
     made = make_plan(settings(simulator=True), release(), actual)
-    assert made == Plan(start_simulator=starts, reasons=reasons)
+    assert made == Plan(steps(("simulator", "the KIS simulator does not run")) if starts else ())
 
 
 def test_the_image_of_the_simulator_is_fetched_only_where_it_is_wanted() -> None:
     assert simulator_image() not in plan(**FRESH).images
     made = make_plan(settings(simulator=True), release(), reading(**FRESH))
-    assert made.images == (release().image, simulator_image())
-    assert made.start_simulator
+    assert made.images == [release().image, simulator_image()]
+    assert made.does("simulator")
 
 
 def test_a_simulator_that_nobody_asked_for_is_left_alone() -> None:
@@ -395,7 +404,7 @@ def test_an_engine_of_another_context_that_answers_is_used() -> None:
 
 def test_an_engine_that_fails_is_not_installed_again() -> None:
     made = plan(engine="unusable", engine_error=NO_ANSWER, dockerd=False)
-    assert (made.install_engine, made.packages) == (False, ())
+    assert (made.does("engine"), made.packages) == (False, ())
 
 
 @pytest.mark.parametrize(
@@ -616,14 +625,14 @@ UNKNOWN = DAMAGED | {"token_state": "unknown"}
 )
 def test_a_damaged_token_is_set_aside_while_the_gateway_goes_on(kind: str, what: str) -> None:
     made = plan(**DAMAGED, token_file=path("600", kind=kind))
-    assert made == Plan(prepare_tokens=True, reasons=[f"{TOKEN} is {what}: it is set aside"])
+    assert made == Plan(steps(("tokens", f"{TOKEN} is {what}: it is set aside")))
 
 
 def test_with_a_switch_a_damaged_token_is_set_aside_when_no_gateway_runs() -> None:
     down: dict[str, Any] = {"containers": (), "listening": frozenset()}
     made = plan(**DAMAGED, **down, token_file=path("600", kind="regular file"))
-    assert (made.switch, made.prepare_tokens) == (True, False)
-    assert f"{TOKEN} is damaged: it is set aside" in made.reasons
+    assert {step.does for step in made.steps} == {"switch"}
+    assert f"{TOKEN} is damaged: it is set aside" in reasons(made)
 
 
 def test_a_token_in_an_unknown_form_is_left_alone_and_said() -> None:
@@ -650,8 +659,8 @@ def test_a_container_that_runs_by_other_means_is_replaced_and_its_port_is_no_str
         release(),
         reading(containers=(old,), adopted_id="old"),
     )
-    assert (made.refusals, made.switch) == ([], True)
-    assert made.reasons == ["the container old-gateway is to be replaced, its token is kept"]
+    assert (made.refusals, made.does("switch")) == ([], True)
+    assert reasons(made) == ["the container old-gateway is to be replaced, its token is kept"]
 
 
 def test_a_container_that_could_not_be_started_again_is_not_adopted() -> None:
@@ -745,8 +754,8 @@ def test_the_user_that_the_settings_name_counts_for_the_token_directory() -> Non
 @pytest.mark.parametrize("policy", ["no", "unless-stopped"])
 def test_a_switch_that_was_cut_off_in_its_gate_is_seen(policy: str) -> None:
     made = plan(containers=(container(restart_policy=policy),))
-    assert made == Plan(switch=policy == "no", reasons=made.reasons)
-    assert all("after a reboot" in reason for reason in made.reasons)
+    assert made.does("switch") == (policy == "no")
+    assert all("after a reboot" in reason for reason in reasons(made))
 
 
 def test_all_refusals_of_a_host_are_said_at_once() -> None:
@@ -794,7 +803,7 @@ def test_what_has_drifted_is_found_and_nothing_is_done_about_it(
     made = plan(**changes)
     [only] = made.findings
     assert made == Plan(findings=[only])
-    assert (made.is_needed, made.has_news) == (False, True)
+    assert (made.steps, made.has_news) == ((), True)
     for word in words:
         assert word in only
 
@@ -842,7 +851,7 @@ DRIFTED = NO_TOKEN | RESTARTED | {"client_sees": {"status": 503}}
 def test_all_that_has_drifted_is_said_at_once() -> None:
     assert len(plan(**DRIFTED).findings) == 3
     made = plan(**DRIFTED, token_dir=path(mode="755"))
-    assert (made.reasons, len(made.findings)) == ([NOT_RIGHT], 3)
+    assert (reasons(made), len(made.findings)) == ([NOT_RIGHT], 3)
 
 
 @pytest.mark.parametrize(
@@ -856,34 +865,30 @@ def test_all_that_has_drifted_is_said_at_once() -> None:
 )
 def test_what_a_switch_is_about_to_replace_has_not_drifted(changes: dict[str, Any]) -> None:
     made = plan(**DRIFTED, **changes)
-    assert (made.switch, made.findings) == (True, [])
+    assert (made.does("switch"), made.findings) == (True, [])
 
 
 # A host without python3, which cannot be read
 
 
-@pytest.mark.parametrize("simulator", [False, True])
-def test_a_host_without_python_gets_it_first(simulator: bool) -> None:
-    made = plan_without_python(settings(simulator=simulator), release())
-    assert made == Plan(
-        bootstrap=True,
-        install_engine=True,
-        prepare_tokens=True,
-        images=(release().image,),
-        start_simulator=simulator,
-        stage=True,
-        switch=True,
-        reasons=["python3 is missing: it is installed first, and the host is read after that"],
-    )
-    assert (made.is_needed, made.prepares) == (True, True)
+def test_a_host_without_python_gets_it_first() -> None:
+    made = plan_without_python(settings())
+    assert made == Plan(steps(("bootstrap", "python3 is missing")))
+    assert made.may("engine")
+    assert not made.does("engine")
+    assert not plan().may("engine")
 
 
 def test_a_host_without_python_is_refused_where_nothing_may_be_installed() -> None:
-    made = plan_without_python(settings(install_docker=False), release())
+    made = plan_without_python(settings(install_docker=False))
     what = refusal(made)
-    assert made == Plan(bootstrap=True, refusals=[what])
+    assert made == Plan(refusals=[what])
     assert "python3 is missing" in what
     assert "gateway_install_docker is off" in what
+
+
+def test_each_step_says_what_it_does_to_what_runs() -> None:
+    assert set(EFFECTS) == set(get_args(Does))
 
 
 # Releases that are on the host already

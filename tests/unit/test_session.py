@@ -10,7 +10,7 @@ from pyinfra.api.inventory import Inventory
 from pyinfra.api.state import State
 from pyinfra.context import ctx_state
 
-from kis_gateway_deploy.plans import Plan
+from kis_gateway_deploy.plans import Plan, Step
 from kis_gateway_deploy.session import NotAllReadError, Refused, Session, Target
 from tests.unit import builders
 from tests.unit.builders import NO_TOKEN, host_data, reading
@@ -42,7 +42,7 @@ def put(of: Session, name: str, plan: Plan, **changes: Any) -> Target:
     return of.targets[name]
 
 
-SWITCH = Plan(switch=True, reasons=["a change"])
+SWITCH = Plan((Step("switch", "a change"),))
 
 
 def test_a_host_without_any_setting_of_ours_takes_no_part() -> None:
