@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
@@ -13,13 +11,13 @@ from typing import Any
 from jinja2 import TemplateError
 from pyinfra import logger
 from pyinfra.api.arguments import CONNECTOR_ARGUMENT_KEYS, pop_global_arguments
-from pyinfra.api.exceptions import ConnectError, PyinfraError
+from pyinfra.api.exceptions import PyinfraError
 from pyinfra.api.host import Host
 from pyinfra.api.state import State
 from pyinfra.context import ctx_state
 
 from kis_gateway_deploy import requests
-from kis_gateway_deploy.issuance import WORTH_KEEPING, Gateway, gateway_of, mounted_token_left
+from kis_gateway_deploy.issuance import WORTH_KEEPING, gateway_of, mounted_token_left
 from kis_gateway_deploy.plans import (
     Plan,
     Step,
@@ -260,13 +258,20 @@ class Session:
         return all(target is None or target.reading for target in self.surveyed().values())
 
     def why_untouched(self, name: str) -> list[str]:
-        """Why nothing may be touched on this host: its own refusals, or another host's."""
-        if own := self.targets[name].plan.refusals:
+        """Why nothing may be touched on this host: its own refusals, or another host's.
+
+        To be asked when every host has been read.
+        """
+        if own := self._refusals(name):
             return own
-        refused = {target.name for target in self.targets.values() if target.plan.refusals}
+        refused = {other for other in self.targets if self._refusals(other)}
         if others := sorted(refused | self.dropped_out()):
             return [f"not touched, because of {', '.join(others)} (see there)"]
         return []
+
+    def _refusals(self, name: str) -> list[str]:
+        beyond = self._beyond_the_limit(name)
+        return [*self.targets[name].plan.refusals, *([beyond] if beyond else [])]
 
     def mounted_elsewhere(self, name: str) -> bool:
         """Whether a token that lasts is in a directory that only the running container has."""
@@ -307,30 +312,29 @@ class Session:
             for name, target in self.targets.items()
             if target.reading
         }
-        share = settings.rollout_share_token
-        if share:
-            gateways |= self._beyond_the_limit(members, gateways)
         batches = make_batches(members, settings.rollout_batches)
-        return Rollout.plan(batches, gateways, share, time.monotonic())
+        return Rollout.plan(batches, gateways, settings.rollout_share_token, time.monotonic())
 
-    def _beyond_the_limit(
-        self, members: Sequence[str], gateways: Mapping[str, Gateway]
-    ) -> dict[str, Gateway]:
-        """Hosts that `--limit` leaves out and that may have a token which one of the run lacks.
+    def _beyond_the_limit(self, name: str) -> str:
+        """That a host would ask KIS though one that `--limit` leaves out may have its token.
 
-        They are read and give, and nothing is changed there.
+        From six hours on a new token ends the old one for all (FACTS of KIS's token API).
         """
-        lacking = {gateways[name].key for name in members if not gateways[name].has_token}
-        lacking -= {gateway.key for gateway in gateways.values() if gateway.in_file > WORTH_KEEPING}
-        found = {}
-        of_this_run = self.names
-        for name, (_, release) in self.desired.items():
-            if name in of_this_run or release.key not in lacking:
-                continue
-            with suppress(ConnectError, NoPythonError):
-                if reading := self._reading(self.inventory.get_host(name)):
-                    found[name] = gateway_of(reading, release.key)
-        return found
+        settings, release = self.desired[name]
+        if not settings.rollout_share_token or name not in self.rollout.issuances.asks:
+            return ""
+        others = [
+            other
+            for other, (_, theirs) in self.desired.items()
+            if other not in self.names and theirs.key == release.key
+        ]
+        if not others:
+            return ""
+        return (
+            f"no host within the limit has a token of this app key, and {', '.join(others)} may "
+            "have one, which a new token would end: run without a limit (up-to-date hosts get no "
+            "command), or set rollout_share_token = False"
+        )
 
     def seen(self, name: str) -> str | None:
         """The generation of a host as this run knows it: what was read, or what it made of it."""

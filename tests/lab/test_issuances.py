@@ -593,16 +593,21 @@ def test_few_sessions_are_enough_for_a_token_to_reach_many_hosts(
     assert event.counted() == [(1, 0)]
 
 
-def test_a_host_outside_of_the_limit_gives_its_token(
+def test_a_host_outside_of_the_limit_that_may_have_the_token_is_not_passed_over(
     new_event: NewEvent, new_account: NewAccount
 ) -> None:
+    """A new token would end that host's; nobody outside of the limit is connected to."""
     event = new_event("stubborn", dict.fromkeys(ALL[:2], new_account()))
-    event.must("--limit", "lab-1")
-    before = event.on(event.container(), "lab-1")
-    output = event.must("--limit", "lab-2", **changed())
-    assert "The token comes from lab-1." in output
+    event.must("--limit", "lab-1", rollout_share_token=False)
+    outcome = event.up("--limit", "lab-2")
+    assert outcome.status == 1
+    assert "no host within the limit has a token of this app key, and lab-1 may have one" in (
+        outcome.output
+    )
+    assert "[lab-1]" not in outcome.output
     assert event.counted() == [(1, 0)]
-    assert event.on(event.container(), "lab-1") == before
+    assert "The token comes from lab-1." in event.must()
+    assert event.counted() == [(1, 0)]
 
 
 def test_a_form_that_is_not_known_is_left_alone_and_said(

@@ -327,8 +327,8 @@ def test_what_has_drifted_stands_below_the_changes() -> None:
     directory = {"mode": "755", "owner": "10001:10001", "kind": "directory"}
     host = reading(**DRIFTED, token_dir=directory)
     reason = (
-        "  - /docker_data/kis_tokens: its owner or mode is not right -> the token directory is put in "
-        "order; the gateway runs on"
+        "  - /docker_data/kis_tokens: its owner or mode is not right -> the token directory is put "
+        "in order; the gateway runs on"
     )
     lines = shown(host, builders.settings(), builders.release())
     assert lines == ["web-1: 1 changes", reason, *FOUND]

@@ -142,3 +142,34 @@ def test_a_release_that_cannot_be_made_refuses_the_run(monkeypatch: pytest.Monke
 def test_builders_make_what_a_session_desires() -> None:
     of = session(a={})
     assert of.desired["a"][0] == builders.settings()
+
+
+def limited(**changes: Any) -> Session:
+    """Two hosts of one app key, of which the run is limited to the first, which has no token."""
+    of = session(a=changes, b=changes)
+    of.state.limit_hosts = [of.inventory.get_host("a")]
+    put(of, "a", SWITCH, **NO_TOKEN)
+    return of
+
+
+def test_a_host_beyond_the_limit_that_may_have_the_token_refuses_the_run() -> None:
+    [problem] = limited().why_untouched("a")
+    assert "no host within the limit has a token of this app key, and b may have one" in problem
+    assert "rollout_share_token = False" in problem
+
+
+def test_a_host_that_has_its_token_needs_none_beyond_the_limit() -> None:
+    of = limited()
+    put(of, "a", SWITCH)
+    assert of.why_untouched("a") == []
+
+
+def test_hosts_that_share_nothing_need_none_beyond_the_limit() -> None:
+    assert limited(rollout_share_token=False).why_untouched("a") == []
+
+
+def test_hosts_of_another_app_key_are_nobodys_beyond_the_limit() -> None:
+    of = session(a={}, b={"gateway_app_key_field": "kis-v-app-key"})
+    of.state.limit_hosts = [of.inventory.get_host("a")]
+    put(of, "a", SWITCH, **NO_TOKEN)
+    assert of.why_untouched("a") == []
