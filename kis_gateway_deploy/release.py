@@ -146,10 +146,10 @@ def make_release(settings: Settings, template: Path = TEMPLATE, digest: str = ""
     compose = render_compose(settings, image.reference, template).encode()
     files = {
         COMPOSE_FILE: File(compose, 0o600),
-        "secrets.json": File(read_secrets(settings), 0o400, settings.uid, settings.gid),
+        "secrets.json": File(read_secrets(settings).content, 0o400, settings.uid, settings.gid),
     }
-    if settings.env_file is not None:
-        files["gateway.env"] = File(settings.env_file.read_bytes(), 0o600)
+    if settings.env_content is not None:
+        files["gateway.env"] = File(settings.env_content.content, 0o600)
     return Release(image, files, make_manifest(settings, image.reference))
 
 

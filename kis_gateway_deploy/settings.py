@@ -8,6 +8,8 @@ import itertools
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -270,6 +272,16 @@ class Settings(BaseModel):
     plan_show: list[Name] = []
     """Names whose values `plan` and `drift` show; other values that may be secret are hidden."""
 
+    @cached_property
+    def secrets(self) -> tuple[Secret, str]:
+        """The secrets file and the fingerprint of the app key, of one reading."""
+        return _read_secrets(self.secrets_file, self.app_key_field)
+
+    @cached_property
+    def env_content(self) -> Secret | None:
+        """The env file, read once. Raises OSError, ValueError."""
+        return Secret(self.env_file.read_bytes()) if self.env_file else None
+
     @property
     def uid(self) -> int:
         return int(self.user.split(":")[0])
@@ -446,7 +458,7 @@ def _file_problems(settings: Settings) -> list[tuple[str, str]]:
         problems.append(("gateway_secrets_file", str(error)))
     if settings.env_file is not None:
         try:
-            settings.env_file.read_bytes()
+            _ = settings.env_content
         except (OSError, ValueError) as error:
             problems.append(("gateway_env_file", f"cannot be read: {_reason(error)}"))
     if settings.image_source == "registry" and settings.registry_auth_file is not None:
@@ -469,15 +481,40 @@ def _reason(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error)
 
 
-def read_secrets(settings: Settings) -> bytes:
-    """The secrets file as it will lie on the host, byte for byte.
+@dataclass(frozen=True)
+class Secret:
+    """Bytes that show nowhere: not in a traceback, not with pyinfra's `-vvv`."""
+
+    content: bytes
+
+    def __repr__(self) -> str:
+        return "[redacted]"
+
+
+def read_secrets(settings: Settings) -> Secret:
+    """The secrets file as it will be on the host, byte for byte; read once for one settings.
 
     Raises:
         ValueError: it cannot be read, or is not a JSON object in UTF-8.
         KeyError: it lacks the app key. No message repeats the content, nor the field's name: who
             mistakes one for the other must not see a key on the screen.
     """
-    path = settings.secrets_file
+    return settings.secrets[0]
+
+
+def key_fingerprint(settings: Settings) -> str:
+    """The first 12 hex digits of the app key's SHA-256: tells keys apart, and reveals none.
+
+    It is of the same bytes as `read_secrets`. The reference gateway marks its token file with the
+    same.
+
+    Raises:
+        ValueError, KeyError: as `read_secrets`.
+    """
+    return settings.secrets[1]
+
+
+def _read_secrets(path: Path, app_key_field: str) -> tuple[Secret, str]:
     try:
         content = path.read_bytes()
     except (OSError, ValueError) as error:
@@ -489,24 +526,12 @@ def read_secrets(settings: Settings) -> bytes:
         raise ValueError(f"{path} is not JSON in UTF-8") from None
     if not isinstance(secrets, dict):
         raise ValueError(f"{path} must hold a JSON object")
-    key = secrets.get(settings.app_key_field)
+    key = secrets.get(app_key_field)
     if not isinstance(key, str) or not key or key != key.strip():
         raise KeyError(
             f"names no field of {path} that holds an app key (a string without blanks at its ends)"
         )
-    return content
-
-
-def key_fingerprint(settings: Settings) -> str:
-    """The first 12 hex digits of the app key's SHA-256: tells keys apart, and reveals none.
-
-    The reference gateway marks its token file with the same.
-
-    Raises:
-        ValueError, KeyError: as `read_secrets`.
-    """
-    app_key: str = json.loads(read_secrets(settings))[settings.app_key_field]
-    return hashlib.sha256(app_key.encode()).hexdigest()[:12]
+    return Secret(content), hashlib.sha256(key.encode()).hexdigest()[:12]
 
 
 def _collisions(

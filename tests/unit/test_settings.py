@@ -9,7 +9,14 @@ import pytest
 from pydantic import ValidationError
 
 from kis_gateway_deploy.paths import ROOT
-from kis_gateway_deploy.settings import KNOWN_NAMES, Settings, SettingsError, validate_fleet
+from kis_gateway_deploy.settings import (
+    KNOWN_NAMES,
+    Settings,
+    SettingsError,
+    key_fingerprint,
+    read_secrets,
+    validate_fleet,
+)
 from tests.unit.builders import host_data, settings
 
 MARKER = "s3cret-in-the-wrong-place"
@@ -585,3 +592,15 @@ def test_gateways_that_take_nothing_from_each_other_are_fine(
 ) -> None:
     fleet = {"real": host_data(**real), "paper": host_data(**paper)}
     assert list(validate_fleet(fleet)) == ["real", "paper"]
+
+
+def test_secrets_are_read_once_and_print_nothing(tmp_path: Path) -> None:
+    secrets = tmp_path / "keys.json"
+    secrets.write_text('{"kis-r-app-key": "s3cret-of-nobody"}')
+    made = settings(secrets_file=secrets)
+    first = key_fingerprint(made)
+    secrets.write_text('{"kis-r-app-key": "another"}')  # changed between two readings
+    assert key_fingerprint(made) == first
+    assert b"s3cret-of-nobody" in read_secrets(made).content
+    assert repr(read_secrets(made)) == "[redacted]"
+    assert "s3cret" not in f"{made!r} {made.secrets}"
