@@ -25,8 +25,8 @@ from kis_gateway_deploy.session import Session, Target
 
 FETCH_SECONDS = 3600
 PREPARE_SECONDS = 300
-BEYOND_THE_DEADLINE = 900
-"""Seconds that a switch may take beyond twice its deadline: for KIS's minutes and the engine."""
+BEYOND_THE_DEADLINE = 240
+"""Seconds that a gate may take beyond its deadline: the patience after a refusal, and a minute."""
 
 Words = Annotated[
     str,
@@ -168,7 +168,7 @@ def change(
         token,
         host.data.get("die_at"),
     )
-    seconds = int(2 * settings.rollout_healthy_deadline) + wait + BEYOND_THE_DEADLINE
+    seconds = 2 * int(settings.rollout_healthy_deadline + BEYOND_THE_DEADLINE) + wait
     result = _call(session, host, "switch", request, seconds)
     if result.touched:
         session.rollout.generations[name] = generation

@@ -9,6 +9,7 @@ import json
 import re
 import secrets
 import socket
+import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -52,7 +53,11 @@ NO_PYTHON = "kis-gateway-deploy:no-python3"
 
 ANSWER_LIMIT = 4 << 20
 SILENCE_SECONDS = 30
-"""For how long what was sent to a host may stay without acknowledgement."""
+"""For how long a host may be silent that is to be heard of every few seconds, and for how long what
+was sent to it may stay without acknowledgement."""
+
+BEATING = {"switch"}
+"""Verbs during which a host is heard of at least every 5 s."""
 WORDS_LIMIT = 20
 """Lines of a host's own words in an error, the last."""
 
@@ -157,15 +162,16 @@ def ask(
         connector = {n: value for n, value in arguments.items() if n in CONNECTOR_ARGUMENT_KEYS}
     _notice_silence(host)
     try:
-        with _listening(host.print_prefix, frame, show), gevent.Timeout(seconds, TimeoutError):
-            _, output = host.run_shell_command(
+        with _listening(host.print_prefix, frame, show) as heard:
+            job = gevent.spawn(
+                host.run_shell_command,
                 StringCommand(command()),
                 print_output=show is not None,
                 print_input=host.state.print_fact_input,
                 **{**connector, "_stdin": [stdin, *more]},
             )
-    except TimeoutError:
-        raise RemoteError(f"the host gave no answer within {seconds} s") from None
+            _wait(job, seconds, heard if verb in BEATING else None)
+            _, output = job.get(block=False)
     except (EOFError, OSError, SSHException, UnicodeError) as error:
         raise RemoteError(str(error) or type(error).__name__) from None
     try:
@@ -174,6 +180,25 @@ def ask(
         raise
     except RemoteError as error:
         raise RemoteError("\n".join([*output.stderr_lines[-WORDS_LIMIT:], str(error)])) from None
+
+
+def _wait(job: gevent.Greenlet, seconds: float, heard: list[float] | None) -> None:
+    """Waits for a command; `heard`: when its host was last heard, if it is to be heard of often.
+
+    Raises RemoteError if it takes too long, or the host has fallen silent.
+    """
+    ends = time.monotonic() + seconds
+    try:
+        while not job.ready():
+            job.join(1)
+            now = time.monotonic()
+            if now >= ends:
+                raise RemoteError(f"the host gave no answer within {seconds:g} s")
+            if heard and now - heard[-1] >= SILENCE_SECONDS:
+                raise RemoteError(f"the host has fallen silent for {SILENCE_SECONDS} s")
+    finally:
+        if not job.ready():
+            job.kill(block=False)
 
 
 def _notice_silence(host: Host) -> None:
@@ -187,28 +212,35 @@ def _notice_silence(host: Host) -> None:
         pass
 
 
-_listeners: dict[str, tuple[str, Callable[[str], None]]] = {}
-"""By a host's prefix: the frame of its lines, and who is told what it says."""
+_listeners: dict[str, tuple[str, Callable[[str], None], list[float]]] = {}
+"""By a host's prefix: the frame of its lines, who is told what it says, and when it was heard."""
 
 
 @contextmanager
-def _listening(prefix: str, frame: str, show: Callable[[str], None] | None) -> Iterator[None]:
-    """Meanwhile, of what pyinfra would print for a host, only what it says for people is shown."""
+def _listening(
+    prefix: str, frame: str, show: Callable[[str], None] | None
+) -> Iterator[list[float]]:
+    """Meanwhile, of what pyinfra would print for a host, only what it says for people is shown.
+
+    Yields a list that gets the moment (of time.monotonic) of each line of the host program.
+    """
+    heard = [time.monotonic()]
     if show is None:
-        yield
+        yield heard
         return
     set_echo(_echo)
-    _listeners[prefix] = frame, show
+    _listeners[prefix] = frame, show, heard
     try:
-        yield
+        yield heard
     finally:
         del _listeners[prefix]
 
 
 def _echo(message: Any = None, **kwargs: Any) -> None:
-    for prefix, (frame, show) in _listeners.items():
+    for prefix, (frame, show, heard) in _listeners.items():
         if str(message).startswith(prefix):
             _, is_ours, line = str(message).partition(frame)
+            heard[:] = [time.monotonic()]
             said = json.loads(line).get("say") if is_ours else None
             if said is not None:
                 show(str(said))

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import sys
 from contextlib import suppress
@@ -32,13 +33,16 @@ from .releases import lock, make_dir, state_of
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from io import RawIOBase
     from typing import Any
 
 LOCK_SECONDS = 10
+BEAT_SECONDS = 5
+"""At least so often a line is sent, so that the controller knows that the connection lives."""
 
 
 def switch(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yields what it does as `{"say": …}`, and at last `{"result": …}`.
+    """Yields what it does as `{"say": …}`, `{"beat": true}` meanwhile, and at last `{"result": …}`.
 
     `request`: as of `read`; and `action`: `up`, `rollback`, `revert`, `restart`, `down`, `stop` or
     `start`; `release` (an id; null for a revert to nothing); `seen` and `generation`; `by`;
@@ -64,15 +68,29 @@ def switch(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
             os._exit(status)
     os.close(writing)
     result = None
-    with open(reading, "rb") as lines:
-        for line in lines:
-            document = json.loads(line)
+    with open(reading, "rb", buffering=0) as pipe:
+        for line in _lines(pipe):
+            document = json.loads(line) if line else {"beat": True}
             if "result" in document:
                 result = document
             else:
                 yield document
     os.waitpid(child, 0)
     yield result or {"error": f"the switch died; {request['app_dir']}/switch.log says more"}
+
+
+def _lines(pipe: RawIOBase) -> Iterator[bytes]:
+    """Line by line to the end; an empty one whenever nothing has come for `BEAT_SECONDS`."""
+    rest = b""
+    while True:
+        if not select.select([pipe], [], [], BEAT_SECONDS)[0]:
+            yield b""
+            continue
+        piece = pipe.read(65536) or b""
+        *lines, rest = (rest + piece).split(b"\n")
+        yield from filter(None, lines)
+        if not piece:
+            return
 
 
 class _Supervisor:

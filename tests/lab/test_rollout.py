@@ -195,6 +195,36 @@ def test_a_cut_connection_leaves_the_host_serving(fleet: Fleet, moment: str) -> 
     assert_settles_and_next_up_finishes(fleet)
 
 
+@pytest.mark.parametrize("which", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_begins_no_batch_and_takes_back_those_before(
+    fleet: Fleet, which: signal.Signals
+) -> None:
+    releases = fleet.releases()
+    status = fleet.interrupt("[lab-2] switch:", lambda process: process.send_signal(which))
+    assert status == 1
+    assert fleet.switching() == []
+    assert fleet.releases() == releases
+
+
+def test_a_host_that_falls_silent_in_its_switch_ends_the_run(fleet: Fleet) -> None:
+    """Every packet of its sshd is dropped; the switch ends there by itself."""
+    drop = "iptables -{} {} -p tcp --{} 22 -j DROP"
+    rules = [("INPUT", "dport"), ("OUTPUT", "sport")]
+
+    def silence(action: str) -> None:
+        for chain, port in rules:
+            fleet.in_container("lab-2", "sh", "-c", drop.format(action, chain, port))
+
+    began = time.monotonic()
+    try:
+        status = fleet.interrupt("[lab-2] switch:", lambda _: silence("I"))
+    finally:
+        silence("D")
+    assert status == 1
+    assert time.monotonic() - began < 120
+    assert_settles_and_next_up_finishes(fleet)
+
+
 def test_an_engine_that_restarts_during_a_switch(fleet: Fleet) -> None:
     fleet.interrupt(
         "[lab-1] switch:",
