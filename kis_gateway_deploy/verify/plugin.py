@@ -21,27 +21,23 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "restarts: restarts, kills or re-creates the gateway")
+    inventory = config.getoption("--inventory")
+    if not inventory:
+        return
+    try:
+        config.stash[_hosts] = load_inventory(inventory, config.getoption("--limit"))
+    except InventoryError as error:
+        raise pytest.UsageError(str(error)) from None
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "gateway" in metafunc.fixturenames and metafunc.module.__name__.startswith(__package__):
-        hosts = _read(metafunc.config)
+        if _hosts not in metafunc.config.stash:
+            raise pytest.UsageError("name the hosts to verify: --inventory inventory/local.py")
+        hosts = metafunc.config.stash[_hosts]
         metafunc.parametrize(
             "gateway", hosts, ids=[each.name for each in hosts], indirect=True, scope="session"
         )
-
-
-def _read(config: pytest.Config) -> list[InventoryHost]:
-    """The hosts, connected to once."""
-    if _hosts not in config.stash:
-        inventory = config.getoption("--inventory")
-        if not inventory:
-            raise pytest.UsageError("name the hosts to verify: --inventory inventory/local.py")
-        try:
-            config.stash[_hosts] = load_inventory(inventory, config.getoption("--limit"))
-        except InventoryError as error:
-            raise pytest.UsageError(str(error)) from None
-    return config.stash[_hosts]
 
 
 @pytest.fixture(scope="session")
