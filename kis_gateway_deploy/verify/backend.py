@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import Any
 
 from pyinfra.api.arguments import CONNECTOR_ARGUMENT_KEYS, pop_global_arguments
 from pyinfra.api.command import StringCommand
 from pyinfra.api.config import Config
-from pyinfra.api.connect import connect_all
-from pyinfra.api.exceptions import PyinfraError
+from pyinfra.api.exceptions import ConnectError
 from pyinfra.api.host import Host as PyinfraHost
 from pyinfra.api.inventory import Inventory
 from pyinfra.api.state import State
@@ -48,12 +46,13 @@ def connect(hosts: dict[str, dict[str, Any]]) -> dict[str, Host | str]:
     """By name: testinfra's host, or why there is none. `hosts` maps names to their data."""
     inventory = Inventory((list(hosts.items()), {}))
     state = State(inventory, Config())
-    with suppress(PyinfraError):  # none of them answers
-        connect_all(state)
     found: dict[str, Host | str] = {}
     for each in inventory:
-        if not each.connected:
-            found[each.name] = "does not answer: `pyinfra` says why (make status)"
+        state.activate_host(each)
+        try:
+            each.connect(raise_exceptions=True)
+        except ConnectError as error:
+            found[each.name] = str(error)
             continue
         backend = PyinfraBackend(each)
         host = Host(backend)
