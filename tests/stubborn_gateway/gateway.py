@@ -6,7 +6,8 @@ Its token file is in the container unless KIS_TOKEN_FILE_PATH says otherwise. TO
 writes it: `json`; `sealed`, which only the gateway can read; `naive`, with a date without a zone;
 `bare`, with `token` in place of `access_token`. HABIT is one more: `rewrites` its file at each
 start; `patient`, it waits for 65 s where KIS refuses it; `private`, it listens on 127.0.0.1 of its
-own; `flaky`, it answers every other request with 503; `mortal`, it ends 3 s after its start.
+own; `flaky`, it answers every other request with 503; `mortal`, it ends 3 s after its start. While a
+file `bad` is beside its token, it answers 503.
 """
 
 import base64
@@ -26,6 +27,7 @@ FORM = os.environ.get("TOKEN_FORM", "json")
 FIELD = os.environ.get("APP_KEY_FIELD", "kis-r-app-key")
 HABIT = os.environ.get("HABIT", "")
 PATIENCE = 65
+BAD = TOKEN_FILE.with_name("bad")
 
 
 def read() -> tuple[str, float]:
@@ -89,7 +91,8 @@ class Health(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         Health.asked += 1
-        self.send_response(503 if HABIT == "flaky" and Health.asked % 2 == 0 else 200)
+        is_bad = (HABIT == "flaky" and Health.asked % 2 == 0) or BAD.exists()
+        self.send_response(503 if is_bad else 200)
         self.end_headers()
         self.wfile.write(b"ok")
 
