@@ -6,8 +6,8 @@ Its token file is in the container unless KIS_TOKEN_FILE_PATH says otherwise. TO
 writes it: `json`; `sealed`, which only the gateway can read; `naive`, with a date without a zone;
 `bare`, with `token` in place of `access_token`. HABIT is one more: `rewrites` its file at each
 start; `patient`, it waits for 65 s where KIS refuses it; `private`, it listens on 127.0.0.1 of its
-own; `flaky`, it answers every other request with 503; `mortal`, it ends 3 s after its start. While a
-file `bad` is beside its token, it answers 503.
+own; `flaky`, it answers every other request with 503; `mortal`, it ends 3 s after its start. It
+answers 503 while a file `bad` is beside its token.
 """
 
 import base64
