@@ -6,11 +6,10 @@ import atexit
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from signal import SIGHUP, SIGINT, SIGTERM, Signals
+from signal import SIGHUP, SIGINT, SIGTERM, Signals, signal
 from typing import Any
 
 import click
-import gevent
 from gevent.pool import Group
 from pyinfra import logger
 from pyinfra.api.command import FunctionCommand, PyinfraCommand, StringCommand
@@ -204,16 +203,18 @@ def _signals(session: Session) -> Generator[None]:
     SIGTERM and SIGHUP would pass by any `finally`, and after SIGINT pyinfra exits with 0.
     """
 
-    def note(signal: Signals) -> None:
-        session.interrupted = signal.name
-        logger.error(f"{signal.name}: no new switch begins; those under way are waited for")
+    def note(number: int, _: object) -> None:
+        name = Signals(number).name
+        session.interrupted = name
+        logger.error(f"{name}: no new switch begins; those under way are waited for")
 
-    handlers = [gevent.signal_handler(each, note, each) for each in (SIGINT, SIGTERM, SIGHUP)]
+    # Not gevent's handlers: the one for SIGINT comes too late, after Python's own has raised.
+    before = {each: signal(each, note) for each in (SIGINT, SIGTERM, SIGHUP)}
     try:
         yield
     finally:
-        for handler in handlers:
-            handler.cancel()
+        for each, handler in before.items():
+            signal(each, handler)
 
 
 @operation()

@@ -174,6 +174,8 @@ class Session:
 
     def _note(self, target: Target) -> Target:
         self.targets[target.name] = target
+        if self._rollout and not self._rollout.generations:
+            self._rollout = None  # it was planned from an older reading, and has done nothing yet
         return target
 
     def _reading(self, host: Host, history: int = 0) -> Reading | None:

@@ -173,3 +173,12 @@ def test_hosts_of_another_app_key_are_nobodys_beyond_the_limit() -> None:
     of.state.limit_hosts = [of.inventory.get_host("a")]
     put(of, "a", SWITCH, **NO_TOKEN)
     assert of.why_untouched("a") == []
+
+
+def test_a_host_that_is_read_again_is_planned_again() -> None:
+    """One that got python3 first has nothing to switch before that."""
+    of = session(a={})
+    put(of, "a", Plan((Step("bootstrap", "python3 is missing"),)))
+    assert of.rollout.batches == []
+    of._note(put(of, "a", SWITCH))
+    assert of.rollout.batches == [["a"]]
