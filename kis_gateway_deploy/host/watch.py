@@ -12,7 +12,7 @@ from .containers import CREDENTIALS, REFUSAL, ask_health
 from .engine import EngineError
 from .gate import History, Observation, Rules, judge
 from .neighbour import REFUSE_SECONDS, announce, refuse
-from .tokens import Directory
+from .tokens import Directory, examine
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -72,9 +72,10 @@ class TokenWatch:
     def _look(self) -> Seen:
         try:
             with Directory(self.token_dir) as directory:
-                at = self._stat()
-                content = directory.read(self.name) or b""
-                return Seen(directory.examine(self.name), content, at)
+                at, content = self._stat(), directory.read(self.name)
+                if content is None:
+                    return Seen(directory.examine(self.name), b"", at)
+                return Seen(examine(content), content, at)  # of one reading: it may be written now
         except OSError:
             return Seen(None, b"", None)
 
