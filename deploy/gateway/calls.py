@@ -60,7 +60,7 @@ class Result(BaseModel):
 GOOD = {"prepared", "fetched", "started", "stopped", "switched", "already", "restarted", "reverted"}
 GOOD |= {"down"}
 LOST = "lost"
-"""The outcome of a call that was not answered."""
+"""The outcome of a call without a usable answer."""
 
 
 def _call(
@@ -72,14 +72,14 @@ def _call(
     try:
         answer = json.loads(ask(host, verb, request, seconds, show, more))
         if "error" in answer:
-            result = Result(outcome="failed", why=str(answer["error"]))
+            result = Result(outcome=LOST, why=str(answer["error"]))
         else:
             result = Result.model_validate(answer["result"])
     except (RemoteError, ConnectError) as error:
         why = f"{error}\nno answer to {verb!r}; a switch that has begun ends on the host by itself"
         result = Result(outcome=LOST, why=f"{why}: deploy again")
     except (ValidationError, KeyError, ValueError):
-        result = Result(outcome="failed", why="the host's answer has an unknown form")
+        result = Result(outcome=LOST, why="the host's answer has an unknown form")
     if (not result.is_good and verb != "switch") or result.outcome in {"refused", LOST}:
         for line in result.why.splitlines():
             logger.error(f"{host.print_prefix}{click.style(line, 'red')}")
