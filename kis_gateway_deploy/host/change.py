@@ -155,7 +155,7 @@ class Change:
         self._begin(back)
         self.say(f"switch: {self.state['from'] or 'none'} -> {release}")
         if asks:
-            wait_for_kis(request["kis_wait"], self.say)
+            wait_for_kis(self.starter.left_of_kis_minute(), self.say)
         try:
             self._bring_up(release, manifest, image, adopted)
         except (FailedError, EngineError, OSError) as error:
@@ -332,7 +332,8 @@ class Change:
         details = self.deployment.container()
         if details is None:
             return
-        if not details["State"].get("Running") and self.starter.left_of_kis_minute():
+        has_asked = self.starter.last_asked and self.starter.left_of_kis_minute()
+        if not details["State"].get("Running") and has_asked:
             self.say(
                 "KIS refuses it a token: the container stays stopped, so that it asks no more."
             )
@@ -409,7 +410,7 @@ class Change:
         self._begin()
         self.say(f"restart of release {release}")
         if must_ask(kept_of(self.request, manifest), manifest):
-            wait_for_kis(self.request["kis_wait"], self.say)
+            wait_for_kis(self.starter.left_of_kis_minute(), self.say)
         try:
             self.engine.stop(details["Id"])
             self._step("created")

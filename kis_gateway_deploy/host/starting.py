@@ -42,6 +42,7 @@ class Starter:
         self.request, self.engine, self.state = request, engine, state
         self.say, self.step = say, step
         self.issuances, self.rewritten, self.last_asked = 0, False, 0.0
+        self.may_ask_at = time.monotonic() + request["kis_wait"]
 
     def start(
         self,
@@ -60,10 +61,9 @@ class Starter:
         self._start_and_watch(details, manifest, kept, addresses(before))
 
     def left_of_kis_minute(self) -> float:
-        """Seconds for which KIS must be left alone, as far as this change has seen."""
-        if not self.last_asked:
-            return 0.0
-        return max(0.0, self.last_asked + KIS_MINUTE - time.monotonic())
+        """Seconds for which KIS must be left alone: as was asked for, or since it was asked."""
+        asked = self.last_asked + KIS_MINUTE if self.last_asked else 0.0
+        return max(0.0, self.may_ask_at - time.monotonic(), asked - time.monotonic())
 
     def _make_ready(self, kept: Kept, manifest: dict[str, Any]) -> None:
         uid, _, gid = str(manifest["user"]).partition(":")
@@ -123,7 +123,7 @@ class Starter:
             aside = directory.set_aside(manifest["token_file"], "aside")
         self.state.note(aside=aside)
         self.say(f"  the token file is set aside: {manifest['token_dir']}/{aside}")
-        return max(float(self.request["kis_wait"]), self.left_of_kis_minute())
+        return self.left_of_kis_minute()
 
     def put_token_back(self, manifest: dict[str, Any]) -> None:
         aside = self.state.get("aside")
