@@ -42,7 +42,7 @@ class Starter:
         self.request, self.engine, self.state = request, engine, state
         self.say, self.step = say, step
         self.issuances, self.rewritten, self.last_asked = 0, False, 0.0
-        self.may_ask_at = time.monotonic() + request["kis_wait"]
+        self.may_ask_at: float = time.monotonic() + request["kis_wait"]
 
     def start(
         self,
