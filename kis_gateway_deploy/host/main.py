@@ -30,7 +30,7 @@ STATUS = {"refused": 2, "failed": 1, "left": 1, "removed": 1, "restored": 1, "re
 def main(serve: Serve) -> int:
     """Answers the request on standard input by what `serve` makes of it.
 
-    `serve` returns the result, or yields documents, of which the last holds it.
+    `serve` returns the result, or yields documents; the last document holds the result.
     """
     request = json.loads(sys.stdin.buffer.readline(REQUEST_LIMIT))
     document: dict[str, Any] = {}

@@ -82,7 +82,7 @@ class Starter:
         kept: Kept,
         waiting: list[tuple[str, bytes, bytes]],
     ) -> None:
-        """Without Docker's own restarts, each of which could be a request to KIS."""
+        """Turns Docker's restarts off until the gate has passed: each could be a request to KIS."""
         container = str(details["Id"])
         tokens = TokenWatch(manifest["token_dir"], manifest["token_file"])
         request = self.request
