@@ -19,7 +19,6 @@ from kis_gateway_deploy import requests
 from kis_gateway_deploy.reading import escaped
 from kis_gateway_deploy.release import Image, archive, simulator_image
 from kis_gateway_deploy.remote import Octets, RemoteError, ask
-from kis_gateway_deploy.rollout import author
 from kis_gateway_deploy.saved_image import cut, pack
 from kis_gateway_deploy.session import Session, Target
 
@@ -129,7 +128,7 @@ def switch(session: Session, name: str, action: str, release: str | None, batch:
     """
     rollout, target = session.rollout, session.targets[name]
     token = None
-    donor = rollout.issuances.given.get(name) if action == "up" else None
+    donor = rollout.issuances.donor_of.get(name) if action == "up" else None
     if donor:
         token = _token_from(session, target, donor, batch)
         if not token:
@@ -162,7 +161,7 @@ def change(
         release,
         session.seen(name),
         generation,
-        author(),
+        requests.author(),
         budget,
         wait,
         token,

@@ -225,16 +225,16 @@ def token_notes(name: str, rollout: Rollout) -> list[str]:
     notes = []
     if name in rollout.looping:
         notes.append("crash loop (EGW00133) detected: the gateway is stopped first")
-    if name in rollout.issuances.asks:
+    if name in rollout.issuances.issuers:
         notes.append("There is no valid token: the gateway asks KIS for one. (1 issuance)")
-    if source := rollout.issuances.given.get(name):
+    if source := rollout.issuances.donor_of.get(name):
         notes.append(f"The token comes from {source}.")
     return notes
 
 
-def budget(asks: Sequence[str]) -> str:
+def budget(issuers: Sequence[str]) -> str:
     """`issuances: 1 (lab-1)`: how many a deploy would take, and on which hosts."""
-    return f"issuances: {len(asks)}" + (f" ({', '.join(asks)})" if asks else "")
+    return f"issuances: {len(issuers)}" + (f" ({', '.join(issuers)})" if issuers else "")
 
 
 def summary(verb: str, plans: Mapping[str, Plan], blocked: Collection[str] = ()) -> str:

@@ -86,19 +86,18 @@ def mounted_token_left(reading: Reading, key: str) -> int:
     return max(0, (reading.mounted_token_expires or 0) - reading.clock)
 
 
-@dataclass
+@dataclass(frozen=True)
 class Issuances:
-    """Who gets a token from where, for the hosts that are about to be switched.
+    """Who gets a token from where, for the hosts that are about to be switched; inventory names.
 
-    `asks` are the hosts whose gateway has to ask KIS, `may_ask` those that do so when a client asks
-    them; `given` maps a host to the one whose token it gets; `after` maps a host to the one that
-    must be switched before it. All by inventory names.
+    `issuers`: the hosts whose gateway asks KIS at its start. `donor_of` maps a host to the one
+    whose token it gets. `first`: the hosts to be switched first, one at a time: the issuers, and
+    those that adopt a token which others get.
     """
 
-    asks: list[str] = field(default_factory=list)
-    may_ask: list[str] = field(default_factory=list)
-    given: dict[str, str] = field(default_factory=dict)
-    after: dict[str, str] = field(default_factory=dict)
+    issuers: tuple[str, ...] = ()
+    donor_of: Mapping[str, str] = field(default_factory=dict)
+    first: tuple[str, ...] = ()
 
 
 def distribute(
@@ -106,51 +105,40 @@ def distribute(
 ) -> Issuances:
     """Decides for `members`, the hosts to be switched in their order, among all that were read.
 
-    With `share`, a token that any host has goes to those of its key that have none, and where no
-    host has one, one asks first, alone. Without, each that has none asks, one after the other.
-    None waits for one that asks later than at its start.
+    With `share`, a token that any host has goes to those of its key that have none; if no host has
+    one, one host asks. Without, each host that has none asks. A gateway that asks at its first
+    request only is never waited for.
     """
-    result = Issuances()
-    result.may_ask += [n for n in members if gateways[n].has_token and gateways[n].is_doubtful]
+    issuers: set[str] = set()
+    adopters: set[str] = set()
+    donor_of: dict[str, str] = {}
     for key in dict.fromkeys(gateways[name].key for name in members):
         of_key = [name for name in members if gateways[name].key == key]
         without = [name for name in of_key if not gateways[name].has_token]
         asking = [name for name in without if gateways[name].asks_at_start]
         if not share:
-            result.asks += asking
-            result.may_ask += [name for name in without if name not in asking]
-            result.after |= dict(zip(asking[1:], asking, strict=False))
+            issuers.update(asking)
             continue
         lasting = {n: g.in_file for n, g in gateways.items() if g.key == key}
-        source = max(lasting, key=lambda name: lasting[name])
-        if lasting[source] <= WORTH_KEEPING:
-            # Where a token lies in a container only, it is there for all once that is adopted.
+        donor = max(lasting, key=lambda name: lasting[name])
+        if lasting[donor] <= WORTH_KEEPING:
+            # A token that only a container has can be given once it is adopted.
             adopting = [name for name in of_key if gateways[name].adopted > WORTH_KEEPING]
             if not adopting and not asking:
-                result.may_ask += without
                 continue
-            source = [*adopting, *asking][0]
-            result.after |= {name: source for name in without if name != source}
-        if source in without:
-            result.asks.append(source)
-        result.given |= {name: source for name in without if name != source}
-    return result
-
-
-def in_order(batches: Sequence[Sequence[str]], after: Mapping[str, str]) -> list[list[str]]:
-    """The same batches, divided where a host must wait for one that would come with it or later."""
-    result: list[list[str]] = []
-    waiting: list[str] = []
-    done: set[str] = set()
-    for batch in batches:
-        waiting += batch
-        while now := [name for name in waiting if after.get(name, name) in {name, *done}]:
-            result.append(now)
-            done.update(now)
-            waiting = [name for name in waiting if name not in done]
-    return result
+            donor = [*adopting, *asking][0]
+            if not adopting:
+                issuers.add(donor)
+            elif without:
+                adopters.add(donor)
+        donor_of |= {name: donor for name in without if name != donor}
+    return Issuances(
+        tuple(name for name in members if name in issuers),
+        donor_of,
+        tuple(name for name in members if name in issuers | adopters),
+    )
 
 
 def wait_before(ago: float | None) -> int:
-    """Whole seconds until KIS may be asked, where it was asked `ago` seconds before."""
+    """Whole seconds until KIS may be asked, if it was last asked `ago` seconds before."""
     return 0 if ago is None else max(0, math.ceil(INTERVAL - ago))

@@ -20,8 +20,8 @@ from pyinfra.operations import files
 
 from kis_gateway_deploy import calls, display, requests
 from kis_gateway_deploy.remote import Script
-from kis_gateway_deploy.rolling import Actions
-from kis_gateway_deploy.rolling import roll_out as roll_out_in_batches
+from kis_gateway_deploy.rollout import Actions
+from kis_gateway_deploy.rollout import roll_out as roll_out_in_batches
 from kis_gateway_deploy.session import CANNOT_READ, Session, Target
 
 Commands = Generator[PyinfraCommand, None, None]
@@ -185,10 +185,8 @@ def _roll_out(session: Session, action: str) -> bool:
         logger.info(f"{prefix}crash loop (EGW00133) detected: stopping the gateway")
     revert_what = session.targets[next(iter(session.targets))].settings.rollout_revert
     with _signals(session):
-        progress = roll_out_in_batches(rollout.batches, sorted(rollout.looping), revert_what, act)
-    rollout.switched = progress.switched
-    rollout.reverted = progress.reverted
-    session.failed |= progress.failed
+        roll_out_in_batches(rollout, revert_what, act)
+    session.failed |= rollout.progress.failed
     return True
 
 
@@ -228,10 +226,11 @@ def report() -> Commands:
     if host.name in session.failed:
         yield _fail(f"{session.failed[host.name]} (see above)")
     elif failed and target.plan.does("switch"):
-        kept = host.name in session.rollout.switched and host.name not in session.rollout.reverted
+        progress = session.rollout.progress
+        kept = host.name in progress.switched and host.name not in progress.reverted
         outcome = "was switched and kept" if kept else "runs what it ran before"
         _say(f"{outcome}; {', '.join(sorted(failed))} failed (see above)")
-    elif host.name in session.rollout.unfinished:
+    elif host.name in {*session.rollout.members} - {*session.rollout.progress.switched}:
         yield _fail("was not switched for an unknown reason; please report this as a bug")
     else:
         for line in where_it_listens(target):
@@ -314,7 +313,7 @@ def show_plan(verb: str) -> Commands:
                 why = display.UNREADABLE if target else display.UNREACHABLE
                 click.echo(display.not_read(name, why))
         if session.all_are_read():
-            click.echo(display.budget(session.rollout.issuances.asks))
+            click.echo(display.budget(session.rollout.issuances.issuers))
         blocked = [n for n, target in targets.items() if not target or session.why_untouched(n)]
         click.echo(display.summary(verb, {n: t.plan for n, t in targets.items() if t}, blocked))
     yield from ()

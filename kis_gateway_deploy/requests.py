@@ -6,7 +6,11 @@ Nothing here runs anything. Requests travel on standard input, so they may hold 
 from __future__ import annotations
 
 import base64
+import getpass
+import os
+import re
 import shlex
+import socket
 from functools import cache
 from importlib.metadata import distribution
 from pathlib import Path
@@ -108,6 +112,12 @@ def switch_request(
         "deadline": settings.rollout_healthy_deadline,
         "die_at": die_at,
     }
+
+
+def author() -> str:
+    """Who deploys, as histories of hosts name it: `kim@desk`."""
+    user = os.environ.get("SUDO_USER") or getpass.getuser()
+    return re.sub(r"[^\w.@-]", "_", f"{user}@{socket.gethostname()}")
 
 
 def fetch_request(image: Image) -> dict[str, Any]:

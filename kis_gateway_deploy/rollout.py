@@ -1,32 +1,30 @@
-"""In which order hosts are switched, and how far that came. Touches no host."""
+"""A rollout: which hosts are switched in which order, and the loop that does it. Touches no host.
+
+The loop asks hosts only through the functions that it is given, so that it is tested without any.
+"""
 
 from __future__ import annotations
 
-import getpass
 import math
-import os
-import re
-import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Literal
 
-from kis_gateway_deploy.issuance import Gateway, Issuances, distribute, in_order, wait_before
-
-
-def author() -> str:
-    """Who deploys, as histories of hosts name it: `kim@desk`."""
-    user = os.environ.get("SUDO_USER") or getpass.getuser()
-    return re.sub(r"[^\w.@-]", "_", f"{user}@{socket.gethostname()}")
+from kis_gateway_deploy.issuance import Gateway, Issuances, distribute, wait_before
 
 
-def make_batches(hosts: Sequence[str], sizes: Sequence[int | str]) -> list[list[str]]:
+def make_batches(
+    hosts: Sequence[str], sizes: Sequence[int | str], first: Sequence[str] = ()
+) -> list[list[str]]:
     """The hosts, in their order, as batches of these sizes; the last size is repeated.
 
     A size is a count or a percentage of all hosts, rounded down, but one host at least (as
-    Ansible's `serial` has it): 8 hosts in `[1, "25%", "100%"]` are batches of 1, 2 and 5.
+    Ansible's `serial` has it): 8 hosts in `[1, "25%", "100%"]` are batches of 1, 2 and 5. The hosts
+    in `first` come first, one a batch, in place of as many batches.
     """
-    batches: list[list[str]] = []
-    rest = list(hosts)
+    batches = [[name] for name in first]
+    rest = [name for name in hosts if name not in first]
     while rest:
         size = sizes[min(len(batches), len(sizes) - 1)]
         if isinstance(size, str):
@@ -37,46 +35,60 @@ def make_batches(hosts: Sequence[str], sizes: Sequence[int | str]) -> list[list[
 
 
 @dataclass
-class Rollout:
-    """Which host may be switched when. A host whose connection is lost records nothing."""
+class Progress:
+    """How far a rollout came. `failed` says why, by host."""
 
-    batches: list[list[str]]
     switched: list[str] = field(default_factory=list)
     reverted: list[str] = field(default_factory=list)
-    issuances: Issuances = field(default_factory=Issuances)
-    keys: Mapping[str, str] = field(default_factory=dict)  # fingerprints by host
-    looping: frozenset[str] = frozenset()  # hosts whose gateway KIS refuses again and again
+    stopped: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class Rollout:
+    """The batches, the tokens, and what has happened so far.
+
+    `gateways`: of all hosts that were read. `generations`: the generation of each host that was
+    changed in this run: what runs there is as this run left it.
+    """
+
+    batches: list[list[str]]
+    gateways: Mapping[str, Gateway]
+    issuances: Issuances
+    progress: Progress = field(default_factory=Progress)
     counted: dict[str, int] = field(default_factory=dict)  # issuances that were seen, by host
-    # The generation of each host that was changed in this run: what runs there is as it left it.
     generations: dict[str, str] = field(default_factory=dict)
     _asked: dict[str, float] = field(default_factory=dict)  # moments by key
 
     @classmethod
     def plan(
         cls,
-        batches: Sequence[Sequence[str]],
+        members: Sequence[str],
+        sizes: Sequence[int | str],
         gateways: Mapping[str, Gateway],
         share: bool,
         now: float,
     ) -> Rollout:
-        """For these batches; `gateways` are of all hosts that were read, at `now` (seconds)."""
-        members = [name for batch in batches for name in batch]
+        """For `members`, the hosts to be switched; all hosts were read at `now` (seconds)."""
         issuances = distribute(members, gateways, share)
-        keys = {name: gateway.key for name, gateway in gateways.items()}
-        result = cls(
-            in_order(batches, issuances.after),
-            issuances=issuances,
-            keys=keys,
-            looping=frozenset(name for name in members if gateways[name].loops),
-        )
+        result = cls(make_batches(members, sizes, issuances.first), gateways, issuances)
         for gateway in gateways.values():
             if gateway.asked is not None:
                 result._note(gateway.key, now - gateway.asked)
         return result
 
+    @property
+    def members(self) -> list[str]:
+        return [name for batch in self.batches for name in batch]
+
+    @property
+    def looping(self) -> list[str]:
+        """The hosts whose gateway KIS refuses again and again."""
+        return [name for name in self.members if self.gateways[name].loops]
+
     def has_asked(self, host: str, now: float) -> None:
         """To be told when a gateway of this host may just have asked KIS."""
-        self._note(self.keys[host], now)
+        self._note(self.gateways[host].key, now)
 
     def has_issued(self, host: str, count: int) -> None:
         """To be told of what a switch of this host has counted."""
@@ -87,20 +99,103 @@ class Rollout:
 
     def wait_for_kis(self, host: str, now: float) -> int:
         """Seconds for which KIS must be left alone with this host's key."""
-        asked = self._asked.get(self.keys[host])
+        asked = self._asked.get(self.gateways[host].key)
         return wait_before(None if asked is None else now - asked)
 
     def budget(self, host: str) -> int:
-        """How many issuances the host's switch may take."""
-        return 1 if host in {*self.issuances.asks, *self.issuances.may_ask} else 0
+        """How many issuances the host's switch may take: none if its token surely lasts."""
+        gateway = self.gateways[host]
+        has_one = host in self.issuances.donor_of or (gateway.has_token and not gateway.is_doubtful)
+        return 0 if has_one else 1
 
     @property
     def count(self) -> str:
         """`issuances: 0 (budget 1)`, of the whole run."""
-        budget = len(self.issuances.asks) + len(self.issuances.may_ask)
+        budget = sum(self.budget(name) for name in self.members)
         return f"issuances: {sum(self.counted.values())} (budget {budget})"
 
-    @property
-    def unfinished(self) -> list[str]:
-        """The hosts that were to be switched and were not."""
-        return [name for hosts in self.batches for name in hosts if name not in self.switched]
+
+SideBySide = Callable[[Sequence[str], Callable[[str], bool]], list[bool]]
+"""Calls a function for each name at the same time; its results in the names' order."""
+
+
+@dataclass
+class Actions:
+    """What a rollout has done on a host, each True if that succeeded.
+
+    `switch` gets the batch's number, too, as `batch`. `look` answers what is wrong with a host
+    that was switched; empty if nothing is.
+    """
+
+    switch: Callable[..., bool]
+    revert: Callable[[str], bool]
+    stop: Callable[[str], bool]
+    start: Callable[[str], bool]
+    look: Callable[[str], str]
+    say: Callable[[str], None]
+    interrupted: Callable[[], str]
+    side_by_side: SideBySide
+
+
+def roll_out(rollout: Rollout, revert: Literal["fleet", "host"], act: Actions) -> None:
+    """Stops crash loops, switches batch by batch, looks at all of them, reverts if one failed.
+
+    A batch begins only if every host of all earlier ones was switched, and nobody has interrupted
+    the run. With `fleet`, hosts that were switched go back if another one fails.
+    """
+    progress = rollout.progress
+    _each(rollout.looping, act.stop, progress, progress.stopped, "could not be stopped", act)
+    for number, batch in enumerate(rollout.batches):
+        if progress.failed:
+            break
+        if signal := act.interrupted():
+            _give_up(rollout, signal)
+            break
+        act.say(f"batch {number + 1} of {len(rollout.batches)}: {', '.join(batch)}")
+        switch = partial(act.switch, batch=number)
+        _each(batch, switch, progress, progress.switched, "was not switched", act)
+    _look(progress, act)
+    if progress.failed:
+        who = ", ".join(progress.failed)
+        left = [name for name in progress.stopped if name not in progress.switched]
+        if back := [name for name in left if name not in progress.failed]:
+            act.say(f"starting again what was stopped ({', '.join(back)}), because {who} failed")
+            act.side_by_side(back, act.start)
+        going_back = list(progress.switched)
+        if revert == "fleet" and going_back:
+            act.say(f"reverting {', '.join(going_back)}, because {who} failed")
+            _each(going_back, act.revert, progress, progress.reverted, "was not reverted", act)
+
+
+def _each(
+    names: Sequence[str],
+    do: Callable[[str], bool],
+    progress: Progress,
+    done: list[str],
+    otherwise: str,
+    act: Actions,
+) -> None:
+    for name, is_done in zip(names, act.side_by_side(names, do), strict=True):
+        if is_done:
+            done.append(name)
+        else:
+            progress.failed[name] = otherwise
+
+
+def _give_up(rollout: Rollout, signal: str) -> None:
+    for name in rollout.members:
+        if name not in rollout.progress.switched:
+            rollout.progress.failed[name] = f"was not switched: interrupted ({signal})"
+
+
+def _look(progress: Progress, act: Actions) -> None:
+    """One last look at every host: one may have gone down after its gate."""
+
+    def look(name: str) -> bool:
+        if why := act.look(name):
+            wrong[name] = why
+        return not why
+
+    wrong: dict[str, str] = {}
+    act.side_by_side(progress.switched, look)
+    progress.failed.update(wrong)

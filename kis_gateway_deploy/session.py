@@ -30,7 +30,7 @@ from kis_gateway_deploy.reading import Reading, parse_reading
 from kis_gateway_deploy.registry import NoDigestError, find_digest, kept_digest
 from kis_gateway_deploy.release import Release, make_release
 from kis_gateway_deploy.remote import NoPythonError, RemoteError, ask
-from kis_gateway_deploy.rollout import Rollout, make_batches
+from kis_gateway_deploy.rollout import Rollout
 from kis_gateway_deploy.settings import PREFIXES, Settings, SettingsError, validate_fleet
 
 CANNOT_READ = (
@@ -314,8 +314,13 @@ class Session:
             for name, target in self.targets.items()
             if target.reading
         }
-        batches = make_batches(members, settings.rollout_batches)
-        return Rollout.plan(batches, gateways, settings.rollout_share_token, time.monotonic())
+        return Rollout.plan(
+            members,
+            settings.rollout_batches,
+            gateways,
+            settings.rollout_share_token,
+            time.monotonic(),
+        )
 
     def _beyond_the_limit(self, name: str) -> str:
         """That a host would ask KIS though one that `--limit` leaves out may have its token.
@@ -323,7 +328,7 @@ class Session:
         From six hours on a new token ends the old one for all (FACTS of KIS's token API).
         """
         settings, release = self.desired[name]
-        if not settings.rollout_share_token or name not in self.rollout.issuances.asks:
+        if not settings.rollout_share_token or name not in self.rollout.issuances.issuers:
             return ""
         others = [
             other

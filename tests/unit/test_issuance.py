@@ -10,10 +10,9 @@ from kis_gateway_deploy.issuance import (
     Gateway,
     distribute,
     gateway_of,
-    in_order,
     wait_before,
 )
-from kis_gateway_deploy.rollout import Rollout, make_batches
+from kis_gateway_deploy.rollout import Rollout
 from tests.unit.builders import NO_TOKEN, container, reading
 
 KEY, OTHER = "0a1b2c3d4e5f", "f5e4d3c2b1a0"
@@ -68,7 +67,7 @@ def test_a_file_in_an_unknown_form_is_trusted_but_given_to_nobody() -> None:
     found = seen(token_state="unknown")
     assert found.has_token
     result = distribute(["a", "b"], {"a": found, "b": NONE})
-    assert (result.asks, result.may_ask, result.given) == (["b"], ["a"], {})
+    assert (result.issuers, result.donor_of) == (("b",), {})
 
 
 @pytest.mark.parametrize(("left", "loops"), [(599, True), (601, False)])
@@ -92,8 +91,7 @@ def test_a_token_in_what_the_container_has_mounted_counts_like_one_of_an_adopted
     assert found == Gateway(KEY, in_file=found.in_file, adopted=DAY)
     assert found.has_token
     result = distribute(["a", "b"], {"a": NONE, "b": found})
-    assert (result.asks, result.given, result.after) == ([], {"a": "b"}, {"a": "b"})
-    assert result.may_ask == []
+    assert (result.issuers, result.donor_of, result.first) == ((), {"a": "b"}, ("b",))
 
 
 @pytest.mark.parametrize("left", [-DAY, 2 * DAY])
@@ -149,30 +147,30 @@ DOUBTFUL = Gateway(KEY, in_file=DAY, is_doubtful=True)
 
 
 @pytest.mark.parametrize("share", [True, False])
-def test_a_gateway_with_a_doubtful_token_may_ask_and_is_not_waited_for(share: bool) -> None:
+def test_a_gateway_with_a_doubtful_token_is_not_waited_for(share: bool) -> None:
     result = distribute(["a", "b"], {"a": DOUBTFUL, "b": HAS}, share=share)
-    assert (result.asks, result.may_ask) == ([], ["a"])
-    assert (result.given, result.after) == ({}, {})
-    # Not on a host that is not to be switched.
-    assert distribute(["b"], {"a": DOUBTFUL, "b": HAS}, share=share).may_ask == []
+    assert (result.issuers, result.donor_of, result.first) == ((), {}, ())
 
 
 def test_a_doubtful_token_is_given_to_others() -> None:
     result = distribute(["a", "b"], {"a": NONE, "b": DOUBTFUL})
-    assert (result.asks, result.may_ask, result.given) == ([], ["b"], {"a": "b"})
+    assert (result.issuers, result.donor_of) == ((), {"a": "b"})
 
 
 def test_a_doubtful_token_that_is_about_to_end_is_none() -> None:
     ending = Gateway(KEY, in_file=WORTH_KEEPING, is_doubtful=True)
-    result = distribute(["a"], {"a": ending})
-    assert (result.asks, result.may_ask) == (["a"], [])
+    assert distribute(["a"], {"a": ending}).issuers == ("a",)
 
 
-def test_an_issuance_that_is_only_possible_is_in_the_budget() -> None:
-    gateways = {"a": DOUBTFUL, "b": HAS}
-    rollout = Rollout.plan([["a", "b"]], gateways, share=True, now=0)
-    assert [rollout.budget(name) for name in "ab"] == [1, 0]
+def planned(gateways: dict[str, Gateway], share: bool = True, now: float = 0) -> Rollout:
+    return Rollout.plan(list(gateways), ["100%"], gateways, share, now)
+
+
+def test_the_budget_is_one_where_a_gateway_may_ask() -> None:
+    rollout = planned({"a": DOUBTFUL, "b": HAS, "c": NONE})
+    assert [rollout.budget(name) for name in "abc"] == [1, 0, 0]
     assert rollout.count == "issuances: 0 (budget 1)"
+    assert planned({"a": LAZY}).budget("a") == 1
 
 
 @pytest.mark.parametrize(
@@ -182,27 +180,28 @@ def test_a_token_that_is_about_to_be_replaced_is_none(left: int, has: bool) -> N
     assert Gateway(KEY, in_file=left).has_token is has
 
 
-def test_one_asks_and_the_others_wait_for_its_token() -> None:
+def test_one_asks_and_the_others_get_its_token() -> None:
     result = distribute(["a", "b", "c"], {"a": NONE, "b": NONE, "c": NONE})
-    assert result.asks == ["a"]
-    assert result.given == {"b": "a", "c": "a"}
-    assert result.after == {"b": "a", "c": "a"}
+    assert (result.issuers, result.first) == (("a",), ("a",))
+    assert result.donor_of == {"b": "a", "c": "a"}
 
 
 def test_a_token_that_is_there_is_given_at_once_also_by_a_host_that_is_not_switched() -> None:
     result = distribute(["a", "b"], {"a": NONE, "b": NONE, "c": HAS, "d": Gateway(OTHER, DAY)})
-    assert (result.asks, result.after) == ([], {})
-    assert result.given == {"a": "c", "b": "c"}
+    assert (result.issuers, result.first) == ((), ())
+    assert result.donor_of == {"a": "c", "b": "c"}
 
 
 def test_of_several_tokens_the_one_that_ends_last_is_given() -> None:
     gateways = {"a": NONE, "b": Gateway(KEY, DAY - 9), "c": HAS}
-    assert distribute(["a"], gateways).given == {"a": "c"}
+    assert distribute(["a"], gateways).donor_of == {"a": "c"}
 
 
 def test_a_token_in_a_container_is_there_for_others_once_it_is_adopted() -> None:
-    result = distribute(["a", "b"], {"a": NONE, "b": Gateway(KEY, adopted=DAY)})
-    assert (result.asks, result.given, result.after) == ([], {"a": "b"}, {"a": "b"})
+    adopting = Gateway(KEY, adopted=DAY)
+    result = distribute(["a", "b"], {"a": NONE, "b": adopting})
+    assert (result.issuers, result.donor_of, result.first) == ((), {"a": "b"}, ("b",))
+    assert distribute(["a", "b"], {"a": adopting, "b": adopting}).first == ()
 
 
 LAZY = Gateway(KEY, asks_at_start=False)
@@ -210,41 +209,24 @@ LAZY = Gateway(KEY, asks_at_start=False)
 
 def test_none_waits_for_a_gateway_that_asks_at_its_first_request() -> None:
     result = distribute(["a", "b"], {"a": LAZY, "b": NONE})
-    assert (result.asks, result.given, result.after) == (["b"], {"a": "b"}, {"a": "b"})
+    assert (result.issuers, result.donor_of, result.first) == (("b",), {"a": "b"}, ("b",))
     result = distribute(["a"], {"a": LAZY})
-    assert (result.asks, result.may_ask, result.given) == ([], ["a"], {})
-    result = distribute(["a"], {"a": LAZY, "b": HAS})
-    assert (result.may_ask, result.given) == ([], {"a": "b"})
+    assert (result.issuers, result.donor_of) == ((), {})
+    assert distribute(["a"], {"a": LAZY, "b": HAS}).donor_of == {"a": "b"}
     result = distribute(["a", "b"], {"a": LAZY, "b": NONE}, share=False)
-    assert (result.asks, result.may_ask, result.after) == (["b"], ["a"], {})
+    assert (result.issuers, result.donor_of) == (("b",), {})
 
 
 def test_each_key_is_asked_for_once() -> None:
     other = Gateway(OTHER)
     result = distribute(["a", "b", "c", "d"], {"a": NONE, "b": other, "c": NONE, "d": other})
-    assert result.asks == ["a", "b"]
-    assert result.given == {"c": "a", "d": "b"}
+    assert result.issuers == ("a", "b")
+    assert result.donor_of == {"c": "a", "d": "b"}
 
 
-def test_without_sharing_each_asks_after_the_other() -> None:
+def test_without_sharing_each_asks_alone() -> None:
     result = distribute(["a", "b", "c"], {"a": NONE, "b": NONE, "c": HAS}, share=False)
-    assert (result.asks, result.given, result.after) == (["a", "b"], {}, {"b": "a"})
-
-
-@pytest.mark.parametrize(
-    ("batches", "after", "expected"),
-    [
-        ([["a", "b"]], {}, [["a", "b"]]),
-        ([["a", "b", "c"]], {"b": "a"}, [["a", "c"], ["b"]]),
-        ([["a"], ["b", "c"]], {"b": "a", "c": "a"}, [["a"], ["b", "c"]]),
-        ([["a"], ["b"]], {"a": "b"}, [["b"], ["a"]]),
-        ([["a", "b", "c"]], {"b": "a", "c": "b"}, [["a"], ["b"], ["c"]]),
-    ],
-)
-def test_batches_are_divided_where_one_waits_for_another(
-    batches: list[list[str]], after: dict[str, str], expected: list[list[str]]
-) -> None:
-    assert in_order(batches, after) == expected
+    assert (result.issuers, result.donor_of, result.first) == (("a", "b"), {}, ("a", "b"))
 
 
 def test_any_fleet_is_switched_whole_in_order_and_within_the_budget() -> None:
@@ -257,18 +239,19 @@ def test_any_fleet_is_switched_whole_in_order_and_within_the_budget() -> None:
         members = [name for name in names if chance.random() < 0.8]
         sizes: list[int | str] = chance.choice([[1, "25%", "100%"], ["100%"], [2], [1]])
         share = chance.random() < 0.7
-        batches = make_batches(members, sizes)
-        rollout = Rollout.plan(batches, gateways, share, now=0)
-        asks, may_ask = rollout.issuances.asks, rollout.issuances.may_ask
-        assert not {*asks} & {*may_ask}
-        assert len({*may_ask}) == len(may_ask)
-        doubtful = {n for n in members if gateways[n].is_doubtful and gateways[n].has_token}
-        assert doubtful <= {*may_ask}
-        assert sorted(name for batch in rollout.batches for name in batch) == sorted(members)
+        rollout = Rollout.plan(members, sizes, gateways, share, now=0)
+        issuers = rollout.issuances.issuers
+        assert sorted(rollout.members) == sorted(members)
         assert all(rollout.batches)
+        assert all([name] in rollout.batches for name in issuers)
         turn = {name: i for i, batch in enumerate(rollout.batches) for name in batch}
+        for name in members:
+            has_one = gateways[name].has_token and not gateways[name].is_doubtful
+            assert rollout.budget(name) == (
+                0 if has_one or name in rollout.issuances.donor_of else 1
+            )
         for key in (KEY, OTHER):
-            of_key = [name for name in asks if gateways[name].key == key]
+            of_key = [name for name in issuers if gateways[name].key == key]
             without = [
                 name
                 for name in members
@@ -279,7 +262,6 @@ def test_any_fleet_is_switched_whole_in_order_and_within_the_budget() -> None:
             has_one = any(g.key == key and g.has_token for g in gateways.values())
             if not share:
                 assert of_key == without
-                assert len({turn[name] for name in of_key}) == len(of_key)
             elif not any(g.key == key and g.in_file for g in gateways.values()):
                 assert len(of_key) <= 1
             if (
@@ -288,9 +270,9 @@ def test_any_fleet_is_switched_whole_in_order_and_within_the_budget() -> None:
                 and not any(gateways[n].adopted and n not in members for n in gateways)
             ):
                 assert of_key == []
-        for name, source in rollout.issuances.given.items():
-            assert name not in asks
-            assert gateways[source].in_file or turn[source] < turn[name]
+        for name, donor in rollout.issuances.donor_of.items():
+            assert name not in issuers
+            assert gateways[donor].in_file or turn[donor] < turn[name]
 
 
 @pytest.mark.parametrize(
@@ -302,14 +284,14 @@ def test_kis_is_left_alone_for_its_minute(ago: float | None, seconds: int) -> No
 
 def test_a_rollout_remembers_when_a_key_was_asked_for_last() -> None:
     gateways = {"a": Gateway(KEY, asked=20), "b": Gateway(KEY, asked=50), "c": Gateway(OTHER)}
-    rollout = Rollout.plan([["a", "b", "c"]], gateways, share=False, now=1000)
+    rollout = planned(gateways, share=False, now=1000)
     assert [rollout.wait_for_kis(name, 1000) for name in "abc"] == [41, 41, 0]
     rollout.has_asked("a", 1010)
     assert [rollout.wait_for_kis(name, 1020) for name in "abc"] == [51, 51, 0]
 
 
 def test_the_count_is_of_all_hosts_and_all_their_switches() -> None:
-    rollout = Rollout.plan([["a", "b"]], {"a": NONE, "b": NONE}, share=True, now=0)
+    rollout = planned({"a": NONE, "b": NONE})
     assert rollout.count == "issuances: 0 (budget 1)"
     rollout.has_issued("a", 1)
     rollout.has_issued("b", 0)

@@ -160,3 +160,8 @@ def test_the_compose_binary_is_there_and_runs() -> None:
     binary = requests.compose_binary()
     assert binary.is_file()
     assert os.access(binary, os.X_OK)
+
+
+def test_a_history_names_who_deployed_in_plain_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SUDO_USER", """o'brien"; $(id) 김""")
+    assert requests.author().startswith("o_brien_____id__김@")

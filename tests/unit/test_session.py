@@ -108,8 +108,8 @@ def test_hosts_without_a_token_get_that_of_another_one() -> None:
     of = session(a={}, b={})
     put(of, "a", SWITCH, **NO_TOKEN)
     put(of, "b", Plan())
-    assert of.rollout.issuances.given == {"a": "b"}
-    assert of.rollout.issuances.asks == []
+    assert of.rollout.issuances.donor_of == {"a": "b"}
+    assert of.rollout.issuances.issuers == ()
 
 
 def test_the_generation_is_that_of_the_reading_until_this_run_has_changed_the_host() -> None:
