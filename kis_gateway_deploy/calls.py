@@ -182,11 +182,11 @@ def _token_from(session: Session, target: Target, donor: str, batch: int) -> str
     told otherwise (sshd_config(5), MaxSessions).
     """
     with session.one_at_a_time:
-        taken = donor, target.key, batch
+        taken = donor, target.key_fingerprint, batch
         why = "has no token any more that it could give"
         if taken not in session.tokens:
             try:
-                session.tokens[taken] = _take_token(session, donor, target.key)
+                session.tokens[taken] = _take_token(session, donor, target.key_fingerprint)
             except (RemoteError, ConnectError, ValueError, AttributeError) as error:
                 session.tokens[taken], why = "", f"could not be asked for its token ({error})"
         token = session.tokens[taken]

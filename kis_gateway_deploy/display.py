@@ -191,8 +191,8 @@ def host_plan(
     if plan.does("release", "switch"):
         lines += _file_changes(release, reading)
     if reading.current != release.id:
-        wanted = release.files[COMPOSE_FILE].content.decode()
-        lines += compose_diff(reading.current_compose, wanted, release.id, settings.plan_show)
+        desired = release.files[COMPOSE_FILE].content.decode()
+        lines += compose_diff(reading.current_compose, desired, release.id, settings.plan_show)
     lines += [click.style(f"! {warning}", "yellow") for warning in plan.warnings]
     lines += [click.style(f"! in the way: {problem}", "red") for problem in in_the_way]
     count = f"{len(plan.steps)} changes" if plan.steps else "nothing to change"
@@ -266,16 +266,16 @@ def _file_changes(release: Release, reading: Reading) -> list[str]:
 
 
 def compose_diff(
-    current: str, wanted: str, release_id: str, show: Collection[str] = ()
+    current: str, desired: str, release_id: str, show: Collection[str] = ()
 ) -> list[str]:
     """A unified diff of what two compose files say: without comments, and one value a line.
 
     A value that may be secret is shown as `(hidden)`, or as `(changed)` if it differs. `show` are
     names whose values are shown all the same.
     """
-    if current == wanted:
+    if current == desired:
         return []
-    after = yaml.safe_load(wanted)
+    after = yaml.safe_load(desired)
     try:
         before = yaml.safe_load(current) or {}
     except (yaml.YAMLError, ValueError):  # the message would repeat the line

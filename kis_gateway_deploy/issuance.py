@@ -24,15 +24,15 @@ INTERVAL = 61
 class Gateway:
     """What decides about one host's token. Seconds are counted from the moment of its reading.
 
-    `key`: the fingerprint of its app key. `in_file`: for how long its token on the host is still
-    valid; `adopted`: the same of one that only a container has; 0 or less if there is none.
-    `asked`: how long ago KIS was asked with that key, as far as this host shows. `loops`: KIS
-    refuses a container of it. `is_unknown`: the token file has a form that is not known here, and
-    is trusted. `is_doubtful`: the file does not say that its token lasts, so the gateway may ask
-    all the same. `asks_at_start` is False for a gateway that asks at its first request.
+    `key_fingerprint`: of its app key. `in_file`: for how long its token on the host is still valid;
+    `adopted`: the same of a token that only a container has; 0 or less if there is none. `asked`:
+    how long ago KIS was asked with that key, as far as this host shows. `loops`: KIS refuses the
+    gateway again and again. `is_unknown`: the token file has an unknown form, and is trusted.
+    `is_doubtful`: the file does not say that its token lasts, so the gateway may ask nevertheless.
+    `asks_at_start` is False for a gateway that asks at its first request.
     """
 
-    key: str
+    key_fingerprint: str
     in_file: int = 0
     adopted: int = 0
     asked: int | None = None
@@ -112,14 +112,14 @@ def distribute(
     issuers: set[str] = set()
     adopters: set[str] = set()
     donor_of: dict[str, str] = {}
-    for key in dict.fromkeys(gateways[name].key for name in members):
-        of_key = [name for name in members if gateways[name].key == key]
+    for key in dict.fromkeys(gateways[name].key_fingerprint for name in members):
+        of_key = [name for name in members if gateways[name].key_fingerprint == key]
         without = [name for name in of_key if not gateways[name].has_token]
         asking = [name for name in without if gateways[name].asks_at_start]
         if not share:
             issuers.update(asking)
             continue
-        lasting = {n: g.in_file for n, g in gateways.items() if g.key == key}
+        lasting = {n: g.in_file for n, g in gateways.items() if g.key_fingerprint == key}
         donor = max(lasting, key=lambda name: lasting[name])
         if lasting[donor] <= WORTH_KEEPING:
             # A token that only a container has can be given once it is adopted.

@@ -90,10 +90,10 @@ def make_plan(settings: Settings, release: Release, reading: Reading) -> Plan:
     put_compose_plugin = not reading.compose and not _packages_with_compose(reading)
     if packages or put_compose_plugin or reading.engine == "down":
         steps.append(Step("engine", "Docker Engine or compose is missing or not running"))
-    wanted_images = [release.image] + ([simulator_image()] if settings.simulator else [])
+    desired_images = [release.image] + ([simulator_image()] if settings.simulator else [])
     steps += [
         Step("image", f"the image {image.reference} is not on the host", image)
-        for image in wanted_images
+        for image in desired_images
         if image.reference not in reading.images
     ]
     if settings.simulator and not _runs(reading.simulator, simulator_image()):
@@ -165,10 +165,11 @@ def findings(settings: Settings, release: Release, reading: Reading) -> list[str
             )
     if reading.client_sees and not reading.client_sees.is_good:
         found.append(f"a client that asks {settings.health_path} gets: {reading.client_sees}")
-    if reading.token_key not in {None, release.key}:
+    if reading.token_key not in {None, release.key_fingerprint}:
         found.append(
             f"the token in {settings.token_path} is of another app key (fingerprint "
-            f"{reading.token_key}, not {release.key}): restart the gateway (make restart)"
+            f"{reading.token_key}, not {release.key_fingerprint}): restart the gateway "
+            "(make restart)"
         )
     if settings.token_at_start and (lack := _lacks_token(reading)):
         found.append(f"{settings.token_path}: {lack}")
@@ -224,7 +225,7 @@ def warnings(settings: Settings, release: Release, reading: Reading) -> list[str
 
 def _shares(user: TokenUser, settings: Settings, release: Release) -> bool:
     """Whether another container with the token directory can do no harm there."""
-    return user.key == release.key and user.user == settings.user
+    return user.key == release.key_fingerprint and user.user == settings.user
 
 
 def missing_packages(reading: Reading) -> tuple[str, ...]:
@@ -346,7 +347,7 @@ def _adopts_without_token(settings: Settings, release: Release, reading: Reading
     """That the adopted container's token was not found, which would cost an issuance."""
     if reading.adopted is None or settings.adopt_without_token:
         return ""
-    gateway = gateway_of(reading, release.key)
+    gateway = gateway_of(reading, release.key_fingerprint)
     if reading.adopted_token_expires is not None or gateway.has_token or gateway.loops:
         return ""
     return (
@@ -406,12 +407,12 @@ def _held_ports(settings: Settings, reading: Reading) -> list[tuple[str, int]]:
     """The ports that this deploy would publish and a stranger listens on, with their settings."""
     held = []
     in_host_mode = settings.network_mode == "host"
-    wanted = ANYWHERE if in_host_mode else settings.bind_address
+    desired = ANYWHERE if in_host_mode else settings.bind_address
     gateways = reading.gateways + ([reading.adopted] if reading.adopted else [])
     ours = {binding for gateway in gateways for binding in gateway.published()}
     # In host mode the container's own process listens: that it is up is all there is to tell.
     hidden = any(gateway.is_up and not gateway.ports for gateway in gateways)
-    if not hidden and _strangers(wanted, settings.published_port, ours, reading):
+    if not hidden and _strangers(desired, settings.published_port, ours, reading):
         name = "gateway_container_port" if in_host_mode else "gateway_port"
         held.append((name, settings.published_port))
     if settings.simulator:
@@ -424,13 +425,13 @@ def _held_ports(settings: Settings, reading: Reading) -> list[tuple[str, int]]:
     return held
 
 
-def _strangers(wanted: str, port: int, ours: set[tuple[str, int]], reading: Reading) -> bool:
-    """Whether an IPv4 listener that is not ours is in the way of `wanted`:`port`."""
+def _strangers(desired: str, port: int, ours: set[tuple[str, int]], reading: Reading) -> bool:
+    """Whether an IPv4 listener that is not ours is in the way of `desired`:`port`."""
     in_the_way = {
         (address, listening_port)
         for address, listening_port in reading.listening
         if listening_port == port
-        and (address in {wanted, ANYWHERE, "::"} or (wanted == ANYWHERE and "." in address))
+        and (address in {desired, ANYWHERE, "::"} or (desired == ANYWHERE and "." in address))
     }
     # An engine that publishes on every address may listen there for IPv6 as well.
     published = ours | {("::", port) for address, port in ours if address == ANYWHERE}
@@ -460,15 +461,15 @@ def why_recreate(settings: Settings, release: Release, reading: Reading) -> str:
         return "more than one gateway container is there"
     gateway = reading.gateways[0]
     if old := old_directory(settings, reading):
-        if mounted_token_left(reading, release.key) > WORTH_KEEPING:
+        if mounted_token_left(reading, release.key_fingerprint) > WORTH_KEEPING:
             return f"{old}, whose token is brought over"
         lost = ": its token is lost, and" if reading.token_mount == "deleted" else NO_TOKEN_THERE
         return f"{old}{lost} re-creating the container costs an issuance"
     if reading.current != release.id:
         return f"release {reading.current or 'none'} runs, not {release.id}"
-    wanted = f"{settings.app_dir}/releases/{release.id}/{COMPOSE_FILE}"
-    if gateway.compose_file != wanted:  # by hand, with another file or none
-        return f"the container was made from {gateway.compose_file or 'no file'}, not {wanted}"
+    desired = f"{settings.app_dir}/releases/{release.id}/{COMPOSE_FILE}"
+    if gateway.compose_file != desired:  # by hand, with another file or none
+        return f"the container was made from {gateway.compose_file or 'no file'}, not {desired}"
     if gateway.image != reading.images.get(release.image.reference):
         return f"the container does not run what {release.image.reference} names now"
     if gateway.restart_policy == "no":

@@ -9,7 +9,7 @@ import re
 import subprocess
 from http.client import HTTPException
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.error import HTTPError
 from urllib.parse import urlencode
 from urllib.request import (
@@ -33,11 +33,38 @@ MANIFESTS = ", ".join(
 )
 
 
+class ImageReference(NamedTuple):
+    """The parts of an image's name, each empty if the name does not have it.
+
+    As the reference grammar of the OCI distribution project has it: the first part is a registry
+    only if it is `localhost` or has a dot or a colon.
+    """
+
+    registry: str
+    repository: str
+    tag: str = ""
+    digest: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> ImageReference:
+        name, _, digest = text.partition("@")
+        first, _, rest = name.partition("/")
+        is_registry = bool(rest) and (first == "localhost" or bool(re.search("[.:]", first)))
+        registry, path = (first, rest) if is_registry else ("", name)
+        repository, _, tag = path.partition(":")
+        return cls(registry, repository, tag, digest)
+
+    @property
+    def name(self) -> str:
+        """Without tag and digest."""
+        return f"{self.registry}/{self.repository}" if self.registry else self.repository
+
+
 class NoDigestError(ValueError):
     """Why a tag has no digest, and what to do. `silent`: the registry gave no answer at all."""
 
     def __init__(self, image: str, why: str, silent: bool) -> None:
-        registry = split(image)[0]
+        registry = ImageReference.parse(image).registry
         self.silent = silent
         self.why = f"the registry {registry} {'did not answer' if silent else 'refused'}: {why}"
         login = f"log in here (docker login {registry}, or gateway_registry_auth_file)"
@@ -49,17 +76,8 @@ class NoDigestError(ValueError):
         )
 
 
-def split(image: str) -> tuple[str, str, str]:
-    """Registry, repository and tag of a reference; the registry is empty where it names none."""
-    first, _, rest = image.partition("@")[0].partition("/")
-    named = bool(rest) and (first == "localhost" or bool(re.search("[.:]", first)))
-    registry, path = (first, rest) if named else ("", image.partition("@")[0])
-    repository, _, tag = path.partition(":")
-    return registry, repository, tag or "latest"
-
-
 def kept_digest(image: str, compose_file: str) -> str:
-    """The digest that this compose file pins the image to; empty where it does not."""
+    """The digest that this compose file pins the image to; empty if it does not."""
     found = re.search(rf'"{re.escape(image)}@({DIGEST})"', compose_file)
     return found[1] if found else ""
 
@@ -70,7 +88,7 @@ def read_login(image: str, auth_file: Path) -> str:
     Raises:
         ValueError: it holds none, in words that follow the setting's name.
     """
-    registry = split(image)[0]
+    registry = ImageReference.parse(image).registry
     try:
         auths = json.loads(auth_file.read_bytes())["auths"]
         login = (auths.get(registry) or auths.get(f"https://{registry}") or {}).get("auth")
@@ -85,12 +103,13 @@ def read_login(image: str, auth_file: Path) -> str:
 
 def login_config(image: str, auth_file: Path) -> str:
     """A docker config.json with the login for the image's registry, and with no other's."""
-    return json.dumps({"auths": {split(image)[0]: {"auth": read_login(image, auth_file)}}})
+    registry = ImageReference.parse(image).registry
+    return json.dumps({"auths": {registry: {"auth": read_login(image, auth_file)}}})
 
 
 def _own_login(image: str) -> str:
-    """What `docker login` keeps on this machine; empty where the registry may want none."""
-    registry = split(image)[0]
+    """What `docker login` keeps on this machine; empty if there is none."""
+    registry = ImageReference.parse(image).registry
     path = Path(os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker") / "config.json"
     try:
         config = json.loads(path.read_bytes())
@@ -106,20 +125,20 @@ def _own_login(image: str) -> str:
 
 
 def find_digest(image: str, auth_file: Path | None) -> str:
-    """The digest (`sha256:…`) of the image, or of the index where it is for many architectures.
+    """The digest (`sha256:…`) of the image, or of its index if it is for many architectures.
 
     Asks the registry itself (OCI Distribution Specification, HEAD of a manifest): the docker CLI
-    shows no digest of an index, but for buildx, which Debian packages apart.
+    shows the digest of an index only with buildx, which Debian packages separately.
 
     Raises:
-        NoDigestError: there is none to be had. No login is in its message.
+        NoDigestError: there is none. No login is in its message.
     """
-    registry, repository, tag = split(image)
+    registry, repository, tag, _ = ImageReference.parse(image)
     if not registry:
         raise NoDigestError(image, f"{image} does not say which registry it is in", False)
     # As Docker does: plain HTTP from this machine only.
     scheme = "http" if re.fullmatch(r"(localhost|127\.[\d.]+)(:\d+)?", registry) else "https"
-    url = f"{scheme}://{registry}/v2/{repository}/manifests/{tag}"
+    url = f"{scheme}://{registry}/v2/{repository}/manifests/{tag or 'latest'}"
     login = read_login(image, auth_file) if auth_file else _own_login(image)
     try:
         try:
@@ -127,8 +146,8 @@ def find_digest(image: str, auth_file: Path | None) -> str:
         except HTTPError as error:
             if error.code != 401:
                 raise
-            wanted = error.headers.get("WWW-Authenticate", "")
-            answer = _ask(url, "HEAD", _authorization(wanted, scheme, repository, login))
+            challenge = error.headers.get("WWW-Authenticate", "")
+            answer = _ask(url, "HEAD", _authorization(challenge, scheme, repository, login))
         found = answer.headers.get("Docker-Content-Digest", "")
     except HTTPError as error:
         silent = error.code >= 500 or error.code == TOO_MANY_REQUESTS
@@ -143,7 +162,7 @@ def find_digest(image: str, auth_file: Path | None) -> str:
 
 
 def _authorization(challenge: str, scheme: str, repository: str, login: str) -> str:
-    """What the registry's 401 asks for: the login, or a token that is had for it."""
+    """What the registry's 401 asks for: the login, or the token that it is exchanged for."""
     kind, _, parameters = challenge.partition(" ")
     if kind.lower() != "bearer":
         return f"Basic {login}" if login else ""

@@ -103,7 +103,7 @@ class Release:
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     @property
-    def key(self) -> str:
+    def key_fingerprint(self) -> str:
         """The fingerprint of the app key (see `key_fingerprint`)."""
         return str(self.manifest["key"])
 

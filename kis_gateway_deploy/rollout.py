@@ -74,7 +74,7 @@ class Rollout:
         result = cls(make_batches(members, sizes, issuances.first), gateways, issuances)
         for gateway in gateways.values():
             if gateway.asked is not None:
-                result._note(gateway.key, now - gateway.asked)
+                result._note(gateway.key_fingerprint, now - gateway.asked)
         return result
 
     @property
@@ -88,7 +88,7 @@ class Rollout:
 
     def has_asked(self, host: str, now: float) -> None:
         """To be told when a gateway of this host may just have asked KIS."""
-        self._note(self.gateways[host].key, now)
+        self._note(self.gateways[host].key_fingerprint, now)
 
     def has_issued(self, host: str, count: int) -> None:
         """To be told of what a switch of this host has counted."""
@@ -99,7 +99,7 @@ class Rollout:
 
     def wait_for_kis(self, host: str, now: float) -> int:
         """Seconds for which KIS must be left alone with this host's key."""
-        asked = self._asked.get(self.gateways[host].key)
+        asked = self._asked.get(self.gateways[host].key_fingerprint)
         return wait_before(None if asked is None else now - asked)
 
     def budget(self, host: str) -> int:

@@ -25,6 +25,8 @@ from pathlib import Path
 from threading import Lock
 from typing import IO, BinaryIO, cast
 
+from kis_gateway_deploy.registry import ImageReference
+
 GZIP_MAGIC = b"\x1f\x8b"  # RFC 1952
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"  # RFC 8878
 TAR_MAGIC = b"ustar"  # POSIX.1, at TAR_MAGIC_AT
@@ -53,8 +55,7 @@ class SavedImage:
         A host that has this reference has the image. The id itself would not do: the engines'
         classic and containerd image stores give one image two different ids.
         """
-        repository = re.sub(r":[^/:]*$", "", image.partition("@")[0])
-        return f"{repository}:{self.id.removeprefix('sha256:')[:12]}"
+        return f"{ImageReference.parse(image).name}:{self.id.removeprefix('sha256:')[:12]}"
 
 
 def find_image(image: str, tar: Path | None) -> SavedImage:

@@ -27,7 +27,12 @@ from kis_gateway_deploy.plans import (
     refusals_to_run,
 )
 from kis_gateway_deploy.reading import Reading, parse_reading
-from kis_gateway_deploy.registry import NoDigestError, find_digest, kept_digest
+from kis_gateway_deploy.registry import (
+    ImageReference,
+    NoDigestError,
+    find_digest,
+    kept_digest,
+)
 from kis_gateway_deploy.release import Release, make_release
 from kis_gateway_deploy.remote import NoPythonError, RemoteError, ask
 from kis_gateway_deploy.rollout import Rollout
@@ -65,10 +70,10 @@ class Target:
     has_python: bool = True
 
     @property
-    def key(self) -> str:
+    def key_fingerprint(self) -> str:
         """The fingerprint of the app key of what shall run."""
         found = self.reading.releases.get(self.release_id) if self.reading else ""
-        return found or self.release.key
+        return found or self.release.key_fingerprint
 
 
 class Session:
@@ -123,7 +128,7 @@ class Session:
 
     def _digest(self, settings: Settings) -> str | NoDigestError:
         """What the registry says that the image is now, or why it did not say that."""
-        if settings.image_source != "registry" or "@" in settings.image:
+        if settings.image_source != "registry" or ImageReference.parse(settings.image).digest:
             return ""
         asked = settings.image, settings.registry_auth_file
         if asked not in self._digests:
@@ -224,10 +229,10 @@ class Session:
             refusals = [f"{old}: a restart would keep that; re-create the container (make deploy)"]
         if reading:
             refusals = refusals_to_run(target.settings, reading) or refusals
-        wanted_id = release_id or (reading.current if reading else None) or ""
-        step = Step("switch", f"release {wanted_id} is asked for")
+        desired_id = release_id or (reading.current if reading else None) or ""
+        step = Step("switch", f"release {desired_id} is asked for")
         plan = Plan((step,), refusals, warnings=target.plan.warnings)
-        return self._note(replace(target, release_id=wanted_id, plan=plan))
+        return self._note(replace(target, release_id=desired_id, plan=plan))
 
     def plan_to_remove(self, host: Host) -> Target:
         """Reads a host and plans to remove its container, whatever runs in it."""
@@ -280,7 +285,7 @@ class Session:
         target = self.targets.get(name)
         if target is None or target.reading is None:
             return False
-        return mounted_token_left(target.reading, target.key) > WORTH_KEEPING
+        return mounted_token_left(target.reading, target.key_fingerprint) > WORTH_KEEPING
 
     # The rollout
 
@@ -310,7 +315,7 @@ class Session:
         ]
         settings = next(iter(self.desired.values()))[0]
         gateways = {
-            name: gateway_of(target.reading, target.key, target.settings.token_at_start)
+            name: gateway_of(target.reading, target.key_fingerprint, target.settings.token_at_start)
             for name, target in self.targets.items()
             if target.reading
         }
@@ -333,7 +338,7 @@ class Session:
         others = [
             other
             for other, (_, theirs) in self.desired.items()
-            if other not in self.names and theirs.key == release.key
+            if other not in self.names and theirs.key_fingerprint == release.key_fingerprint
         ]
         if not others:
             return ""

@@ -24,7 +24,7 @@ from pydantic import (
     ValidationError,
 )
 
-from kis_gateway_deploy.registry import read_login
+from kis_gateway_deploy.registry import ImageReference, read_login
 from kis_gateway_deploy.saved_image import find_image
 
 PREFIXES = ("gateway_", "rollout_")
@@ -132,7 +132,7 @@ Project = Annotated[
 ContainerName = Annotated[
     str, _matching("[A-Za-z0-9][A-Za-z0-9_.-]*", "a container's name, for example `kis-gateway`")
 ]
-ImageReference = Annotated[
+ImageName = Annotated[
     str,
     _matching(
         r"[A-Za-z0-9][\w.\-:/@]*", "an image reference, for example `registry.example/kis:1.4`"
@@ -166,7 +166,7 @@ class Settings(BaseModel):
         hide_input_in_errors=True,
     )
 
-    image: ImageReference
+    image: ImageName
     """Image reference: with its registry or a digest for `registry`, without a tag for `build`."""
     secrets_file: Path
     """Path of the secrets file on the deploying machine: one flat JSON object."""
@@ -387,6 +387,7 @@ def _message(error: Any) -> str:
 def _relations(settings: Settings) -> list[tuple[tuple[str, ...], str]]:
     """Settings that are right one by one, but not together; the first is the one to change."""
     problems: list[tuple[tuple[str, ...], str]] = []
+    reference = ImageReference.parse(settings.image)
     if (settings.image_source == "build") != (settings.build_context is not None):
         problems.append(
             (
@@ -408,7 +409,7 @@ def _relations(settings: Settings) -> list[tuple[tuple[str, ...], str]]:
                 "is only for gateway_image_source='archive'",
             )
         )
-    if settings.image_source == "build" and re.search(r"[@:][^/]*$", settings.image):
+    if settings.image_source == "build" and (reference.tag or reference.digest):
         problems.append(
             (
                 ("gateway_image", "gateway_image_source"),

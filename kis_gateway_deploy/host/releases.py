@@ -46,7 +46,7 @@ def damage_of(app_dir: str, release: str, manifest: dict[str, Any] | None) -> st
         return f"{MANIFEST} is missing" if os.path.isdir(directory) else "is not on the host"
     from hashlib import sha256
 
-    for name, wanted in sorted(manifest["files"].items()):
+    for name, stored in sorted(manifest["files"].items()):
         path = f"{release_dir(app_dir, release)}/{os.path.basename(name)}"
         try:
             at = os.lstat(path)
@@ -54,9 +54,9 @@ def damage_of(app_dir: str, release: str, manifest: dict[str, Any] | None) -> st
                 digest = sha256(file.read(FILE_LIMIT)).hexdigest()
         except OSError:
             return f"{name} is missing"
-        if digest != wanted["sha256"]:
+        if digest != stored["sha256"]:
             return f"{name} was changed on the host"
-        if [stat.S_IMODE(at.st_mode), at.st_uid, at.st_gid] != wanted["owner"]:
+        if [stat.S_IMODE(at.st_mode), at.st_uid, at.st_gid] != stored["owner"]:
             return f"{name} has another owner or mode"
     return ""
 

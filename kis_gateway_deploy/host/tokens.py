@@ -226,11 +226,11 @@ class Directory:
 
     def set_aside(self, name: str, why: str) -> str:
         """Gives an entry another name, which is returned; it is kept."""
-        aside = f"{name}.{why}-{time.strftime('%Y%m%d-%H%M%S')}"
-        while self.stat(aside) is not None:
-            aside += "x"
-        self.rename(name, aside)
-        return aside
+        new = f"{name}.{why}-{time.strftime('%Y%m%d-%H%M%S')}"
+        while self.stat(new) is not None:
+            new += "x"
+        self.rename(name, new)
+        return new
 
     def own(self, owner: tuple[int, int], token_file: str) -> None:
         """Makes the directory and its regular files the container's user's own.

@@ -705,7 +705,7 @@ def test_our_own_container_is_no_stranger_though_it_is_named_to_be_adopted() -> 
 
 def token_user(name: str = "two-kis-gateway-1", **changes: Any) -> dict[str, Any]:
     """Another container with the token directory, whose app key and user are ours."""
-    own = {"compose_file": BY_HAND, "user": "10001:10001", "key": release().key}
+    own = {"compose_file": BY_HAND, "user": "10001:10001", "key": release().key_fingerprint}
     return {"name": name} | own | changes
 
 
@@ -783,7 +783,7 @@ RESTARTED = {"containers": (container(name="/kis-kis-gateway-1", restarts=3),)}
 ABOUT_THE_TOKEN: list[tuple[dict[str, Any], list[str]]] = [
     (
         {"token_key": OTHER_KEY},
-        [TOKEN, "another app key", f"{OTHER_KEY}, not {release().key}", "(make restart)"],
+        [TOKEN, "another app key", f"not {release().key_fingerprint}", "(make restart)"],
     ),
     (NO_TOKEN, [NO_FILE]),
     (EXPIRED, [f"{TOKEN}: the token has expired, {COSTS}"]),
@@ -813,7 +813,7 @@ def test_what_has_drifted_is_found_and_nothing_is_done_about_it(
     [
         {"client_sees": {"status": 204}},
         {"client_sees": None},
-        {"token_key": release().key},
+        {"token_key": release().key_fingerprint},
         {"token_expires": CLOCK + 1, "token_file_says": CLOCK + 1},
         {"token_file_says": None},
     ],

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from kis_gateway_deploy.registry import (
+    ImageReference,
     NoDigestError,
     find_digest,
     kept_digest,
     login_config,
     read_login,
-    split,
 )
 
 DIGEST = f"sha256:{'ab' * 32}"
@@ -27,17 +27,19 @@ LOGIN = base64.b64encode(b"tester:s3cret").decode()
 @pytest.mark.parametrize(
     ("image", "parts"),
     [
-        ("kis", ("", "kis", "latest")),
-        ("kis:1.4", ("", "kis", "1.4")),
-        ("team/kis:1.4", ("", "team/kis", "1.4")),
-        ("localhost/kis", ("localhost", "kis", "latest")),
-        ("registry.example/kis:1.4", ("registry.example", "kis", "1.4")),
-        ("registry.example:5000/team/kis", ("registry.example:5000", "team/kis", "latest")),
-        (f"registry.example:5000/kis:1.4@{DIGEST}", ("registry.example:5000", "kis", "1.4")),
+        ("kis", ("", "kis", "", "")),
+        ("kis:1.4", ("", "kis", "1.4", "")),
+        ("team/kis:1.4", ("", "team/kis", "1.4", "")),
+        ("localhost/kis", ("localhost", "kis", "", "")),
+        ("registry.example/kis:1.4", ("registry.example", "kis", "1.4", "")),
+        ("registry.example:5000/team/kis", ("registry.example:5000", "team/kis", "", "")),
+        (f"r.example:5000/kis:1.4@{DIGEST}", ("r.example:5000", "kis", "1.4", DIGEST)),
     ],
 )
-def test_a_reference_has_dockers_defaults(image: str, parts: tuple[str, str, str]) -> None:
-    assert split(image) == parts
+def test_a_reference_is_parsed_as_docker_does(image: str, parts: tuple[str, ...]) -> None:
+    found = ImageReference.parse(image)
+    assert found == parts
+    assert image.startswith(found.name)
 
 
 @pytest.mark.parametrize(

@@ -271,7 +271,7 @@ def test_a_release_holds_its_files_with_modes_and_owners(tmp_path: Path) -> None
     assert made.image == Image("registry.example/kis:1.4")
     app_key = json.loads(SECRETS_FILE.read_text())["kis-r-app-key"]
     key = hashlib.sha256(app_key.encode()).hexdigest()[:12]
-    assert made.key == key
+    assert made.key_fingerprint == key
     assert made.files == {
         COMPOSE_FILE: File(made.files[COMPOSE_FILE].content, 0o600),
         "secrets.json": File(SECRETS_FILE.read_bytes(), 0o400, 7, 8),

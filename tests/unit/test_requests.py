@@ -57,7 +57,7 @@ def test_a_host_is_asked_about_its_deployment() -> None:
 
 
 def test_a_donor_is_asked_the_same_and_whose_token_it_is() -> None:
-    asked = requests.token_request(SETTINGS, RELEASE, RELEASE.key, mounted=True)
+    asked = requests.token_request(SETTINGS, RELEASE, RELEASE.key_fingerprint, mounted=True)
     same = requests.read_request(SETTINGS, RELEASE)
     assert asked == same | {"key": "0a1b2c3d4e5f", "mounted": True}
 

@@ -125,9 +125,9 @@ def test_the_generation_is_that_of_the_reading_until_this_run_has_changed_the_ho
 def test_the_key_is_that_of_the_release_that_shall_run() -> None:
     of = session(a={})
     target = put(of, "a", SWITCH)
-    assert target.key == target.release.key
+    assert target.key_fingerprint == target.release.key_fingerprint
     older = put(of, "a", SWITCH, releases={target.release_id: "f5e4d3c2b1a0"})
-    assert older.key == "f5e4d3c2b1a0"
+    assert older.key_fingerprint == "f5e4d3c2b1a0"
 
 
 def test_a_release_that_cannot_be_made_refuses_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
