@@ -195,12 +195,19 @@ def host_plan(
         lines += compose_diff(reading.current_compose, desired, release.id, settings.plan_show)
     lines += [click.style(f"! {warning}", "yellow") for warning in plan.warnings]
     lines += [click.style(f"! in the way: {problem}", "red") for problem in in_the_way]
-    count = f"{len(plan.steps)} changes" if plan.steps else "nothing to change"
-    if plan.findings and not plan.steps:
-        count = f"nothing to change, {len(plan.findings)} drifted"
-    if in_the_way:
-        count = f"blocked, {len(plan.steps)} changes"
-    return "\n  ".join([click.style(f"{name}: {count}", bold=True), *lines])
+    return "\n  ".join([_head(name, plan, bool(in_the_way)), *lines])
+
+
+def _head(name: str, plan: Plan, is_blocked: bool) -> str:
+    """`web-1: up to date`, or drifted, or its changes; or blocked, whatever else it is."""
+    changes = f"{len(plan.steps)} {'change' if len(plan.steps) == 1 else 'changes'}"
+    if is_blocked:
+        state = f"blocked ({changes})" if plan.steps else "blocked"
+    elif plan.steps:
+        state = changes
+    else:
+        state = "drifted" if plan.findings else "up to date"
+    return click.style(f"{name}: {state}", bold=True)
 
 
 def _line(step: Step) -> str:
@@ -216,8 +223,7 @@ def without_python(name: str, plan: Plan) -> str:
     """The plan of a host that cannot be read yet."""
     lines = [_line(step) for step in plan.steps]
     lines += [click.style(f"! in the way: {problem}", "red") for problem in plan.refusals]
-    count = "1 change, more is known then" if plan.steps else "blocked, 0 changes"
-    return "\n  ".join([click.style(f"{name}: {count}", bold=True), *lines])
+    return "\n  ".join([_head(name, plan, bool(plan.refusals)), *lines])
 
 
 def token_notes(name: str, rollout: Rollout) -> list[str]:

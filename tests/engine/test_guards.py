@@ -222,7 +222,7 @@ def test_what_is_in_the_way_is_said_and_fails(deployed: Deployment, verb: str) -
     outcome = deployed.run(verb, **gone)
     assert outcome.status == 1, outcome.output
     assert f"{verb}: blocked on @local" in outcome.output
-    assert "nothing to change" not in outcome.output
+    assert "up to date" not in outcome.output
 
 
 def test_no_hidden_value_is_printed_at_the_highest_verbosity(deployed: Deployment) -> None:

@@ -97,7 +97,7 @@ def test_a_host_that_does_not_answer_is_shown_and_fails(deployed: Deployment) ->
 def test_the_plan_of_an_unchanged_deployment(deployed: Deployment) -> None:
     result = run(deployed, "plan")
     assert result.returncode == 0, result.stderr
-    assert result.stdout == "@local: nothing to change\nissuances: 0\nplan: 0 changes on 0 hosts\n"
+    assert result.stdout == "@local: up to date\nissuances: 0\nplan: 0 changes on 0 hosts\n"
 
 
 def test_the_plan_of_a_changed_setting(deployed: Deployment) -> None:

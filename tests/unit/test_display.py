@@ -301,7 +301,7 @@ def shown(
 
 
 def test_a_plan_without_changes() -> None:
-    assert shown(reading(), builders.settings(), builders.release()) == ["web-1: nothing to change"]
+    assert shown(reading(), builders.settings(), builders.release()) == ["web-1: up to date"]
 
 
 DRIFTED: dict[str, Any] = {
@@ -317,10 +317,10 @@ FOUND = [
 
 def test_a_plan_of_a_host_that_has_drifted() -> None:
     settings, release = builders.settings(), builders.release()
-    first = "web-1: nothing to change, 2 drifted"
+    first = "web-1: drifted"
     assert shown(reading(**DRIFTED), settings, release) == [first, *FOUND]
     blocked = shown(reading(**DRIFTED), settings, release, in_the_way=("web-2 is refused",))
-    assert blocked == ["web-1: blocked, 0 changes", *FOUND, "  ! in the way: web-2 is refused"]
+    assert blocked == ["web-1: blocked", *FOUND, "  ! in the way: web-2 is refused"]
 
 
 def test_what_has_drifted_stands_below_the_changes() -> None:
@@ -331,18 +331,18 @@ def test_what_has_drifted_stands_below_the_changes() -> None:
         "in order; the gateway runs on"
     )
     lines = shown(host, builders.settings(), builders.release())
-    assert lines == ["web-1: 1 changes", reason, *FOUND]
+    assert lines == ["web-1: 1 change", reason, *FOUND]
 
 
 def test_a_plan_of_a_host_without_python() -> None:
     plan = plan_without_python(builders.settings())
     assert plain(display.without_python("web-1", plan)).splitlines() == [
-        "web-1: 1 change, more is known then",
+        "web-1: 1 change",
         "  - python3 is missing -> python3 is installed, and the host is read after that",
     ]
     plan = plan_without_python(builders.settings(install_docker=False))
     assert plain(display.without_python("web-1", plan)).splitlines() == [
-        "web-1: blocked, 0 changes",
+        "web-1: blocked",
         "  ! in the way: python3 is missing here and gateway_install_docker is off: install it, or "
         "turn that on",
     ]
@@ -363,7 +363,7 @@ def test_a_plan_of_a_changed_setting() -> None:
     )
     lines = shown(host, settings, new, in_the_way=("the disk is full",))
     assert lines[:5] == [
-        "web-1: blocked, 2 changes",
+        "web-1: blocked (2 changes)",
         f"  - release {new.id}: is not on the host -> the release is put on the host; nothing that "
         "runs is touched",
         f"  - release {old.id} runs, not {new.id} -> the container is re-created",
