@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import atexit
 from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
 from functools import partial
-from signal import SIGHUP, SIGINT, SIGTERM, Signals, signal
 from typing import Any
 
 import click
@@ -184,35 +182,17 @@ def _roll_out(session: Session, action: str) -> bool:
         prefix = session.inventory.get_host(name).print_prefix
         logger.info(f"{prefix}crash loop (EGW00133) detected: stopping the gateway")
     revert_what = session.targets[next(iter(session.targets))].settings.rollout_revert
-    with _signals(session):
+    session.is_rolling_out = True
+    try:
         roll_out_in_batches(rollout, revert_what, act)
+    finally:
+        session.is_rolling_out = False
     session.failed |= rollout.progress.failed
     return True
 
 
 def _side_by_side(names: Sequence[str], do: Callable[[str], bool]) -> list[bool]:
     return list(Group().imap(do, names))
-
-
-@contextmanager
-def _signals(session: Session) -> Generator[None]:
-    """Meanwhile a signal ends no process: no new switch begins, and those under way are waited for.
-
-    SIGTERM and SIGHUP would pass by any `finally`, and after SIGINT pyinfra exits with 0.
-    """
-
-    def note(number: int, _: object) -> None:
-        name = Signals(number).name
-        session.interrupted = name
-        logger.error(f"{name}: no new switch begins; those under way are waited for")
-
-    # Not gevent's handlers: the one for SIGINT comes too late, after Python's own has raised.
-    before = {each: signal(each, note) for each in (SIGINT, SIGTERM, SIGHUP)}
-    try:
-        yield
-    finally:
-        for each, handler in before.items():
-            signal(each, handler)
 
 
 @operation()

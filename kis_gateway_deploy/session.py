@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from signal import SIG_IGN, SIGHUP, SIGINT, SIGTERM, Signals, getsignal, signal
 from threading import Lock
 from typing import Any
 
@@ -44,6 +45,7 @@ CANNOT_READ = (
 )
 NO_PYTHON = "this host has no python3: deploy to it (make deploy), or install it"
 ATTRIBUTE = "kis_gateway_session"
+EXIT_BY_SIGNAL = 128  # as shells report a process that a signal ended
 
 
 class Refused(PyinfraError):
@@ -88,6 +90,7 @@ class Session:
         self.failed: dict[str, str] = {}
         self.tokens: dict[tuple[str, str, int], str] = {}  # in base64, by donor, key and batch
         self.interrupted = ""  # by which signal
+        self.is_rolling_out = False
         self.is_counted = False
         self._rollout: Rollout | None = None
         self._lock = Lock()  # hosts are read side by side
@@ -104,7 +107,27 @@ class Session:
             if found is None:
                 found = cls(state)
                 setattr(state, ATTRIBUTE, found)
+                found.handle_signals()
             return found
+
+    def handle_signals(self) -> None:
+        """A signal ends the run with a status that is not 0; pyinfra exits with 0 after SIGINT.
+
+        During a rollout it is only noted: no new switch begins, those under way are waited for.
+        """
+
+        def handle(number: int, _: object) -> None:
+            name = Signals(number).name
+            if not self.is_rolling_out:
+                logger.error(f"{name}: interrupted; no switch was under way")
+                raise SystemExit(EXIT_BY_SIGNAL + number)
+            self.interrupted = name
+            logger.error(f"{name}: no new switch begins; those under way are waited for")
+
+        for each in (SIGINT, SIGTERM, SIGHUP):
+            if getsignal(each) != SIG_IGN:  # nohup
+                # Not gevent's handlers: the one for SIGINT comes after Python's own has raised.
+                signal(each, handle)
 
     def _make_desired(self) -> dict[str, tuple[Settings, Release]]:
         data = {each.name: each.data.dict() for each in self.inventory}

@@ -6,8 +6,10 @@ import json
 import os
 import secrets
 import subprocess
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -78,6 +80,28 @@ class Fleet:
         path.write_text(SOME_HOSTS.format(data=data))
         return self._pyinfra(path, deploy, *flags)
 
+    def inventory_of(self, data: dict[str, dict[str, Any]], bare: Sequence[str] = ()) -> Path:
+        """An inventory that imports nothing: these hosts with their changes, and `bare` ones.
+
+        Those have no setting of this package.
+        """
+        script = "import json; from inventory.lab import lab; print(json.dumps(lab, default=str))"
+        read = command(sys.executable, "-c", script, cwd=ROOT, env=self._environment)
+        hosts = []
+        for name, found in json.loads(read.stdout):
+            if name in data:
+                changes = found | data[name]
+                hosts.append((name, {k: v for k, v in changes.items() if v is not None}))
+            elif name in bare:
+                ways = {k: v for k, v in found.items() if not k.startswith("gateway_")}
+                hosts.append((name, ways))
+        path = self.directory / f"{secrets.token_hex(4)}.py"
+        path.write_text(f"lab = {hosts!r}\n")
+        return path
+
+    def run_on(self, inventory: Path, deploy: str, *flags: str) -> Outcome:
+        return self._pyinfra(inventory, deploy, *flags)
+
     def start_up(self, **changes: Any) -> subprocess.Popen[str]:
         """`up` in the background, its output to be read as it comes."""
         return subprocess.Popen(
@@ -89,18 +113,40 @@ class Fleet:
             env=self._environment | {"PYTHONUNBUFFERED": "1"},
         )
 
-    def interrupt(self, moment: str, act: Callable[[subprocess.Popen[str]], object]) -> int:
+    def up_beside(self, **changes: Any) -> Outcome:
+        """`up` with an inventory file of its own, so that two can run at the same time."""
+        path = self._inventory(changes, name=f"{secrets.token_hex(4)}.py")
+        return self._pyinfra(path, "deploy/up.py")
+
+    def interrupt(self, moment: str, act: Callable[[subprocess.Popen[str]], object]) -> Outcome:
         """Runs `up` with a change, acts when its output names the moment, and waits for its end."""
         process = self.start_up(**changed())
         assert process.stdout is not None
+        output = ""
         for line in process.stdout:
+            output += line
             if moment in line:
                 act(process)
                 break
         else:
-            raise AssertionError(f"the moment never came: {moment}")
-        process.stdout.read()
-        return process.wait()
+            raise AssertionError(f"the moment never came: {moment}\n{output}")
+        output += process.stdout.read()
+        return Outcome(process.wait(), output)
+
+    @contextmanager
+    def silence_later(self, host: str) -> Iterator[Callable[[object], None]]:
+        """Yields a function that drops every packet of a host's sshd until the block ends."""
+        drop = "iptables -{} {} -p tcp --{} 22 -j DROP"
+        rules = [("INPUT", "dport"), ("OUTPUT", "sport")]
+
+        def silence(action: str) -> None:
+            for chain, port in rules:
+                self.in_container(host, "sh", "-c", drop.format(action, chain, port))
+
+        try:
+            yield lambda _: silence("I")
+        finally:
+            silence("D")
 
     def _pyinfra(self, inventory: Path, deploy: str, *flags: str) -> Outcome:
         result = command(
@@ -109,9 +155,12 @@ class Fleet:
         return Outcome(result.returncode, result.stdout + result.stderr)
 
     def _inventory(
-        self, changes: dict[str, Any], per_host: dict[str, dict[str, Any]] | None = None
+        self,
+        changes: dict[str, Any],
+        per_host: dict[str, dict[str, Any]] | None = None,
+        name: str = "inventory.py",
     ) -> Path:
-        path = self.directory / "inventory.py"
+        path = self.directory / name
         everywhere = self.settings | changes
         path.write_text(INVENTORY.format(everywhere=everywhere, per_host=per_host or {}))
         return path
@@ -127,6 +176,11 @@ class Fleet:
         result = command("ssh", "-F", self.lab.ssh_config, host, script)
         assert result.returncode == 0, f"{host}: {script}: {result.stderr}"
         return result.stdout.strip()
+
+    def address(self, host: str) -> str:
+        """In the lab's network."""
+        form = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}"
+        return docker("inspect", "--format", form, self.lab.container(host))
 
     def in_container(self, host: str, *words: str) -> str:
         """What a command says that is run as root on a host, past its sshd."""

@@ -77,8 +77,8 @@ def test_a_broken_release_stops_at_the_canary(fleet: Fleet, broken: dict[str, An
 
 
 def test_a_killed_controller_leaves_both_hosts_serving(fleet: Fleet) -> None:
-    status = fleet.interrupt("[lab-1] switch:", lambda process: process.kill())
-    assert status == -signal.SIGKILL
+    outcome = fleet.interrupt("[lab-1] switch:", lambda process: process.kill())
+    assert outcome.status == -signal.SIGKILL
     wait_for(lambda: fleet.switching() == [], "no switch is under way any more", 60)
     wait_for(lambda: fleet.serving() == BOTH, "both hosts serve, by themselves", 60)
     outcome = fleet.up()
