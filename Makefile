@@ -1,15 +1,15 @@
-# The front door. `make deploy` on a fresh machine needs Python 3.11+ and root or sudo, nothing else.
+# `make deploy` on a fresh machine needs only Python 3.11+ and root or sudo.
 INVENTORY ?= inventory/local.py
 HOSTS ?= 4
 SETTABLE := INVENTORY LIMIT RELEASE JSON SAFE HOSTS BARE ARGS
-# What is given to make is text: make expands nothing in it, and no shell reads it as code.
+# The variables given to make are plain text: neither make nor a shell expands them.
 $(foreach name,$(SETTABLE),$(eval override $(name) := $$(value $(name))))
 export $(SETTABLE)
 UNKNOWN := $(strip $(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$(name))))
 $(if $(UNKNOWN),$(error $(UNKNOWN): unknown variable, nothing was done; these are known: $(SETTABLE)))
 RUN := .venv/bin/python -m deploy
 PYTEST := .venv/bin/pytest
-VERIFY := .venv/bin/python -m pytest -p kis_gateway_deploy.verify.plugin --pyargs kis_gateway_deploy.verify
+VERIFY := .venv/bin/python -m pytest --pyargs kis_gateway_deploy.verify
 SIDE_BY_SIDE := $(PYTEST) --numprocesses 2 --dist loadfile --no-loadscope-reorder
 SOURCES := benchmarks deploy inventory kis_gateway_deploy lab services tests
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
@@ -20,10 +20,11 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
 
-.venv/ready: requirements.lock
+.venv/ready: requirements.lock pyproject.toml
 	@python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo 'Python 3.11 or newer is needed.'; exit 1; }
 	@python3 -m venv .venv >/dev/null 2>&1 || { rm -rf .venv && $(SUDO) apt-get update -qq && $(SUDO) apt-get install -qq -y python3-venv >/dev/null && python3 -m venv .venv; }
 	@.venv/bin/pip install --quiet --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@.venv/bin/pip install --quiet --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@
 
 deploy: .venv/ready  ## bring the gateway up on every host of INVENTORY
@@ -38,13 +39,13 @@ status: .venv/ready  ## what runs on every host, its token's age, the last switc
 plan: .venv/ready  ## what deploy would change and why; touches nothing
 	@$(RUN) plan "$$INVENTORY" "$$LIMIT"
 
-drift: .venv/ready  ## the same, for a schedule: fails where anything would change
+drift: .venv/ready  ## the same, for a scheduler: fails if anything would change
 	@$(RUN) drift "$$INVENTORY" "$$LIMIT"
 
 restart: .venv/ready  ## restart the gateways, batch by batch
 	@$(RUN) restart "$$INVENTORY" "$$LIMIT"
 
-rollback: .venv/ready  ## go back to the release before, or to RELEASE=id, batch by batch
+rollback: .venv/ready  ## go back to the previous release, or to RELEASE=id, batch by batch
 	@$(RUN) rollback "$$INVENTORY" "$$LIMIT" $(if $(RELEASE),--data "release=\"$$RELEASE\"")
 
 down: .venv/ready  ## take the gateways down; token directory and releases stay
@@ -78,6 +79,6 @@ lint: .venv/ready  ## ruff, mypy, import-linter, shellcheck
 	.venv/bin/lint-imports --quiet 2>/dev/null || .venv/bin/lint-imports
 	.venv/bin/shellcheck templates/*.sh
 
-lock: .venv/ready  ## write requirements.lock anew from pyproject.toml
+lock: .venv/ready  ## regenerate requirements.lock from pyproject.toml
 	.venv/bin/pip install --quiet uv
 	.venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url --extra dev --extra verify pyproject.toml -o requirements.lock

@@ -1,38 +1,82 @@
 """Starts a verb as `make` does: `python -m deploy VERB INVENTORY [LIMIT] [PYINFRA_FLAG …]`.
 
-It is `pyinfra -y INVENTORY deploy/VERB.py --limit …`, and it also fails if the inventory is missing
-or has no hosts: pyinfra then does nothing and ends with 0. LIMIT: names of hosts or groups, with
-commas.
+It is `pyinfra -y INVENTORY deploy/VERB.py --limit …`, with these differences, which pyinfra has no
+option for: it fails if the inventory is missing or has no hosts of ours; an error in a file of the
+inventory is one line, its traceback is in `pyinfra-debug.log`; a host whose SSH key is missing or
+unusable fails alone. LIMIT: names of hosts or groups, with commas.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from traceback import extract_tb, format_exception
+from typing import Any, NoReturn
 
+import click
+from pyinfra.api.exceptions import ConnectError, PyinfraError
+from pyinfra.connectors.ssh import SSHConnector
 from pyinfra.context import ctx_state
+from pyinfra_cli.exceptions import UnexpectedExternalError, UnexpectedInternalError
 from pyinfra_cli.main import main as pyinfra
 
+from kis_gateway_deploy.display import last_line
 from kis_gateway_deploy.session import ATTRIBUTE
+
+DEBUG_LOG = Path("pyinfra-debug.log")
 
 
 def main(verb: str, inventory: str, limit: str = "", *flags: str) -> None:
     """Runs the verb; raises SystemExit with its status."""
     if not Path(inventory).is_file():
-        sys.exit(
-            f"no host was touched: there is no inventory {inventory} (INVENTORY=path/to/it.py)"
-        )
+        _fail(verb, f"there is no inventory {inventory} (INVENTORY=path/to/it.py)")
     limits = [word for name in limit.split(",") if name for word in ("--limit", name.strip())]
     sys.argv[1:] = ["-y", *limits, *flags, inventory, f"deploy/{verb}.py"]
     try:
         pyinfra()
     except SystemExit as end:
-        session = getattr(ctx_state.get(), ATTRIBUTE, None) if ctx_state.isset() else None
+        state = ctx_state.get() if ctx_state.isset() else None
+        session = getattr(state, ATTRIBUTE, None)
         if end.code in (0, None) and not (session and session.targets):
-            lacks = f"no host that matches LIMIT={limit}" if limit else "no hosts"
-            sys.exit(f"no host was touched: the inventory {inventory} has {lacks}")
+            lacks = f"no host that matches LIMIT={limit}" if limit else "no host of this package"
+            _fail(verb, f"the inventory {inventory} has {lacks}")
+        if end.code and not session:  # pyinfra has read no inventory, or reached none of its hosts
+            _fail(verb, "see above", [each.name for each in getattr(state, "inventory", ())])
         raise
 
 
+def _fail(verb: str, why: str, hosts: Sequence[str] = ()) -> NoReturn:
+    click.secho(f"no host was touched: {why}", fg="red", err=True)
+    click.echo(last_line(verb, dict.fromkeys(hosts, "failed")))
+    sys.exit(1)
+
+
+def _show_error(error: Any, file: object = None) -> None:  # noqa: ARG001 - click's interface
+    """In place of a traceback: what went wrong, in which line of which file."""
+    cause = error.exception
+    if isinstance(cause, SyntaxError):
+        where = f"{cause.filename}, line {cause.lineno}: {cause.msg}"
+    else:
+        last = extract_tb(cause._traceback)[-1]
+        where = f"{last.filename}, line {last.lineno}: {type(cause).__name__}: {cause}"
+    DEBUG_LOG.write_text("".join(format_exception(cause)))
+    click.secho(f"{where} (the traceback is in {DEBUG_LOG})", fg="red", err=True)
+
+
+def _connect(connector: SSHConnector) -> None:
+    """pyinfra ends the run of all hosts, with a traceback, if the key of one cannot be read."""
+    try:
+        _connect_as_pyinfra(connector)
+    except ConnectError:
+        raise
+    except PyinfraError as error:
+        raise ConnectError(str(error)) from None
+
+
 if __name__ == "__main__":
+    UnexpectedExternalError.show = _show_error
+    UnexpectedInternalError.show = _show_error
+    _connect_as_pyinfra = SSHConnector.connect
+    SSHConnector.connect = _connect  # type: ignore[method-assign,assignment]
     main(*sys.argv[1:])

@@ -10,14 +10,14 @@ from pyinfra.api.deploy import deploy
 from pyinfra.context import host
 
 from kis_gateway_deploy import operations as gateway
-from kis_gateway_deploy.session import Refused, Session
+from kis_gateway_deploy.session import Refused
 
 
 @deploy("KIS gateway")
 def up() -> None:
     """Brings the gateway up on every host, with a token that outlives the container."""
-    session = Session.current()
-    if not session.takes_part(host):
+    session = gateway.begin("up")
+    if session is None:
         return
     plan = session.read(host).plan
     if plan.has_news:
@@ -44,20 +44,18 @@ def plan() -> None:
 
     Fails if something is in the way of a deploy.
     """
-    session = Session.current()
-    if session.takes_part(host):
+    if session := gateway.begin("plan"):
         session.read(host)
-        gateway.show_plan(verb="plan", name="Show what a deploy would change", _run_once=True)
+        gateway.show_plan(name="Show what a deploy would change", _run_once=True)
         gateway.expect(unblocked=True, name="Expect that nothing is in the way")
 
 
 @deploy("KIS gateway: drift")
 def drift() -> None:
     """Fails if a host has drifted from what a deploy left, and shows what differs."""
-    session = Session.current()
-    if session.takes_part(host):
+    if session := gateway.begin("drift"):
         session.read(host)
-        gateway.show_plan(verb="drift", name="Show what a deploy would change", _run_once=True)
+        gateway.show_plan(name="Show what a deploy would change", _run_once=True)
         gateway.expect(unblocked=True, no_changes=True, name="Expect that nothing would change")
 
 
@@ -67,8 +65,7 @@ def status() -> None:
 
     Host data `json=1`: as one JSON document.
     """
-    session = Session.current()
-    if session.takes_part(host):
+    if session := gateway.begin("status"):
         session.read(host, history=5)
         as_json = bool(host.data.get("json"))
         gateway.show_status(as_json=as_json, name="Show the status of all hosts", _run_once=True)
@@ -78,8 +75,7 @@ def status() -> None:
 @deploy("KIS gateway: restart")
 def restart() -> None:
     """Restarts the gateways, batch by batch, each behind the health gate."""
-    session = Session.current()
-    if session.takes_part(host):
+    if session := gateway.begin("restart"):
         session.plan_to_run(host, release_id=None, restart=True)
         gateway.check(name="Check every host before any is touched")
         gateway.roll_out(action="restart", name="Restart", _run_once=True)
@@ -89,8 +85,7 @@ def restart() -> None:
 @deploy("KIS gateway: rollback")
 def rollback() -> None:
     """Goes back to the release before, or to host data `release`, batch by batch."""
-    session = Session.current()
-    if session.takes_part(host):
+    if session := gateway.begin("rollback"):
         release = host.data.get("release", "")
         if not isinstance(release, str):  # pyinfra reads digits without quotes as a number
             raise Refused("write the release in quotes of its own: --data 'release=\"ID\"'")
@@ -103,8 +98,7 @@ def rollback() -> None:
 @deploy("KIS gateway: down")
 def down() -> None:
     """Takes the gateway's container and network away. Token directory and releases stay."""
-    session = Session.current()
-    if session.takes_part(host):
+    if session := gateway.begin("down"):
         session.plan_to_remove(host)
         gateway.check(name="Check every host before any is touched")
         gateway.down(name="Take the gateway down; its token stays")

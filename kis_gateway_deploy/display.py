@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 import click
 import yaml
@@ -243,16 +243,19 @@ def budget(issuers: Sequence[str]) -> str:
     return f"issuances: {len(issuers)}" + (f" ({', '.join(issuers)})" if issuers else "")
 
 
-def summary(verb: str, plans: Mapping[str, Plan], blocked: Collection[str] = ()) -> str:
-    """The last line: `plan: 3 changes on 2 hosts`.
+Word = Literal["failed", "blocked", "changes", "drifted", "up to date", "read"]
+WORDS: tuple[Word, ...] = ("failed", "blocked", "changes", "drifted", "up to date", "read")
+"""How a host stands at the end of a run; of several hosts the first of these counts."""
 
-    Before the count it says `blocked on web-1; ` and `drifted on web-2; `.
-    """
-    counts = [len(plan.steps) for plan in plans.values() if plan.steps]
-    drifted = [name for name, plan in plans.items() if plan.findings]
-    words = {"blocked": blocked, "drifted": drifted}
-    found = "".join(f"{word} on {', '.join(names)}; " for word, names in words.items() if names)
-    return f"{verb}: {found}{sum(counts)} changes on {len(counts)} hosts"
+
+def last_line(verb: str, hosts: Mapping[str, Word]) -> str:
+    """How a run ended, for scripts: `drift: drifted on 1 of 3 hosts (web-2)`."""
+    if not hosts:
+        return f"{verb}: failed on 0 of 0 hosts"
+    word = min(hosts.values(), key=WORDS.index)
+    names = [name for name, its in hosts.items() if its == word]
+    who = "" if word in {"up to date", "read"} else f" ({', '.join(names)})"
+    return f"{verb}: {word} on {len(names)} of {len(hosts)} hosts{who}"
 
 
 def _file_changes(release: Release, reading: Reading) -> list[str]:

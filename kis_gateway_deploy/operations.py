@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import atexit
+import sys
 from collections.abc import Callable, Generator, Sequence
 from functools import partial
 from typing import Any
 
 import click
 from gevent.pool import Group
-from pyinfra import logger
+from pyinfra import is_cli, logger
 from pyinfra.api.command import FunctionCommand, PyinfraCommand, StringCommand
 from pyinfra.api.host import Host
 from pyinfra.api.operation import operation
-from pyinfra.context import host, state
+from pyinfra.context import host, inventory, state
 from pyinfra.operations import files
 
 from kis_gateway_deploy import calls, display, requests
 from kis_gateway_deploy.remote import Script
 from kis_gateway_deploy.rollout import Actions
 from kis_gateway_deploy.rollout import roll_out as roll_out_in_batches
-from kis_gateway_deploy.session import CANNOT_READ, Session, Target
+from kis_gateway_deploy.session import CANNOT_READ, Refused, Session, Target
 
 Commands = Generator[PyinfraCommand, None, None]
 
@@ -48,14 +49,36 @@ def _do(act: Callable[[Host], bool]) -> PyinfraCommand:
     return FunctionCommand(run, (), {})
 
 
-def _count_at_the_end(session: Session) -> None:
-    """The run ends, however it does, with a line such as `issuances: 0 (budget 0)`.
+def begin(verb: str) -> Session | None:
+    """This run's session; None if the host in context takes no part in it.
 
-    When this process ends: pyinfra goes no further if no host is left.
+    The run's last line says how it ended. It is printed when this process ends: pyinfra goes no
+    further if no host is left.
     """
-    if not session.is_counted:
-        session.is_counted = True
-        atexit.register(lambda: logger.info(session.rollout.count))
+    try:
+        _expect_confirmation()
+        session = Session.current()
+    except Refused:
+        words: dict[str, display.Word] = {each.name: "blocked" for each in inventory}
+        atexit.register(click.echo, display.last_line(verb, words))
+        raise
+    if not session.verb:
+        session.verb = verb
+        atexit.register(_conclude, session)
+    return session if session.takes_part(host) else None
+
+
+def _expect_confirmation() -> None:
+    """pyinfra asks before it executes anything, and ends with a traceback if nobody can answer."""
+    asks = is_cli and state.check_for_changes and not {"--dry", "--json"} & {*sys.argv}
+    if asks and not sys.stdin.isatty():
+        raise Refused("no host was touched: there is no terminal to confirm on: add -y")
+
+
+def _conclude(session: Session) -> None:
+    if session.counts_issuances and not session.not_read():
+        logger.info(session.rollout.count)
+    click.echo(display.last_line(session.verb, session.words()), err=session.prints_json)
 
 
 def _say(message: str) -> None:
@@ -73,6 +96,7 @@ def check() -> Commands:
     session = Session.current()
     target = session.targets[host.name]
     if problems := session.why_untouched(host.name):
+        session.untouched.add(host.name)
         yield _fail(*problems)
     else:
         for warning in [*target.plan.findings, *target.plan.warnings]:
@@ -150,7 +174,7 @@ def roll_out(action: str) -> Commands:
             yield StringCommand("true")  # counts as a change in a dry run, where nothing runs
         return
     session = Session.current()
-    _count_at_the_end(session)
+    session.counts_issuances = True
     if session.rollout.batches and not session.dropped_out():
         yield _do(lambda _: _roll_out(session, action))
 
@@ -199,7 +223,7 @@ def _side_by_side(names: Sequence[str], do: Callable[[str], bool]) -> list[bool]
 def report() -> Commands:
     """Says how it ended and where the gateway listens; fails on a host that failed."""
     session = Session.current()
-    _count_at_the_end(session)
+    session.counts_issuances = True
     if not state.is_executing:
         return
     target, failed = _target(), session.dropped_out()
@@ -212,6 +236,8 @@ def report() -> Commands:
         _say(f"{outcome}; {', '.join(sorted(failed))} failed (see above)")
     elif host.name in {*session.rollout.members} - {*session.rollout.progress.switched}:
         yield _fail("was not switched for an unknown reason; please report this as a bug")
+    elif wrong := _what_a_client_misses(target):
+        yield _fail(wrong)
     else:
         for line in where_it_listens(target):
             _say(line)
@@ -223,6 +249,17 @@ def down() -> Commands:
     session, settings = Session.current(), _target().settings
     yield _do(lambda host: calls.change(session, host.name, "down", None).is_good)
     _say(f"The token stays in {settings.token_path}, the releases in the app directory.")
+
+
+def _what_a_client_misses(target: Target) -> str:
+    """What is wrong for a client on a host that was only read; empty if nothing is."""
+    reading = target.reading
+    if target.plan.does("switch") or not reading or not reading.client_sees:
+        return ""
+    if reading.client_sees.is_good:
+        return ""
+    path = target.settings.health_path
+    return f"the desired release runs, but a client that asks {path} gets: {reading.client_sees}"
 
 
 def where_it_listens(target: Target) -> list[str]:
@@ -256,9 +293,11 @@ def _where_its_token_is(target: Target) -> str:
 def show_status(as_json: bool) -> Commands:
     """Prints on standard output what was read of all hosts; to be run once, not on each."""
     if state.is_executing:
+        session = Session.current()
+        session.prints_json = as_json
         hosts = {
             name: (target.reading or _why_not_read(target)) if target else display.UNREACHABLE
-            for name, target in Session.current().surveyed().items()
+            for name, target in session.surveyed().items()
         }
         click.echo(display.status_json(hosts) if as_json else display.status_table(hosts))
     yield from ()
@@ -269,7 +308,7 @@ def _why_not_read(target: Target) -> str:
 
 
 @operation()
-def show_plan(verb: str) -> Commands:
+def show_plan() -> Commands:
     """Prints on standard output what `up` would change on all hosts; to be run once."""
     if state.is_executing:
         session = Session.current()
@@ -294,8 +333,6 @@ def show_plan(verb: str) -> Commands:
                 click.echo(display.not_read(name, why))
         if session.all_are_read():
             click.echo(display.budget(session.rollout.issuances.issuers))
-        blocked = [n for n, target in targets.items() if not target or session.why_untouched(n)]
-        click.echo(display.summary(verb, {n: t.plan for n, t in targets.items() if t}, blocked))
     yield from ()
 
 
@@ -306,6 +343,7 @@ def expect(unblocked: bool = False, no_changes: bool = False) -> Commands:
     if target.reading is None and target.has_python:
         yield _fail(*(target.plan.refusals or [CANNOT_READ]))
     elif unblocked and state.is_executing and (problems := session.why_untouched(host.name)):
+        session.untouched.add(host.name)
         yield _fail(*(f"blocked: {problem}" for problem in problems))
     elif no_changes and (target.plan.steps or target.plan.findings):
         yield _fail("the host has drifted (see above): run `make deploy`")

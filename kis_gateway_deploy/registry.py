@@ -1,4 +1,4 @@
-"""What a tag names in its registry now, asked by the controller. Touches no host."""
+"""Finds the digest of a tag in its registry, from the controller. Touches no host."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ MANIFESTS = ", ".join(
 class ImageReference(NamedTuple):
     """The parts of an image's name, each empty if the name does not have it.
 
-    As the reference grammar of the OCI distribution project has it: the first part is a registry
-    only if it is `localhost` or has a dot or a colon.
+    By the reference grammar of the OCI distribution project, the first part is a registry only if
+    it is `localhost` or has a dot or a colon.
     """
 
     registry: str
@@ -61,7 +61,7 @@ class ImageReference(NamedTuple):
 
 
 class NoDigestError(ValueError):
-    """Why a tag has no digest, and what to do. `silent`: the registry gave no answer at all."""
+    """Why there is no digest, and what to do. `silent`: the registry did not answer."""
 
     def __init__(self, image: str, why: str, silent: bool) -> None:
         registry = ImageReference.parse(image).registry
@@ -71,8 +71,8 @@ class NoDigestError(ValueError):
         if not registry:
             self.why, login = why, "name its registry (registry.example/kis:1.4)"
         super().__init__(
-            f"{self.why}; so it is not known what {image} is now: check gateway_image, {login}, "
-            "or give gateway_image with its digest (name:tag@sha256:…)"
+            f"{self.why}; so the digest of {image} is unknown: check gateway_image, {login}, or "
+            "set gateway_image with its digest (name:tag@sha256:…)"
         )
 
 
@@ -83,10 +83,10 @@ def kept_digest(image: str, compose_file: str) -> str:
 
 
 def read_login(image: str, auth_file: Path) -> str:
-    """What a docker config.json holds for the image's registry: `user:password` in base64.
+    """The login for the image's registry in a docker config.json: `user:password` in base64.
 
     Raises:
-        ValueError: it holds none, in words that follow the setting's name.
+        ValueError: there is none. The text follows the setting's name.
     """
     registry = ImageReference.parse(image).registry
     try:
@@ -102,15 +102,16 @@ def read_login(image: str, auth_file: Path) -> str:
 
 
 def login_config(image: str, auth_file: Path) -> str:
-    """A docker config.json with the login for the image's registry, and with no other's."""
+    """A docker config.json with the login for the image's registry only."""
     registry = ImageReference.parse(image).registry
     return json.dumps({"auths": {registry: {"auth": read_login(image, auth_file)}}})
 
 
 def _own_login(image: str) -> str:
-    """What `docker login` keeps on this machine; empty if there is none."""
+    """The login that `docker login` stored on this machine; empty if there is none."""
     registry = ImageReference.parse(image).registry
-    path = Path(os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker") / "config.json"
+    home = os.environ.get("HOME", "/")  # as Docker finds it; a container's user may have none
+    path = Path(os.environ.get("DOCKER_CONFIG") or f"{home}/.docker") / "config.json"
     try:
         config = json.loads(path.read_bytes())
         helper = config.get("credHelpers", {}).get(registry) or config.get("credsStore")
@@ -135,8 +136,8 @@ def find_digest(image: str, auth_file: Path | None) -> str:
     """
     registry, repository, tag, _ = ImageReference.parse(image)
     if not registry:
-        raise NoDigestError(image, f"{image} does not say which registry it is in", False)
-    # As Docker does: plain HTTP from this machine only.
+        raise NoDigestError(image, f"{image} names no registry", False)
+    # As in Docker: plain HTTP only for a registry on this machine.
     scheme = "http" if re.fullmatch(r"(localhost|127\.[\d.]+)(:\d+)?", registry) else "https"
     url = f"{scheme}://{registry}/v2/{repository}/manifests/{tag or 'latest'}"
     login = read_login(image, auth_file) if auth_file else _own_login(image)
@@ -154,21 +155,21 @@ def find_digest(image: str, auth_file: Path | None) -> str:
         raise NoDigestError(image, f"{error.code} {error.reason}", silent) from None
     except OSError as error:
         raise NoDigestError(image, str(getattr(error, "reason", error)), True) from None
-    except (HTTPException, ValueError, KeyError, AttributeError):  # may repeat what is secret
-        raise NoDigestError(image, "what it said is not understood", False) from None
+    except (HTTPException, ValueError, KeyError, AttributeError):  # the text may contain a secret
+        raise NoDigestError(image, "unknown form of answer", False) from None
     if not re.fullmatch(DIGEST, found):
-        raise NoDigestError(image, "it names no sha256 digest", False)
+        raise NoDigestError(image, "no sha256 digest in its answer", False)
     return str(found)
 
 
 def _authorization(challenge: str, scheme: str, repository: str, login: str) -> str:
-    """What the registry's 401 asks for: the login, or the token that it is exchanged for."""
+    """The Authorization header for a 401: with the login, or a token requested with the login."""
     kind, _, parameters = challenge.partition(" ")
     if kind.lower() != "bearer":
         return f"Basic {login}" if login else ""
     asked = parse_keqv_list(parse_http_list(parameters))
     if not asked["realm"].startswith(f"{scheme}://"):
-        raise ValueError("a login is not sent on a weaker way than the image's own")
+        raise ValueError("a login is not sent to a realm of another scheme than the image's")
     scope = f"repository:{repository}:pull"
     query = urlencode({"service": asked.get("service", ""), "scope": scope})
     got = json.load(_ask(f"{asked['realm']}?{query}", "GET", f"Basic {login}" if login else ""))
@@ -179,6 +180,6 @@ def _ask(url: str, method: str, authorization: str = "") -> Any:
     request = Request(url, method=method, headers={"Accept": MANIFESTS})  # noqa: S310 - http(s)
     if authorization:
         request.add_unredirected_header("Authorization", authorization)
-    # Plain HTTP is for this machine, to which no proxy leads.
+    # Plain HTTP is only used for this machine, without a proxy.
     proxies = [ProxyHandler({})] if url.startswith("http:") else []
     return build_opener(*proxies).open(request, timeout=SECONDS_TO_ANSWER)

@@ -116,7 +116,10 @@ def switch_request(
 
 def author() -> str:
     """Who deploys, as histories of hosts name it: `kim@desk`."""
-    user = os.environ.get("SUDO_USER") or getpass.getuser()
+    try:
+        user = os.environ.get("SUDO_USER") or getpass.getuser()
+    except (KeyError, OSError):  # a container's user may have no name
+        user = f"uid-{os.getuid()}"
     return re.sub(r"[^\w.@-]", "_", f"{user}@{socket.gethostname()}")
 
 

@@ -18,6 +18,7 @@ from pyinfra.api.state import State
 from pyinfra.context import ctx_state
 
 from kis_gateway_deploy import requests
+from kis_gateway_deploy.display import Word
 from kis_gateway_deploy.issuance import WORTH_KEEPING, gateway_of, mounted_token_left
 from kis_gateway_deploy.plans import (
     Plan,
@@ -72,6 +73,10 @@ class Target:
     has_python: bool = True
 
     @property
+    def is_unreadable(self) -> bool:
+        return self.reading is None and self.has_python
+
+    @property
     def key_fingerprint(self) -> str:
         """The fingerprint of the app key of what shall run."""
         found = self.reading.releases.get(self.release_id) if self.reading else ""
@@ -91,7 +96,9 @@ class Session:
         self.tokens: dict[tuple[str, str, int], str] = {}  # in base64, by donor, key and batch
         self.interrupted = ""  # by which signal
         self.is_rolling_out = False
-        self.is_counted = False
+        self.verb = ""
+        self.untouched: set[str] = set()  # they were refused, or because others were
+        self.counts_issuances = self.prints_json = False
         self._rollout: Rollout | None = None
         self._lock = Lock()  # hosts are read side by side
         self.one_at_a_time = Lock()  # the first host of a batch takes a token for all of them
@@ -283,6 +290,11 @@ class Session:
         """The hosts that were not reached or have failed so far."""
         return {each.name for each in self.state.failed_hosts} & set(self.names) | set(self.failed)
 
+    def not_read(self) -> list[str]:
+        """The hosts that are still to be read: they have not failed."""
+        known = self.targets.keys() | self.dropped_out()
+        return [name for name in self.names if name not in known]
+
     def all_are_read(self) -> bool:
         """Whether every host was read; one without python3 is read once that is installed."""
         return all(target is None or target.reading for target in self.surveyed().values())
@@ -318,12 +330,7 @@ class Session:
 
         Raises NotAllReadError as long as a host is missing that has not failed.
         """
-        missing = [
-            name
-            for name in self.names
-            if name not in self.targets and name not in self.dropped_out()
-        ]
-        if missing:
+        if missing := self.not_read():
             raise NotAllReadError(f"these hosts have not been read: {', '.join(missing)}")
         with self._lock:
             if self._rollout is None:
@@ -370,6 +377,25 @@ class Session:
             "have one, which a new token would end: run without a limit (up-to-date hosts get no "
             "command), or set rollout_share_token = False"
         )
+
+    def words(self) -> dict[str, Word]:
+        """How each host stands at the end of the run."""
+        return {name: self._word(name) for name in self.names}
+
+    def _word(self, name: str) -> Word:
+        target = self.targets.get(name)
+        if target is None or name in self.failed or target.is_unreadable:
+            return "failed"
+        if self.verb == "status":
+            return "read"
+        plan = target.plan
+        if plan.refusals or name in self.untouched:
+            return "blocked"
+        if self.verb == "drift" and (plan.steps or plan.findings):
+            return "drifted"
+        if name in self.dropped_out():
+            return "failed"
+        return "changes" if plan.steps else "drifted" if plan.findings else "up to date"
 
     def seen(self, name: str) -> str | None:
         """The generation of a host as this run knows it: what was read, or what it made of it."""

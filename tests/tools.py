@@ -1,4 +1,4 @@
-"""What tests of all kinds run programs with, and how they wait."""
+"""Helpers of all tests: they run programs, wait for conditions and find free ports."""
 
 from __future__ import annotations
 
@@ -18,34 +18,32 @@ from typing import Any
 from filelock import FileLock
 
 BIN = Path(sys.executable).parent
-# As `make verify` starts it, in a clone.
-VERIFY = (
-    *(BIN / "python", "-m", "pytest", "-p", "kis_gateway_deploy.verify.plugin"),
-    *("--pyargs", "kis_gateway_deploy.verify"),
-)
-"""Where the programs of this environment lie."""
+"""The directory with the programs of this environment."""
+
+# The command that `make verify` runs in a clone.
+VERIFY = (BIN / "python", "-m", "pytest", "--pyargs", "kis_gateway_deploy.verify")
 
 
 def machine_lock() -> FileLock:
-    """For what only one process of the tests may do on this machine, such as installing Docker."""
+    """A lock for work that only one test process may do on this machine: installing Docker."""
     return FileLock(Path(tempfile.gettempdir()) / "kis-gateway-tests.lock", timeout=900)
 
 
 @dataclass
 class Outcome:
-    """How a run ended, and all that the operator saw."""
+    """Exit status and complete output of a run."""
 
     status: int
     output: str
 
     def changes(self) -> int:
-        """How many operations changed something, by pyinfra's own account."""
+        """The number of operations that changed something, as pyinfra reports it."""
         total = re.search(r"Grand total\s+\d+\s+(\d+|-)\s+(\d+|-)\s+(\d+|-)", self.output)
         assert total, self.output
         return 0 if total[1] == "-" else int(total[1])
 
     def assert_refused(self, *words: str) -> None:
-        """It ended as a refusal has to, and these words were on the screen."""
+        """The run was refused without a traceback, and its output has these words."""
         assert self.status == 1, self.output
         assert "Traceback" not in self.output
         for word in words:
@@ -53,7 +51,7 @@ class Outcome:
 
 
 def command(*arguments: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
-    """Runs a program to its end; its exit status is the caller's to look at."""
+    """Runs a program until it ends; the caller checks the exit status."""
     return subprocess.run(arguments, capture_output=True, text=True, timeout=300, **options)
 
 
@@ -72,7 +70,7 @@ def wait_for(condition: Callable[[], Any], what: str, seconds: float = 30) -> No
 
 
 def get(url: str, **headers: str) -> tuple[int, str]:
-    """Status and body, whatever the status; 0 and why if nobody answers."""
+    """Status and body of any HTTP answer; 0 and the reason if there is no answer."""
     try:
         with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=5) as got:
             return got.status, got.read().decode()

@@ -1,6 +1,6 @@
-"""pytest's options for the verification, and one run of each test for each host.
+"""pytest's options for the verification; runs each test once for each host.
 
-`make verify` loads it in a clone; where the package is installed, pytest finds it by itself.
+If the package is installed, pytest finds this module by its entry point.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _hosts = pytest.StashKey[list[InventoryHost]]()
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("kis-gateway-deploy")
     group.addoption("--inventory", help="the pyinfra inventory whose hosts are verified")
-    group.addoption("--limit", default="", help="names of its hosts, with commas; empty: all")
+    group.addoption("--limit", default="", help="names of hosts, separated by commas; empty: all")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -42,5 +42,5 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture(scope="session")
 def gateway(request: pytest.FixtureRequest) -> Gateway:
-    """The gateway of one host of the inventory, as it really runs there."""
+    """The gateway that runs on one host of the inventory."""
     return Gateway(request.param)

@@ -32,7 +32,7 @@ def deployed(
 
 @pytest.fixture
 def planted(deployed: Deployment) -> Iterator[Callable[[str], Path]]:
-    """Paths beside the token file, by their endings; nothing stays there after the test."""
+    """Paths next to the token file, by their endings; they are removed after the test."""
     own = {path.name: path.read_bytes() for path in deployed.token_file.parent.iterdir()}
     yield lambda ending: deployed.token_file.with_name(f"kis_token.json{ending}")
     for path in deployed.token_file.parent.iterdir():
@@ -80,7 +80,7 @@ def test_a_planted_fingerprint_makes_no_release(
 ENDINGS = [".key", ".attempt", ".of-0a1b2c3d4e5f"]
 
 
-def test_a_link_shows_nothing_of_the_file_that_it_names(
+def test_the_target_of_a_planted_link_is_never_shown(
     deployed: Deployment, planted: Callable[[str], Path], tmp_path: Path
 ) -> None:
     secret = tmp_path / "secret"
@@ -121,7 +121,7 @@ def test_no_verb_waits_for_a_fifo_or_reads_a_huge_file(
         deployed.run(verb)
 
 
-def test_the_path_of_the_app_directory_is_not_run(
+def test_no_shell_executes_the_path_of_the_app_directory(
     new_deployment: Callable[..., Deployment], stubborn_settings: dict[str, Any], tmp_path: Path
 ) -> None:
     marker = tmp_path / "ran"
@@ -135,7 +135,7 @@ def test_the_path_of_the_app_directory_is_not_run(
 
 
 @pytest.mark.parametrize("form", ["sealed", "naive"])
-def test_a_token_file_that_is_not_understood_fails_no_gateway_that_answers(
+def test_a_gateway_that_answers_passes_with_a_token_file_of_unknown_form(
     new_deployment: Callable[..., Deployment], stubborn_settings: dict[str, Any], form: str
 ) -> None:
     deployment = new_deployment(form, **stubborn_settings)
@@ -152,7 +152,7 @@ def test_a_token_file_that_is_not_understood_fails_no_gateway_that_answers(
 def test_a_gateway_that_answers_is_not_reported_as_down(
     new_deployment: Callable[..., Deployment], stubborn_settings: dict[str, Any]
 ) -> None:
-    """Its restore fails, because the engine finds it unhealthy; clients are served all the same."""
+    """Its restore fails because the engine finds it unhealthy, but clients are served."""
     check = {"test": ["CMD", "test", "-e", "/app/tokens/ok"], "interval": "1s", "retries": 1}
     deployment = new_deployment("answers", **stubborn_settings, gateway_healthcheck=check)
     ok = deployment.token_file.with_name("ok")
@@ -172,7 +172,7 @@ def test_a_gateway_that_answers_is_not_reported_as_down(
 
 
 def front_door(verb: str, inventory: Path, *arguments: str) -> Outcome:
-    """`make VERB INVENTORY=…`, without make's preparations."""
+    """Runs what `make VERB INVENTORY=…` runs, without make's preparations."""
     result = command(BIN / "python", "-m", "deploy", verb, inventory, *arguments, cwd=ROOT)
     return Outcome(result.returncode, result.stdout + result.stderr)
 
@@ -182,7 +182,7 @@ def test_an_inventory_that_is_missing_or_empty_is_an_error(verb: str, tmp_path: 
     missing, empty = tmp_path / "nope.py", tmp_path / "empty.py"
     empty.write_text("hosts = []\n")
     front_door(verb, missing).assert_refused(f"there is no inventory {missing}")
-    front_door(verb, empty).assert_refused(f"the inventory {empty} has no hosts")
+    front_door(verb, empty).assert_refused(f"the inventory {empty} has no host of this package")
 
 
 def test_a_limit_that_matches_nothing_is_an_error(deployed: Deployment) -> None:
@@ -203,7 +203,7 @@ def test_an_unknown_make_variable_is_an_error() -> None:
 
 
 @pytest.mark.parametrize("name", ["INVENTORY", "LIMIT", "RELEASE"])
-def test_no_make_variable_is_run(deployed: Deployment, name: str) -> None:
+def test_no_make_variable_is_executed(deployed: Deployment, name: str) -> None:
     marker = deployed.directory / "ran"
     code = f"x;touch {marker};$(shell touch {marker})$$(touch {marker})`touch {marker}`"
     values = {"INVENTORY": str(deployed.inventory())} | {name: code}
@@ -213,7 +213,7 @@ def test_no_make_variable_is_run(deployed: Deployment, name: str) -> None:
 
 
 @pytest.mark.parametrize("verb", ["plan", "drift"])
-def test_what_is_in_the_way_is_said_and_fails(deployed: Deployment, verb: str) -> None:
+def test_a_blocked_host_is_reported_and_fails_the_run(deployed: Deployment, verb: str) -> None:
     gone: dict[str, Any] = {
         "gateway_image_source": "registry",
         "gateway_build_context": None,
@@ -221,7 +221,7 @@ def test_what_is_in_the_way_is_said_and_fails(deployed: Deployment, verb: str) -
     }
     outcome = deployed.run(verb, **gone)
     assert outcome.status == 1, outcome.output
-    assert f"{verb}: blocked on @local" in outcome.output
+    assert f"{verb}: blocked on 1 of 1 hosts (@local)" in outcome.output
     assert "up to date" not in outcome.output
 
 

@@ -1,4 +1,4 @@
-"""An image from a registry with a password: pinned by the digest that its tag names now."""
+"""An image from a registry with a password: pinned by the current digest of its tag."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def login(password: str) -> str:
 
 @dataclass
 class Registry:
-    """Debian's registry as a process of this test's own, with all that it keeps in `directory`."""
+    """Debian's registry as a process of these tests; `directory` holds all its data."""
 
     directory: Path
     address: str
@@ -76,16 +76,16 @@ class Registry:
             return bytes(answer.read())
 
     def push(self, image: str, tag: str) -> str:
-        """The digest of what was pushed, by docker's own account."""
+        """Pushes the image; returns the digest that docker reports."""
         docker("tag", image, f"{self.address}/kis:{tag}")
-        said = docker("--config", str(self.directory), "push", f"{self.address}/kis:{tag}")
+        output = docker("--config", str(self.directory), "push", f"{self.address}/kis:{tag}")
         docker("image", "rm", f"{self.address}/kis:{tag}")
-        found = re.search("digest: (sha256:[0-9a-f]{64})", said)
-        assert found, said
+        found = re.search("digest: (sha256:[0-9a-f]{64})", output)
+        assert found, output
         return found[1]
 
     def push_index(self, digest: str, tag: str) -> None:
-        """The tag names an index then, in which this machine's platform has that manifest."""
+        """Lets the tag name an index, which has that manifest for the platform of this machine."""
         manifest = self.ask("GET", f"kis/manifests/{digest}")
         platform = {"os": "linux", "architecture": docker("info", "--format", "{{.Architecture}}")}
         platform["architecture"] = {"x86_64": "amd64", "aarch64": "arm64"}[platform["architecture"]]
@@ -124,7 +124,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
 
 
 def variant(label: str) -> str:
-    """The id of an image like the reference gateway's that no host has by any name."""
+    """The id of a new variant of the reference gateway's image, which has no name."""
     reference = built_image("kis-gateway", REFERENCE_GATEWAY).reference
     dockerfile = f"FROM {reference}\nLABEL variant={label}\n"
     result = command("docker", "build", "--quiet", "-", input=dockerfile)
@@ -136,10 +136,10 @@ def variant(label: str) -> str:
 def deployed(
     new_deployment: Callable[..., Deployment], registry: Registry
 ) -> Iterator[tuple[Deployment, Outcome, str]]:
-    """A gateway from the registry, how that went, and the digest that was pushed."""
+    """A gateway from the registry, the outcome of its deploy, and the pushed digest."""
     first = variant("first")
     digest = registry.push(first, "1.4")
-    command("docker", "image", "rm", "--force", first)  # that it is pulled
+    command("docker", "image", "rm", "--force", first)  # so that it is pulled
     deployment = new_deployment(
         "pulled",
         gateway_image=f"{registry.address}/kis:1.4",
@@ -159,7 +159,7 @@ def drift(deployment: Deployment) -> Outcome:
     return Outcome(result.returncode, result.stdout + result.stderr)
 
 
-def test_what_runs_is_pinned(deployed: tuple[Deployment, Outcome, str]) -> None:
+def test_the_running_image_is_pinned(deployed: tuple[Deployment, Outcome, str]) -> None:
     deployment, _, digest = deployed
     wanted = f"{deployment.data['gateway_image']}@{digest}"
     assert deployment.inspect("{{.Config.Image}}") == wanted
@@ -167,7 +167,9 @@ def test_what_runs_is_pinned(deployed: tuple[Deployment, Outcome, str]) -> None:
     assert f'image: "{wanted}"' in compose_file
 
 
-def test_the_login_is_nowhere(deployed: tuple[Deployment, Outcome, str]) -> None:
+def test_the_login_is_neither_printed_nor_left_on_disk(
+    deployed: tuple[Deployment, Outcome, str],
+) -> None:
     deployment, outcome, _ = deployed
     for secret in (PASSWORD, login(PASSWORD)):
         assert secret not in outcome.output
@@ -222,7 +224,7 @@ def test_a_login_that_is_wrong_is_refused_before_anything_is_touched(
     assert deployment.host_state() == before
 
 
-def test_a_tag_that_is_not_there_is_refused(
+def test_a_missing_tag_is_refused(
     deployed: tuple[Deployment, Outcome, str], registry: Registry
 ) -> None:
     deployment, _, _ = deployed
@@ -233,7 +235,7 @@ def test_a_tag_that_is_not_there_is_refused(
 
 
 @pytest.mark.parametrize("logged_in", [True, False])
-def test_without_the_setting_docker_login_counts(
+def test_without_the_setting_docker_login_is_used(
     deployed: tuple[Deployment, Outcome, str], registry: Registry, tmp_path: Path, logged_in: bool
 ) -> None:
     directory = registry.directory if logged_in else tmp_path
@@ -250,14 +252,14 @@ def test_without_the_setting_docker_login_counts(
 def test_a_tag_that_moved_is_a_change(
     deployed: tuple[Deployment, Outcome, str], registry: Registry
 ) -> None:
-    """What it names now is an index: its own digest is pinned, not that of one platform."""
+    """The tag now names an index: the digest of the index is pinned, not that of a platform."""
     deployment, _, _ = deployed
     newer = variant("second")
     inner = registry.push(newer, "inner")
-    command("docker", "image", "rm", "--force", newer)  # that it is pulled
+    command("docker", "image", "rm", "--force", newer)  # so that it is pulled
     registry.push_index(inner, "1.4")
     before = deployment.host_state()
-    drift(deployment).assert_refused("drift: 3 changes on 1 host", "is not on the host")
+    drift(deployment).assert_refused("drift: drifted on 1 of 1 hosts", "is not on the host")
     assert deployment.host_state() == before
     outcome = deployment.up()
     assert outcome.status == 0, outcome.output

@@ -1,4 +1,4 @@
-"""`status`, `plan` and `drift`: what they show is right, holds no secret, and touches nothing."""
+"""`status`, `plan` and `drift`: their output is right and has no secret; they change nothing."""
 
 from __future__ import annotations
 
@@ -24,14 +24,15 @@ def deployed(new_deployment: Callable[..., Deployment]) -> Deployment:
     deployment.data["gateway_environment"] |= {"SOME_API_KEY": "the-value-before"}
     outcome = deployment.up()
     assert outcome.status == 0, outcome.output
-    wait_for(  # a deploy asks the gateway itself; the engine's own verdict comes later
-        lambda: deployment.inspect("{{.State.Health.Status}}") == "healthy", "the engine says so"
+    wait_for(  # a deploy asks the gateway itself; the engine's first health check may come later
+        lambda: deployment.inspect("{{.State.Health.Status}}") == "healthy",
+        "the engine reports healthy",
     )
     return deployment
 
 
 def run(deployment: Deployment, verb: str, *flags: str, **changes: Any) -> CompletedProcess[str]:
-    """`pyinfra -y INVENTORY deploy/VERB.py`, with what goes where; nothing it says is secret."""
+    """`pyinfra -y INVENTORY deploy/VERB.py`, stdout and stderr apart; neither has a secret."""
     inventory = deployment.inventory(**changes)
     result = command(
         BIN / "pyinfra", "-y", *flags, inventory, f"deploy/{verb}.py", cwd=deployment.checkout
@@ -43,7 +44,7 @@ def run(deployment: Deployment, verb: str, *flags: str, **changes: Any) -> Compl
 
 
 def with_a_silent_host(deployment: Deployment) -> Path:
-    """An inventory of the deployment's host and of one that refuses the connection."""
+    """An inventory of the deployment's host and of a host that refuses the connection."""
     silent = deployment.data | {"ssh_hostname": "127.0.0.1", "ssh_port": 1}
     path = deployment.directory / "two.py"
     path.write_text(
@@ -57,7 +58,7 @@ def test_the_status_of_a_running_deployment(deployed: Deployment) -> None:
     before = deployed.host_state()
     result = run(deployed, "status", "-vv")
     assert result.returncode == 0, result.stderr
-    assert result.stderr.count(">>> ") == 1  # one command, the reading
+    assert result.stderr.count(">>> ") == 1  # one command: the reading
     header, row, _, _, switch = (line.split() for line in result.stdout.splitlines())
     release = (deployed.app_dir / "current").readlink().name
     image = deployed.inspect("{{.Config.Image}}")
@@ -68,7 +69,7 @@ def test_the_status_of_a_running_deployment(deployed: Deployment) -> None:
     assert deployed.host_state() == before
 
 
-def test_the_status_for_machines(deployed: Deployment) -> None:
+def test_the_status_as_json(deployed: Deployment) -> None:
     result = run(deployed, "status", "--data", "json=1")
     assert result.returncode == 0, result.stderr
     [host] = json.loads(result.stdout)
@@ -79,7 +80,7 @@ def test_the_status_for_machines(deployed: Deployment) -> None:
     assert (event["action"], event["to"]) == ("up", host["release"])
 
 
-def test_a_host_that_does_not_answer_is_shown_and_fails(deployed: Deployment) -> None:
+def test_an_unreachable_host_is_shown_and_fails_the_run(deployed: Deployment) -> None:
     inventory = with_a_silent_host(deployed)
     for verb, line in [
         ("status", "silent  unreachable"),
@@ -97,7 +98,7 @@ def test_a_host_that_does_not_answer_is_shown_and_fails(deployed: Deployment) ->
 def test_the_plan_of_an_unchanged_deployment(deployed: Deployment) -> None:
     result = run(deployed, "plan")
     assert result.returncode == 0, result.stderr
-    assert result.stdout == "@local: up to date\nissuances: 0\nplan: 0 changes on 0 hosts\n"
+    assert result.stdout == "@local: up to date\nissuances: 0\nplan: up to date on 1 of 1 hosts\n"
 
 
 def test_the_plan_of_a_changed_setting(deployed: Deployment) -> None:
@@ -112,7 +113,7 @@ def test_the_plan_of_a_changed_setting(deployed: Deployment) -> None:
     assert "  +      SOME_API_KEY: (changed)" in lines
     assert "  +      greeting: (hidden)" in lines
     assert "-> the container is re-created" in result.stdout
-    assert lines[-1] == "plan: 2 changes on 1 hosts"
+    assert lines[-1] == "plan: changes on 1 of 1 hosts (@local)"
     assert deployed.host_state() == before
 
 
@@ -159,7 +160,7 @@ def replace_the_container(deployment: Deployment, _: Path) -> None:
         ],
     ],
 )
-def test_drift_is_noticed_and_up_mends_it(
+def test_drift_is_detected_and_up_repairs_it(
     deployed: Deployment, tmp_path: Path, damages: list[tuple[Damage, str]]
 ) -> None:
     token = deployed.token()
@@ -169,10 +170,10 @@ def test_drift_is_noticed_and_up_mends_it(
         drifted = run(deployed, "drift")
         assert drifted.returncode == 1
         assert reason in drifted.stdout
-        assert "drift: 0 changes" not in drifted.stdout
+        assert "drift: drifted on 1 of 1 hosts (@local)" in drifted.stdout
     outcome = deployed.up()
     assert outcome.status == 0, outcome.output
-    mended = run(deployed, "drift")
-    assert mended.returncode == 0, mended.stdout
-    assert mended.stdout.endswith("drift: 0 changes on 0 hosts\n")
+    repaired = run(deployed, "drift")
+    assert repaired.returncode == 0, repaired.stdout
+    assert repaired.stdout.endswith("drift: up to date on 1 of 1 hosts\n")
     assert deployed.token() == token

@@ -8,7 +8,7 @@ import click
 import pytest
 
 from kis_gateway_deploy import display
-from kis_gateway_deploy.plans import Plan, Step, make_plan, plan_without_python
+from kis_gateway_deploy.plans import make_plan, plan_without_python
 from kis_gateway_deploy.reading import Change, Event, Reading
 from kis_gateway_deploy.release import COMPOSE_FILE, Release, make_release
 from kis_gateway_deploy.settings import Settings
@@ -41,7 +41,7 @@ def in_korea(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def plain(text: str) -> str:
-    """What a file or a pipe gets of it."""
+    """The text without colors, as a file or a pipe receives it."""
     return click.unstyle(text)
 
 
@@ -136,7 +136,9 @@ def test_a_host_without_python_in_the_status() -> None:
         (None, None),
     ],
 )
-def test_what_a_client_gets_as_json(client_sees: dict[str, Any] | None, shown: str | None) -> None:
+def test_the_answer_to_a_client_as_json(
+    client_sees: dict[str, Any] | None, shown: str | None
+) -> None:
     [only] = json.loads(display.status_json({"a": reading(client_sees=client_sees)}))
     assert (only["client_sees"], only["health"]) == (shown, "healthy")
 
@@ -203,7 +205,7 @@ def diff(current: str, wanted: str) -> list[str]:
     return [plain(line) for line in lines]
 
 
-def test_the_diff_is_of_what_the_files_say() -> None:
+def test_the_diff_compares_the_parsed_files() -> None:
     assert diff("a: 1\n", "a: 1\n") == []
     assert diff("a: [1]\nb: 3\n", "a: [2]  # why\nb: 3\n") == [
         "--- docker-compose.yml on the host",
@@ -247,7 +249,7 @@ def test_a_value_is_hidden_unless_its_form_is_harmless(name: str, value: str) ->
         f"+      {name}: (changed)",
         "+      ADDED: (hidden)",
     ]
-    # Unchanged, it is context of a change beside it.
+    # An unchanged value is context of a change next to it, and is hidden, too.
     lines = diff(environment(before), environment(before + "      PORT: 8080\n"))
     assert lines[-2:] == [f"       {name}: (hidden)", "+      PORT: 8080"]
 
@@ -270,13 +272,13 @@ def test_a_value_whose_name_is_in_plan_show_is_shown() -> None:
     assert lines[-2:] == ["-      GREETING: old", "+      GREETING: new"]
 
 
-def test_a_name_of_compose_is_the_operators_own_in_an_environment() -> None:
+def test_the_value_of_a_variable_named_like_a_compose_key_is_hidden() -> None:
     lines = diff("image: kis:1\n", "image: kis:2\n" + environment("      image: s3cr3t\n"))
     assert "+image: kis:2" in lines
     assert "+      image: (hidden)" in lines
 
 
-def test_a_file_edited_by_hand_shows_no_secret_either() -> None:
+def test_the_diff_of_a_file_edited_by_hand_shows_no_secret() -> None:
     before = environment("      - API_KEY=s3cr3t\n      - PORT=1\n      - FLAG\n")
     lines = diff(before, environment("      PORT: '1'\n"))
     assert {"-    - API_KEY=(hidden)", "-    - PORT=1", "-    - FLAG"} <= set(lines)
@@ -287,7 +289,7 @@ def test_a_file_edited_by_hand_shows_no_secret_either() -> None:
 @pytest.mark.parametrize(
     "content", ['API_KEY: "s3cr3t\n', "API_KEY=s3cr3t\n", "s3cr3t: 2026-13-45\n"]
 )
-def test_what_is_no_compose_file_is_not_shown(content: str) -> None:
+def test_no_diff_is_shown_for_an_invalid_compose_file(content: str) -> None:
     assert diff(content, "a: 1\n") == [
         f"{COMPOSE_FILE}: what lies on the host is no compose file, so no diff is shown"
     ]
@@ -323,7 +325,7 @@ def test_a_plan_of_a_host_that_has_drifted() -> None:
     assert blocked == ["web-1: blocked", *FOUND, "  ! in the way: web-2 is refused"]
 
 
-def test_what_has_drifted_stands_below_the_changes() -> None:
+def test_drift_is_listed_below_the_changes() -> None:
     directory = {"mode": "755", "owner": "10001:10001", "kind": "directory"}
     host = reading(**DRIFTED, token_dir=directory)
     reason = (
@@ -385,22 +387,32 @@ def test_a_plan_of_a_changed_setting() -> None:
         ),
     ],
 )
-def test_what_becomes_of_the_container(changes: dict[str, Any], line: str) -> None:
+def test_the_plan_shows_what_happens_to_the_container(changes: dict[str, Any], line: str) -> None:
     assert line in "\n".join(shown(reading(**changes), builders.settings(), builders.release()))
 
 
-def test_a_host_that_did_not_answer_and_the_last_line() -> None:
+def test_an_unreachable_host() -> None:
     assert plain(display.not_read("web-3", display.UNREACHABLE)) == (
         "web-3: unreachable, so nothing is known of it"
     )
-    one, two = Step("tokens", "a"), Step("switch", "b")
-    made = [Plan(), Plan((one, two)), Plan((one,)), Plan(refusals=["d"])]
-    plans = {f"web-{number}": plan for number, plan in enumerate(made)}
-    assert display.summary("plan", plans) == "plan: 3 changes on 2 hosts"
-    blocked = display.summary("drift", plans, ["web-1", "web-2"])
-    assert blocked == "drift: blocked on web-1, web-2; 3 changes on 2 hosts"
-    drifted = display.summary("drift", {"web-1": Plan(findings=["e"])})
-    assert drifted == "drift: drifted on web-1; 0 changes on 0 hosts"
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ([], "failed on 0 of 0 hosts"),
+        (["up to date", "up to date"], "up to date on 2 of 2 hosts"),
+        (["up to date", "drifted"], "drifted on 1 of 2 hosts (web-1)"),
+        (["drifted", "changes", "changes"], "changes on 2 of 3 hosts (web-1, web-2)"),
+        (["changes", "blocked"], "blocked on 1 of 2 hosts (web-1)"),
+        (["failed", "blocked"], "failed on 1 of 2 hosts (web-0)"),
+    ],
+)
+def test_the_last_line_has_the_worst_word_of_all_hosts(
+    words: list[display.Word], expected: str
+) -> None:
+    hosts = {f"web-{number}": word for number, word in enumerate(words)}
+    assert display.last_line("plan", hosts) == f"plan: {expected}"
 
 
 @pytest.mark.parametrize(
@@ -413,5 +425,5 @@ def test_a_host_that_did_not_answer_and_the_last_line() -> None:
         (builders.NO_TOKEN, "there is no token"),
     ],
 )
-def test_what_is_known_of_a_token_is_said(changes: dict[str, Any], words: str) -> None:
+def test_the_state_of_a_token_is_described(changes: dict[str, Any], words: str) -> None:
     assert words in display.token_state(reading(**changes))

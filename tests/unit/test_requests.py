@@ -1,4 +1,4 @@
-"""What hosts are asked: complete, and with secrets on standard input only."""
+"""Requests to hosts: they are complete, and secrets are only on standard input."""
 
 from __future__ import annotations
 
@@ -56,13 +56,13 @@ def test_a_host_is_asked_about_its_deployment() -> None:
     }
 
 
-def test_a_donor_is_asked_the_same_and_whose_token_it_is() -> None:
+def test_a_donor_gets_the_same_request_with_the_key_of_the_token() -> None:
     asked = requests.token_request(SETTINGS, RELEASE, RELEASE.key_fingerprint, mounted=True)
     same = requests.read_request(SETTINGS, RELEASE)
     assert asked == same | {"key": "0a1b2c3d4e5f", "mounted": True}
 
 
-def test_a_simulator_that_is_wanted_is_looked_for() -> None:
+def test_an_enabled_simulator_is_looked_for() -> None:
     images = requests.read_request(settings(simulator=True), RELEASE)["images"]
     assert images == ["kis:1.4", simulator_image().reference]
 
@@ -81,7 +81,7 @@ def test_layers_are_looked_for_if_the_controller_sends_the_image() -> None:
         ({"health_path": None}, None),
     ],
 )
-def test_health_is_asked_as_a_client_asks(
+def test_health_is_requested_at_the_address_of_a_client(
     changes: dict[str, Any], health: tuple[str, int, str] | None
 ) -> None:
     asked = requests.read_request(settings(**changes), RELEASE)["health"]
@@ -90,7 +90,7 @@ def test_health_is_asked_as_a_client_asks(
     )
 
 
-def test_a_release_is_sent_whole_with_its_manifest() -> None:
+def test_a_release_is_sent_completely_with_its_manifest() -> None:
     sent = requests.prepare_request(SETTINGS, RELEASE, "seen", tokens=True)
     assert (sent["seen"], sent["release"]["id"]) == ("seen", RELEASE.id)
     assert sent["tokens"] == {
@@ -125,7 +125,7 @@ def test_an_image_is_pulled_built_or_loaded(image: Image, how: str, base: str) -
     assert bool(asked["make_base"]) == (how == "build")
 
 
-def test_a_switch_is_asked_with_the_gates_times() -> None:
+def test_the_request_for_a_switch_has_the_times_of_the_gate() -> None:
     made = settings(rollout_min_healthy_time=0.25, adopt_container="old")
     asked = requests.switch_request(made, "up", "r", "seen", "new", "kim@desk", 1, 7, "dG9rZW4=")
     assert (asked["min_healthy"], asked["deadline"]) == (0.25, 120)
@@ -156,12 +156,21 @@ def test_a_bootstrap_is_the_script_with_its_packages(packages: tuple[str, ...]) 
     assert "docker.io" not in repr(Script(script))
 
 
-def test_the_compose_binary_is_there_and_runs() -> None:
+def test_the_compose_binary_exists_and_is_executable() -> None:
     binary = requests.compose_binary()
     assert binary.is_file()
     assert os.access(binary, os.X_OK)
 
 
-def test_a_history_names_who_deployed_in_plain_words(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_author_in_the_history_has_only_harmless_characters(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("SUDO_USER", """o'brien"; $(id) 김""")
     assert requests.author().startswith("o_brien_____id__김@")
+
+
+def test_a_user_without_a_name_is_named_by_uid(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SUDO_USER", "LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 54321)
+    assert requests.author().startswith("uid-54321@")

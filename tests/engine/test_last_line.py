@@ -1,0 +1,92 @@
+"""Exit status and last line of every verb in every situation: what a script goes by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kis_gateway_deploy.paths import ROOT
+from tests.engine.conftest import Deployment
+from tests.tools import BIN, command
+
+VERBS = ["up", "plan", "drift", "status", "restart", "rollback", "down"]
+
+CHANGED: dict[str, Any] = {"gateway_labels": {"changed": "yes"}}
+SILENT_REGISTRY: dict[str, Any] = {
+    "gateway_image_source": "registry",
+    "gateway_build_context": None,
+    "gateway_image": "127.0.0.1:1/kis:1",
+}
+WRONG: dict[str, Any] = {"gateway_port": "eighty"}
+# It answers another path, so that it never passes its gate.
+FAILING: dict[str, Any] = {"gateway_health_path": "/nowhere", "rollout_healthy_deadline": 5}
+UNREACHABLE = "unreachable"
+
+# By situation: the exit status and the word of each verb, in the order of VERBS.
+MATRIX: dict[str, tuple[dict[str, Any], str]] = {
+    "as desired": ({}, "0 up to date,0 up to date,0 up to date,0 read,0 changes,1 blocked"),
+    "changes pending": (CHANGED, "-,0 changes,1 drifted,0 read,0 changes,1 blocked"),
+    "blocked": (SILENT_REGISTRY, "1 blocked,1 blocked,1 blocked,0 read,0 changes,1 blocked"),
+    "a wrong setting": (WRONG, ",".join(["1 blocked"] * 7)),
+    "a host is unreachable": ({UNREACHABLE: True}, ",".join(["1 failed"] * 7)),
+    "a release that fails": (FAILING, "1 failed"),
+    "down": ({}, "-,-,-,-,-,-,0 changes"),
+}
+CASES = [
+    pytest.param(VERBS[number], changes, expected, id=f"{VERBS[number]}, {situation}")
+    for situation, (changes, row) in MATRIX.items()
+    for number, expected in enumerate(row.split(","))
+    if expected != "-"
+]
+
+
+@pytest.fixture(scope="module")
+def deployed(new_deployment: Callable[..., Deployment]) -> Deployment:
+    deployment = new_deployment("lines")
+    assert (first := deployment.up()).status == 0, first.output
+    return deployment
+
+
+@pytest.mark.parametrize(("verb", "changes", "expected"), CASES)
+def test_the_exit_status_and_the_last_line_say_the_same(
+    deployed: Deployment, verb: str, changes: dict[str, Any], expected: str
+) -> None:
+    inventory = deployed.inventory(**{k: v for k, v in changes.items() if k != UNREACHABLE})
+    if UNREACHABLE in changes:
+        data = deployed.data | {"gateway_project": "other", "gateway_app_dir": "/nowhere/app"}
+        data |= {"gateway_token_dir": "/nowhere/tokens", "gateway_port": 1}
+        data |= {"ssh_hostname": "127.0.0.1", "ssh_port": 1, "ssh_user": "nobody"}
+        text = inventory.read_text().rstrip().removesuffix("]")
+        inventory.write_text(f"{text}, ('nobody', {data!r})]\n")
+    result = command(BIN / "pyinfra", "-y", inventory, f"deploy/{verb}.py", cwd=ROOT)
+    last = result.stdout.splitlines()[-1]
+    status, _, word = expected.partition(" ")
+    assert (result.returncode, last.split(" on ")[0]) == (int(status), f"{verb}: {word}"), (
+        result.stdout + result.stderr
+    )
+    assert "Traceback" not in result.stdout + result.stderr
+
+
+@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("content", [None, "hosts = []\n", "hosts = ['@local']\n"])
+def test_an_inventory_without_a_host_of_ours_fails(
+    verb: str, content: str | None, tmp_path: Path
+) -> None:
+    inventory = tmp_path / "inventory.py"
+    if content is not None:
+        inventory.write_text(content)
+    result = command(BIN / "python", "-m", "deploy", verb, inventory, cwd=ROOT)
+    assert result.returncode == 1
+    assert result.stdout.splitlines()[-1] == f"{verb}: failed on 0 of 0 hosts"
+    assert "no host was touched: " in result.stderr
+
+
+def test_json_on_standard_output_has_no_last_line(deployed: Deployment) -> None:
+    flags = ("-y", "--data", "json=1")
+    inventory = deployed.inventory()
+    result = command(BIN / "pyinfra", *flags, inventory, "deploy/status.py", cwd=ROOT)
+    assert result.stdout.rstrip().endswith("]")
+    assert "status: read on 1 of 1 hosts" in result.stderr
