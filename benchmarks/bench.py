@@ -1,7 +1,7 @@
-"""`make bench`: this package against what people would otherwise use, on the same hosts.
+"""`make bench`: compares this package with the usual alternatives, on the same hosts.
 
-In each round every contender does every case in turn, so that all of them meet the same moods of
-the machine; ratios are made round by round. What was measured is written after each round.
+In each round every contender runs every case in turn, so changes in the machine's speed affect all
+contenders. Ratios are computed per round. The results are saved after each round.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from lab import lab as labs
 from lab.lab import Lab
 
 CASES = ("first", "noop", "changed", "image")
-NEW_LAYER = 5 * 10**6  # bytes, which cannot be packed
+NEW_LAYER = 5 * 10**6  # random bytes, which cannot be compressed
 
 
 def say(text: str) -> None:
@@ -38,7 +38,7 @@ def say(text: str) -> None:
 
 @dataclass
 class Round:
-    """One contender's turn over all cases, from hosts with nothing of anybody on them."""
+    """One contender's turn over all cases, from hosts without anything of any contender."""
 
     fleet: Fleet
     targets: list[Target]
@@ -55,13 +55,13 @@ class Round:
         self.fleet.reset()
         label = f"{self.number}"
         image = self.fleet.image
-        # What is not measured is done all the same: a no-op needs something that runs.
+        # Run it even if it is not measured: a no-op needs a running gateway.
         self.run("first", label, image, is_measured="first" in cases)
         if "noop" in cases:
             self.run("noop", label, image)
         if "changed" in cases:
             self.run("changed", f"{label}-changed", image)
-        if "image" in cases and self.contender != "kamal":  # its images come by a registry
+        if "image" in cases and self.contender != "kamal":  # its images come from a registry
             new, archive = another_image(self.fleet)
             self.run("image", f"{label}-changed", new, archive=archive)
             archive.unlink()
@@ -77,16 +77,16 @@ class Round:
         job = Job(self.fleet, self.targets, label, image, archive)
         command = CONTENDERS[self.contender](job, self.work)
         before = containers(self.fleet)
-        if is_measured and self.number == 0:  # the counts are the same each time
+        if is_measured and self.number == 0:  # the counts are the same in each round
             measured, sessions, kilobytes = self.fleet.counted(lambda: self.measure(case, command))
             measured.sessions, measured.kilobytes = sessions, kilobytes
         else:
             measured = self.measure(case, command)
         self.fleet.wait_until_healthy()
         pairs = zip(before, containers(self.fleet), strict=True)
-        is_to_keep = case == "noop" and self.contender != "kamal"  # which keeps none
+        is_to_keep = case == "noop" and self.contender != "kamal"  # it never keeps a container
         if any((late == early) is not is_to_keep for early, late in pairs):
-            raise RuntimeError(f"{self.contender}, {case}: it did not do its job")
+            raise RuntimeError(f"{self.contender}, {case}: the containers are not as expected")
         if is_measured:
             self.results.add(measured)
             say(f"{measured}")
@@ -112,19 +112,19 @@ class Round:
 
 
 def processors() -> tuple[int, int]:
-    """Ticks for which the processors of this machine were busy, and idle, so far (proc_stat(5))."""
+    """Busy and idle ticks of this machine's processors so far (proc_stat(5))."""
     ticks = [int(each) for each in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
     idle = ticks[3] + ticks[4]
     return sum(ticks) - idle, idle
 
 
 def containers(fleet: Fleet) -> list[str]:
-    """Of each host the id of what runs there."""
+    """The id of each host's running container."""
     return fleet.each("docker ps -q --no-trunc")
 
 
 def another_image(fleet: Fleet) -> tuple[str, Path]:
-    """The gateway's image with a layer of its own: a reference by its id, and its archive."""
+    """The gateway's image with a new layer: its reference, from its id, and its archive."""
     context = fresh(fleet.work / "image")
     (context / "layer").write_bytes(os.urandom(NEW_LAYER))
     (context / "Dockerfile").write_text(f"FROM {fleet.image}\nCOPY layer /layer\n")
@@ -140,7 +140,7 @@ def another_image(fleet: Fleet) -> tuple[str, Path]:
 
 @contextmanager
 def asking(address: str, port: int, gaps: list[float]) -> Iterator[None]:
-    """Asks /health every 20 ms; puts the longest time without an answer into `gaps`, in seconds."""
+    """Asks /health every 20 ms; adds the longest time without an answer to `gaps`, in seconds."""
     end = threading.Event()
 
     def ask() -> None:
@@ -169,8 +169,8 @@ def asking(address: str, port: int, gaps: list[float]) -> Iterator[None]:
 
 
 def measure_outage(fleet: Fleet, rounds: int, results: Results) -> None:
-    """How long one host's clients are without an answer: our switch, and a plain re-creation."""
-    fleet.prepare()  # no other host is left that would take its part of the machine
+    """How long one host's clients get no answer: this package's switch, a plain re-creation."""
+    fleet.prepare()  # one host only: others would use processor time
     with fleet.targets(0) as targets:
         host = fleet.hosts[0]
         work = fresh(fleet.work / "outage")
@@ -187,7 +187,7 @@ def measure_outage(fleet: Fleet, rounds: int, results: Results) -> None:
                 with asking(address, 8080, gaps):
                     subprocess.run(words, check=True, capture_output=True, cwd=ROOT)
                     fleet.wait_until_healthy()
-                if number >= 0:  # the first of all has nothing to take the place of
+                if number >= 0:  # in round -1 there is nothing to replace
                     results.add(Measurement(name, "outage", 1, 0, number, gaps[0], 0.0))
                     say(f"outage, {name}: {gaps[0]:.2f} s")
 
@@ -199,12 +199,14 @@ def main() -> None:
     parser.add_argument("--cases", nargs="*", choices=CASES, default=list(CASES))
     parser.add_argument("--contenders", nargs="*", choices=CONTENDERS, default=list(CONTENDERS))
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--targets", type=int, nargs="*", default=[100, 300], help="cheap ones")
+    parser.add_argument(
+        "--targets", type=int, nargs="*", default=[100, 300], help="numbers of cheap targets"
+    )
     parser.add_argument("--no-outage", action="store_true")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
     options = parser.parse_args()
     if os.geteuid():
-        parser.error("run it as root: the cheap targets are reached by an sshd of this machine")
+        parser.error("run it as root: the cheap targets need an sshd on this machine")
     lab = Lab(Path(os.environ.get("KIS_LAB_DIR") or ROOT / ".lab" / "bench").resolve())
     work = lab.directory / "work"
     work.mkdir(parents=True, exist_ok=True)
@@ -237,7 +239,7 @@ def measure_hosts(fleet: Fleet, options: argparse.Namespace, results: Results) -
     say(f"{fleet.count} hosts")
     fleet.prepare()
     with fleet.local_registry() if "kamal" in options.contenders else nullcontext():
-        # The first deploys of all fetch the token, and then Kamal's image from its registry.
+        # Round -1 is a warm-up: it fetches the token, and Kamal's image from its registry.
         for contender in [
             name for name in ("ours", "kamal") if name in {"ours", *options.contenders}
         ]:
@@ -247,7 +249,7 @@ def measure_hosts(fleet: Fleet, options: argparse.Namespace, results: Results) -
             results.forget(options.cases, fleet.count, rtt)
         for rtt, number in product(options.rtt, range(options.rounds)):
             for contender in options.contenders:
-                if contender == "kamal" and rtt:  # it cannot go through the proxy
+                if contender == "kamal" and rtt:  # it cannot use the proxy
                     continue
                 with fleet.targets(rtt) as targets:
                     Round(fleet, targets, contender, number, rtt, results).play(options.cases)

@@ -1,7 +1,7 @@
-"""One job, done in several ways: token directory, secrets, compose file, `up` until healthy.
+"""The same job with several tools: token directory, secrets, compose file, `up` until healthy.
 
-Each is one program that is started, does the job on all hosts and ends. A contender's function
-returns its command; before, and not measured, it writes an inventory, a playbook and the like.
+Each contender is one command that does the job on all hosts. Its function returns this command;
+first, and not measured, it writes the inventory, the playbook and similar files.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ HEALTHCHECK = {
 
 @dataclass(frozen=True)
 class Job:
-    """What shall run: `label` is the setting that changes, `image` what the hosts have or are sent.
+    """What to deploy: `label` is the setting that changes, `image` is on the hosts or sent to them.
 
-    `archive` is the tar of an image that they lack.
+    `archive` is the tar of an image that the hosts lack.
     """
 
     fleet: Fleet
@@ -51,7 +51,7 @@ class Job:
 
     @property
     def host_data(self) -> dict[str, Any]:
-        """In the words of our inventory; the others' files are rendered from the same."""
+        """The data of our inventory; the other contenders' files are rendered from it, too."""
         return {
             "gateway_image": self.image,
             "gateway_secrets_file": str(self.fleet.share_one_key()),
@@ -68,7 +68,7 @@ class Job:
 
     @property
     def compose(self) -> str:
-        """The others' compose file. They wait for the engine's probe, so for them it comes soon."""
+        """The others' compose file. They wait for the engine's health check, so it runs often."""
         settings = Settings.model_validate(self.host_data | {"gateway_healthcheck": HEALTHCHECK})
         return render_compose(settings, self.image)
 
@@ -93,7 +93,7 @@ def ours(job: Job, work: Path) -> Command:
 
 
 def plain_pyinfra(job: Job, work: Path) -> Command:
-    """A straightforward deploy of built-in operations."""
+    """A straightforward deploy with built-in operations."""
     (work / "docker-compose.yml").write_text(job.compose)
     data = {
         "bench_secrets": str(job.fleet.share_one_key()),
@@ -126,7 +126,7 @@ def _pyinfra(job: Job, work: Path, data: dict[str, Any], deploy: Path) -> Comman
 
 
 def ansible(job: Job, work: Path) -> Command:
-    """Its best settings: pipelining, a fork for each host, no facts, connections kept."""
+    """With its fastest settings: pipelining, a fork per host, no facts, open connections."""
     (work / "docker-compose.yml").write_text(job.compose)
     config = job.fleet.ssh_config(job.targets)
     (work / "ansible.cfg").write_text(
@@ -151,10 +151,10 @@ def ansible(job: Job, work: Path) -> Command:
 
 
 def floor(job: Job, work: Path) -> Command:
-    """What the network and the engine allow: ssh to all hosts side by side, no checks.
+    """The fastest that network and engine allow: parallel ssh to all hosts, no checks.
 
-    Where nothing has changed it is told so beforehand, and only brings up; else all files come in
-    one tar on standard input.
+    It knows in advance whether anything has changed. If not, it only runs `up`; otherwise it sends
+    all files as one tar on standard input.
     """
     up = "docker compose --progress quiet -f docker-compose.yml up -d --wait --pull never"
     config = job.fleet.ssh_config(job.targets)
@@ -184,10 +184,10 @@ def floor(job: Job, work: Path) -> Command:
 
 
 def kamal(job: Job, work: Path) -> Command:
-    """Without its proxy, whose image comes from a hub only; a hook stops the old container first.
+    """Without its proxy, whose image is only on a hub; a hook stops the old container first.
 
-    Its images come from its local registry, through its SSH connection. It knows no ports but 22,
-    so it goes to the hosts' own addresses.
+    Its images come from its local registry, through its SSH connection. It supports only port 22,
+    so it connects to the hosts' own addresses.
     """
     service, probe = job.service, job.service["healthcheck"]
     ssh_config = job.fleet.ssh_config(job.targets, is_direct=True)

@@ -1,4 +1,4 @@
-"""The hosts of a benchmark: a lab, prepared alike for all contenders, behind a delaying proxy."""
+"""The hosts of a benchmark: a lab, with the same preparation for all, behind a delay proxy."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from lab import engine
 from lab import lab as labs
 from lab.lab import Lab, LabHost
 
-# Kamal brings no files for a service: the credentials lie there before it comes.
+# Kamal sends no files for a service: the credentials are put on the hosts beforehand.
 KAMAL_SECRETS = "/etc/bench-secrets.json"
 
 
@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Target:
-    """A host as a contender reaches it: at `port` on 127.0.0.1, which may lie behind a proxy."""
+    """A host as a contender reaches it: at `port` on 127.0.0.1, which may be a proxy's."""
 
     host: LabHost
     port: int
@@ -40,7 +40,7 @@ class Target:
 
 @dataclass
 class Fleet:
-    """`count` hosts with Docker, the gateway's image, a token, and Python for those who need it."""
+    """`count` hosts with Docker, the gateway's image, a token, and Python."""
 
     lab: Lab
     count: int
@@ -52,7 +52,7 @@ class Fleet:
 
     @property
     def registry(self) -> str:
-        """Where Kamal's local registry listens, here and through its connection on every host."""
+        """Address of Kamal's local registry, here and, through its connection, on every host."""
         return "localhost:5555"
 
     @property
@@ -61,13 +61,13 @@ class Fleet:
         return built_image("kis-lab-gateway", labs.GATEWAY_CONTEXT).reference
 
     def prepare(self) -> None:
-        """Brings the lab up; all that no contender is measured by."""
+        """Brings the lab up and does all that is not measured."""
         labs.up(self.lab, self.count, bare=False)
         with ThreadPoolExecutor(4) as pool:
             list(pool.map(self._prepare, self.hosts))
 
     def _prepare(self, host: LabHost) -> None:
-        # Not a reload, which ends before sshd listens again.
+        # Restart sshd: a reload ends before sshd listens again.
         self.root(
             host,
             "command -v python3 >/dev/null || { apt-get update -q && "
@@ -97,7 +97,7 @@ class Fleet:
         return str(done.stdout).strip()
 
     def root(self, host: LabHost, script: str) -> str:
-        """What a script says on a host, past its sshd."""
+        """The output of a script on a host, as root and without its sshd."""
         return engine.docker("exec", self.lab.container(host.name), "sh", "-c", script)
 
     def each(self, script: str) -> list[str]:
@@ -105,22 +105,22 @@ class Fleet:
             return list(pool.map(lambda host: self.root(host, script), self.hosts))
 
     def reset(self) -> None:
-        """Nothing of any contender runs or lies there; the token stays, as always."""
+        """Removes everything of all contenders from the hosts; the token stays."""
         self.each(
             "docker ps -aq | xargs -r docker rm -f >/dev/null; "
             "docker network prune -f >/dev/null; rm -rf /opt/bench /home/ops/.kamal"
         )
 
     def wait_until_healthy(self) -> None:
-        """Until the engine itself says so of every gateway, so that no probe is still to come."""
+        """Waits until the engine reports every gateway as healthy, so no probe is pending."""
         script = "docker ps --filter health=healthy -q | wc -l"
         wait_for(lambda: set(self.each(script)) == {"1"}, "every gateway is healthy")
 
     def counted(self, run: Callable[[], T]) -> tuple[T, float, float]:
-        """What `run` gives, and per host what it took: SSH commands and uploads, kilobytes.
+        """The result of `run`, and per host the SSH commands and uploads, and the kilobytes.
 
-        The sessions are counted by the hosts' own sshd, the bytes by their network interface, in
-        both directions: a gateway's own requests, a few kilobytes, are among them.
+        The sessions are from the log of the hosts' sshd, the bytes from their network interface, in
+        both directions. The bytes include the gateway's own requests, a few kilobytes.
         """
         script = (
             "journalctl -u ssh --no-pager | grep -c 'Starting session'; "
@@ -137,7 +137,7 @@ class Fleet:
 
     @contextmanager
     def local_registry(self) -> Iterator[None]:
-        """Kamal's, with the gateway's image under the label that Kamal asks for."""
+        """Kamal's registry, with the gateway's image and the label that Kamal requires."""
         engine.ensure_program("docker-registry", "docker-registry")
         directory = fresh(self.work / "registry")
         config = {
@@ -157,7 +157,7 @@ class Fleet:
                 engine.docker("build", "--quiet", "--tag", image, "-", content=content)
                 wait_for(
                     lambda: engine.succeeds(*engine.AS_ROOT, "docker", "push", "--quiet", image),
-                    "the registry takes the image",
+                    "the registry accepts the image",
                 )
                 yield
             finally:
@@ -166,7 +166,7 @@ class Fleet:
 
     @contextmanager
     def targets(self, rtt: int) -> Iterator[list[Target]]:
-        """The hosts with `rtt` milliseconds of round trip added; with 0, as they are."""
+        """The hosts with `rtt` milliseconds of round trip added; 0 adds nothing."""
         if not rtt:
             yield [Target(host, host.ssh_port) for host in self.hosts]
             return
@@ -178,13 +178,13 @@ class Fleet:
         return engine.docker("inspect", "--format", template, self.lab.container(host.name))
 
     def share_one_key(self) -> Path:
-        """One account for all hosts: its secrets file."""
+        """The secrets file of the one account that all hosts use."""
         return Path(self.hosts[0].secrets_file)
 
     def ssh_config(self, targets: Sequence[Target], is_direct: bool = False) -> Path:
-        """For contenders that use OpenSSH's files: host keys are known.
+        """The SSH configuration, with known host keys, for contenders that use OpenSSH's files.
 
-        `is_direct` leads to the hosts' own addresses and port 22 instead of the targets' ports.
+        `is_direct` selects the hosts' own addresses and port 22 instead of the targets' ports.
         """
         path = self.work / f"ssh_config{'_direct' if is_direct else ''}"
         known = path.with_name(path.name.replace("ssh_config", "known_hosts"))
@@ -209,7 +209,7 @@ def wait_for(condition: Callable[[], bool], what: str, seconds: float = 60) -> N
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
-            raise RuntimeError(f"not within {seconds:g} s: {what}")
+            raise RuntimeError(f"timeout after {seconds:g} s, waiting until {what}")
         time.sleep(0.2)
 
 

@@ -1,4 +1,4 @@
-"""The job as one writes it at first in pyinfra: built-in operations, one after the other."""
+"""The job as a first pyinfra deploy: built-in operations, one after the other."""
 
 from pyinfra.context import host
 from pyinfra.operations import files, server

@@ -1,4 +1,4 @@
-"""A TCP proxy that delays: a long way to the hosts, on one machine."""
+"""A TCP proxy that adds delay: it simulates distant hosts on one machine."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 
 async def _pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter, delay: float) -> None:
-    """Passes on what comes, each piece `delay` seconds after it came; nothing waits for another."""
+    """Forwards each piece `delay` seconds after it arrived; pieces do not delay each other."""
     loop = asyncio.get_running_loop()
     pieces: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
 
@@ -57,7 +57,7 @@ async def _serve(
 
 @contextmanager
 def delayed(ports: Sequence[int], delay: float) -> Iterator[list[int]]:
-    """Ports of 127.0.0.1 that lead to these, `delay` seconds each way."""
+    """Ports of 127.0.0.1 that forward to `ports`, with `delay` seconds each way."""
     loop = asyncio.new_event_loop()
     end, begun, ready = asyncio.Event(), threading.Event(), list[int]()
     thread = threading.Thread(

@@ -1,4 +1,4 @@
-"""What was measured, as raw numbers, as tables and as a plot."""
+"""The results, as raw numbers, as tables and as a plot."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ CASE_NAMES = {
 
 @dataclass
 class Measurement:
-    """One run: wall seconds, CPU seconds of the controller, which share of the machine was busy.
+    """One run: wall seconds, CPU seconds of the controller, busy share of the machine.
 
-    `sessions` are SSH commands and uploads per host, `kilobytes` what passed its network, both
-    directions together; 0 where they were not counted.
+    `sessions` are SSH commands and uploads per host, `kilobytes` its network traffic in both
+    directions together; both are 0 if they were not counted.
     """
 
     contender: str
@@ -53,7 +53,7 @@ class Measurement:
 
 @dataclass
 class Results:
-    """What lies in `directory` of earlier runs stays, but for what is measured anew."""
+    """All results. Earlier ones in `directory` stay unless they are measured again."""
 
     directory: Path
     measurements: list[Measurement] = field(init=False)
@@ -65,7 +65,7 @@ class Results:
         )
 
     def forget(self, cases: Iterable[str], hosts: int, rtt: int = 0) -> None:
-        """Ratios are of one run: what an earlier one measured of the same is not mixed in."""
+        """Drops earlier results of these cases: ratios must not mix two runs."""
         self.measurements = [
             m
             for m in self.measurements
@@ -89,7 +89,7 @@ class Results:
         ]
 
     def ratio(self, contender: str, other: str, case: str, hosts: int, rtt: int) -> float | None:
-        """The median of the ratios round by round; None where either was not measured."""
+        """The median of the ratios per round; None if either was not measured."""
         ours = {m.round: m.seconds for m in self.of(contender, case, hosts, rtt)}
         theirs = {m.round: m.seconds for m in self.of(other, case, hosts, rtt)}
         ratios = [ours[number] / theirs[number] for number in ours.keys() & theirs.keys()]
@@ -175,7 +175,7 @@ class Results:
         counts = [str(hosts) for hosts in self.values("hosts")]
         for place, (case, rtt) in enumerate(panels, 1):
             plot = figure.add_subplot(rows, columns, place)
-            plot.plot(counts, [None] * len(counts))  # all of them, in every panel
+            plot.plot(counts, [None] * len(counts))  # the same x axis in every panel
             plot.set_xlim(-0.3, len(counts) - 0.7)
             for color, contender in enumerate(CONTENDERS):
                 points = {
@@ -200,7 +200,7 @@ class Results:
 
 
 def spread(seconds: Iterable[float]) -> str:
-    """`1.52 (1.44-1.70)`: median, least and most."""
+    """`1.52 (1.44-1.70)`: median, minimum and maximum."""
     values = sorted(seconds)
     return f"{median(values):.2f} ({values[0]:.2f}-{values[-1]:.2f})" if values else ""
 

@@ -1,7 +1,7 @@
 """Many cheap targets: one sshd on this machine, reached at many addresses of 127.0.0.0/8.
 
-Behind them lies one host as `up` left it, with a stand-in for docker that says so; all that is real
-is SSH and what this machine does for each of them.
+All targets show one host on which `up` has run, with a stand-in for docker. Only SSH and this
+machine's work for each target are real.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Run:
 
 @contextmanager
 def host(work: Path) -> Iterator[None]:
-    """The sshd and what lies behind it."""
+    """The sshd and the host behind it."""
     fresh(work)
     ensure_program("sshd", "openssh-server")
     for name in ("host_key", "key"):
@@ -90,7 +90,7 @@ def _data(work: Path) -> dict[str, object]:
 
 
 def _lay_out(work: Path) -> None:
-    """The files of a host on which the gateway runs, and the docker that says so."""
+    """The files of a host on which the gateway runs, and a docker that reports it."""
     (work / "kis.json").write_text(json.dumps({"kis-r-app-key": "K" * 36}))
     settings = Settings.model_validate(_data(work))
     release = make_release(settings)
@@ -127,10 +127,10 @@ def _lay_out(work: Path) -> None:
 
 
 def no_op(work: Path, targets: int) -> Run:
-    """`up` over so many addresses.
+    """Runs `up` over this many addresses.
 
     Raises:
-        RuntimeError: it failed, or was no no-op.
+        RuntimeError: it failed, or it changed something.
     """
     data = _data(work) | {
         "ssh_port": PORT,

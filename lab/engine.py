@@ -1,4 +1,4 @@
-"""This machine's own engine, in which a lab's hosts run: started, and given its images."""
+"""This machine's Docker engine, in which a lab's hosts run: starts it and builds the images."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from kis_gateway_deploy.reading import Reading, parse_reading
 from kis_gateway_deploy.release import Image, archive
 
 BASE_IMAGE = "kis-lab-base:trixie"
-# What `kis_gateway_deploy/host/fetch.py` calls the same image, here and on the hosts.
+# The name of the same image in `kis_gateway_deploy/host/fetch.py`, here and on the hosts.
 PRODUCT_BASE_IMAGE = "kis-base:trixie"
 AS_ROOT = [] if os.geteuid() == 0 else ["sudo"]
 
 
 class LabError(Exception):
-    """What went wrong with the lab and what to do about it, for the operator's eyes."""
+    """A problem of the lab and what to do about it, for the operator."""
 
 
 def say(text: str) -> None:
@@ -31,7 +31,7 @@ def run(*command: str, content: bytes | None = None, stdin: BinaryIO | None = No
     """The command's standard output; it reads `content` or `stdin`.
 
     Raises:
-        LabError: it failed; with the last lines that it wrote.
+        LabError: it failed; the message has the last lines of its standard error.
     """
     try:
         result = subprocess.run(command, input=content, stdin=stdin, capture_output=True)
@@ -66,7 +66,7 @@ def exists(kind: str, name: str) -> bool:
 
 
 def ensure_engine() -> None:
-    """Installs and starts an engine as `up` does on a host; one that runs is left alone."""
+    """Installs and starts an engine as `up` does on a host; a running one is left alone."""
     if succeeds(*AS_ROOT, "docker", "version"):
         return
     say("installing or starting the Docker engine")
@@ -75,7 +75,7 @@ def ensure_engine() -> None:
 
 
 def read_this_machine() -> Reading:
-    """The reading of this machine, for no deployment."""
+    """The reading of this machine, without a deployment."""
     nowhere = dict.fromkeys(("app_dir", "token_dir"), "/nonexistent")
     nothing = dict.fromkeys(("project", "service", "release", "token_file"), "-")
     nobody = dict.fromkeys(("adopt", "adopt_path", "health"))
@@ -86,7 +86,7 @@ def read_this_machine() -> Reading:
 
 
 def ensure_program(program: str, *packages: str) -> None:
-    """Installs Debian's packages where the program is not there yet."""
+    """Installs these Debian packages if the program is missing."""
     if not shutil.which(program):
         say(f"installing {', '.join(packages)}")
         run(*AS_ROOT, "apt-get", "update", "-q")
@@ -94,9 +94,9 @@ def ensure_program(program: str, *packages: str) -> None:
 
 
 def make_base_image(directory: Path) -> None:
-    """Debian 13 from the distribution's packages: no hub is asked for anything.
+    """Makes a Debian 13 image from the distribution's packages, without a registry.
 
-    `directory` has room for its tar for a moment.
+    `directory` must have room for its tar, which is removed afterwards.
     """
     if exists("image", BASE_IMAGE):
         return
@@ -113,7 +113,7 @@ def make_base_image(directory: Path) -> None:
 
 
 def build(image: Image, *options: str) -> str:
-    """The reference of an image that is there afterwards. Its tag is the hash of its context."""
+    """Builds the image unless it exists; its reference. The tag is the hash of its context."""
     if not exists("image", image.reference):
         say(f"building {image.reference} (once)")
         docker(

@@ -3,9 +3,9 @@
 Usage: python -m lab.lab up --hosts 4 [--bare]
        python -m lab.lab down [--keep-images]
 
-Beside the hosts runs one KIS simulator, which they and the gateways on them reach. A lab's keys and
-addresses lie in its directory, `.lab` unless KIS_LAB_DIR says otherwise, and all that the engine
-has of it carries the label `kis-lab=DIRECTORY`. Labs do not disturb each other.
+One KIS simulator runs beside the hosts; the hosts and their gateways can reach it. A lab's keys and
+addresses are in its directory: KIS_LAB_DIR, by default `.lab`. Its containers, volumes and network
+have the label `kis-lab=DIRECTORY`. Labs do not disturb each other.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ from lab.engine import (
 
 GATEWAY_CONTEXT = ROOT / "services" / "kis-gateway"
 HOST_CONTEXT = ROOT / "lab" / "host"
-FIRST_SSH_PORT = 22001  # below the ports that outgoing connections take
+FIRST_SSH_PORT = 22001  # below the ephemeral ports
 ENGINE_DATA = ("docker", "containerd")  # directories of /var/lib
 FILES = ("key", "key.pub", "known_hosts", "ssh_config", "hosts.json", "*.secrets.json", "*.tar")
 MOST_HOSTS = 99
-READY_WITHIN = 120  # seconds; ten hosts that boot side by side on two cores take some 30
+READY_WITHIN = 120  # seconds; ten hosts that boot in parallel on two cores take about 30
 T = TypeVar("T")
 
 
@@ -62,12 +62,12 @@ class LabHost:
     ssh_port: int
     """On 127.0.0.1 of this machine."""
     secrets_file: str
-    """Secrets of an account that is this host's own at the simulator."""
+    """Secrets of this host's own account at the simulator."""
 
 
 @dataclass(frozen=True)
 class Lab:
-    """Names and places of a lab."""
+    """Names and paths of a lab."""
 
     directory: Path
 
@@ -77,12 +77,12 @@ class Lab:
 
     @property
     def name(self) -> str:
-        """Of the network, and the first part of the containers' and volumes' names."""
+        """Name of the network, and prefix of the containers' and volumes' names."""
         return "kis-lab" if self.directory.name == ".lab" else f"kis-lab-{self.directory.name}"
 
     @property
     def label(self) -> str:
-        """By which the engine tells this lab's things from those of other labs."""
+        """The label of all objects of this lab in the engine."""
         return f"kis-lab={self.directory}"
 
     @property
@@ -103,7 +103,7 @@ class Lab:
 
     @property
     def gateway_archive(self) -> Path:
-        """A `docker save` of the reference gateway as it is in this checkout."""
+        """A `docker save` of this checkout's reference gateway."""
         tag = built_image("kis-lab-gateway", GATEWAY_CONTEXT).reference.partition(":")[2]
         return self.directory / f"gateway-{tag}.tar"
 
@@ -113,9 +113,9 @@ class Lab:
 
     @property
     def network(self) -> str:
-        """The first three bytes of its addresses, by the lab's name: two labs have two networks.
+        """The first three bytes of its addresses, from the lab's name: two labs have two networks.
 
-        The hosts' own engines take theirs from 172.16.0.0/12 and 192.168.0.0/16.
+        The engines on the hosts use 172.16.0.0/12 and 192.168.0.0/16.
         """
         return f"10.213.{zlib.crc32(self.name.encode()) % 256}"
 
@@ -125,7 +125,7 @@ class Lab:
 
     @property
     def simulator_url(self) -> str:
-        """As an address: names of this network mean nothing in the containers on the hosts."""
+        """With an IP address: containers on the hosts cannot resolve this network's names."""
         return f"http://{self.simulator_ip}:9443"
 
     def container(self, host: str) -> str:
@@ -139,7 +139,7 @@ class Lab:
         """The hosts that are ready, in order.
 
         Raises:
-            LabError: there is no lab, or none that was brought up to the end.
+            LabError: there is no lab, or `up` did not complete.
         """
         try:
             state = json.loads(self.hosts_file.read_text("utf-8"))
@@ -149,15 +149,15 @@ class Lab:
 
 
 def up(lab: Lab, count: int, bare: bool) -> None:
-    """Brings the lab to `count` hosts, `bare` ones without Docker. Keeps those that are right.
+    """Brings the lab to `count` hosts; `bare` hosts have no Docker. Keeps correct hosts.
 
     Raises:
-        LabError: a step failed. What was made stays; another `up` goes on from there.
+        LabError: a step failed. Nothing is undone; another `up` continues from there.
     """
     ensure_engine()
     ensure_program("ssh", "openssh-client")
     lab.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    lab.hosts_file.unlink(missing_ok=True)  # until all is ready there is nothing to deploy to
+    lab.hosts_file.unlink(missing_ok=True)  # no host to deploy to until all are ready
     if not lab.key.exists():
         run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", lab.name, "-f", str(lab.key))
 
@@ -193,10 +193,10 @@ def up(lab: Lab, count: int, bare: bool) -> None:
 
 
 def down(lab: Lab, keep_images: bool) -> None:
-    """Removes every trace of the lab, whatever state it is in. Other labs stay as they are.
+    """Removes every trace of the lab, in any state. Other labs stay as they are.
 
     Raises:
-        LabError: the engine refuses to remove something.
+        LabError: the engine could not remove something.
     """
     if shutil.which("docker"):
         ensure_engine()
@@ -211,7 +211,7 @@ def down(lab: Lab, keep_images: bool) -> None:
             ).split()
             if unused := set(ours) - used:
                 docker("image", "rm", *unused)
-    # Not the whole tree: KIS_LAB_DIR may name a directory that holds other things.
+    # Not the directory tree: KIS_LAB_DIR may contain other files.
     for pattern in FILES:
         for path in lab.directory.glob(pattern):
             path.unlink()
@@ -219,11 +219,11 @@ def down(lab: Lab, keep_images: bool) -> None:
         lab.directory.rmdir()
 
 
-# What the engine has of the lab
+# The lab's objects in the engine
 
 
 def labelled(lab: Lab, kind: str) -> list[str]:
-    """What the engine has of this lab, of kind `network` or `volume`."""
+    """The names of this lab's objects of kind `network` or `volume`."""
     names = docker(kind, "ls", "--filter", f"label={lab.label}", "--format", "{{.Name}}")
     return names.splitlines()
 
@@ -233,21 +233,21 @@ def containers(lab: Lab) -> list[str]:
 
 
 def make_network(lab: Lab) -> None:
-    """One for each lab: its hosts reach each other, and no other lab's.
+    """Makes the lab's network: its hosts can reach each other, but not other labs' hosts.
 
     Raises:
-        LabError: the lab of another directory has this one's name.
+        LabError: the lab of another directory has the same name.
     """
     if lab.name in labelled(lab, "network"):
         return
     if exists("network", lab.name):
         raise LabError(
-            f"The name {lab.name} is taken by the lab of another directory: take that down first, "
-            f"or give this one a name of its own: KIS_LAB_DIR={lab.directory.parent}/NAME"
+            f"The lab of another directory has the name {lab.name}: remove that lab first, or give "
+            f"this lab another name: KIS_LAB_DIR={lab.directory.parent}/NAME"
         )
     docker(
         "network", "create", "--label", lab.label, "--subnet", f"{lab.network}.0/24",
-        # The hosts' addresses; the simulator's own lies outside, so that no host ever takes it.
+        # The hosts' addresses. The simulator's is outside of this range: no host can take it.
         "--ip-range", f"{lab.network}.128/25", lab.name,
     )  # fmt: skip
 
@@ -256,7 +256,7 @@ def make_network(lab: Lab) -> None:
 
 
 def ensure_container(lab: Lab, name: str, arguments: list[str], image: str) -> None:
-    """A running container of this name that was made with these arguments of `docker run`."""
+    """Keeps, starts or makes a container with this name and these `docker run` arguments."""
     spec = hashlib.sha256("\0".join([*arguments, image]).encode()).hexdigest()[:12]
     if exists("container", name):
         template = '{{index .Config.Labels "kis-lab-spec"}}'
@@ -271,8 +271,8 @@ def ensure_container(lab: Lab, name: str, arguments: list[str], image: str) -> N
 
 
 def remove(lab: Lab, container: str) -> None:
-    """With its data and its account. Stops it first: only the engine on the host itself clears
-    its containers' cgroups away.
+    """Removes a container, its volumes and its secrets file. Stops it first: only the engine on
+    the host removes the cgroups of the host's containers.
     """
     docker("stop", container)
     docker("rm", "--force", container)
@@ -287,11 +287,11 @@ def simulator_arguments(lab: Lab) -> list[str]:
 
 
 def host_arguments(lab: Lab, host: LabHost) -> list[str]:
-    """Of `docker run`, for a container that boots systemd and an engine of its own."""
+    """`docker run` arguments for a container that boots systemd and its own engine."""
     mounts = [f"type=bind,source={lab.public_key},target=/etc/ssh/lab_key.pub,readonly"]
-    # Docker's own resolver answers on a loopback address, which containers on the host cannot use.
+    # Docker's resolver listens on a loopback address, which containers on the host cannot reach.
     mounts += [f"type=bind,source={resolv_conf()},target=/etc/resolv.conf,readonly"]
-    # An overlay on an overlay is refused by the kernel: the engine's data lie on volumes.
+    # The kernel refuses an overlay on an overlay: the engine's data is on volumes.
     mounts += [
         f"type=volume,source={lab.container(host.name)}-{data},target=/var/lib/{data},"
         f"volume-label={lab.label}"
@@ -302,17 +302,17 @@ def host_arguments(lab: Lab, host: LabHost) -> list[str]:
         "--label", f"kis-lab-key={lab.public_key.read_text('utf-8').strip()}",
         "--publish", f"127.0.0.1:{host.ssh_port}:22",
         "--tmpfs", "/run", "--tmpfs", "/tmp",  # noqa: S108
-        "--env", "container=docker",  # how systemd learns where it is
+        "--env", "container=docker",  # tells systemd that it runs in a container
         *(argument for mount in mounts for argument in ("--mount", mount)),
         *privileges(),
     ]  # fmt: skip
 
 
 def privileges() -> list[str]:
-    """What systemd and a nested engine need, by the machine's version of cgroups."""
+    """The privileges of systemd and a nested engine, by the machine's cgroup version."""
     if docker("info", "--format", "{{.CgroupVersion}}") != "1":
         return ["--privileged", "--cgroupns=private"]
-    # Not --privileged: that fails on machines which themselves lack CAP_SYS_RESOURCE.
+    # Not --privileged: that fails on machines without CAP_SYS_RESOURCE.
     return [
         "--cap-add", "ALL", "--cap-drop", "SYS_RESOURCE",
         "--security-opt", "seccomp=unconfined",
@@ -325,13 +325,13 @@ def privileges() -> list[str]:
 
 
 def resolv_conf() -> Path:
-    """The file that names real resolvers, also where systemd-resolved listens on a loopback."""
+    """The file with the real resolvers, even if systemd-resolved listens on loopback."""
     resolved = Path("/run/systemd/resolve/resolv.conf")
     return resolved if resolved.exists() else Path("/etc/resolv.conf")
 
 
 def ssh_ports(lab: Lab, names: Iterable[str]) -> list[int]:
-    """Of each host the port that it has, or a free one. Fixed: a reboot must not change it."""
+    """Each host's current port, or a free one. Fixed: a reboot must not change it."""
     template = '{{with index .HostConfig.PortBindings "22/tcp"}}{{(index . 0).HostPort}}{{end}}'
     ports: dict[str, int] = {}
     for name in names:
@@ -361,7 +361,7 @@ def side_by_side(action: Callable[[T], None], items: Iterable[T]) -> None:
 
 
 def wait_for(condition: Callable[[], object], what: str) -> None:
-    """Until the condition holds; a LabError of it counts as not yet."""
+    """Waits until the condition holds; a LabError from it means not yet."""
     deadline = time.monotonic() + READY_WITHIN
     while True:
         try:
@@ -371,15 +371,15 @@ def wait_for(condition: Callable[[], object], what: str) -> None:
         except LabError as error:
             problem = f" {error}"
         if time.monotonic() > deadline:
-            raise LabError(f"not within {READY_WITHIN} s: {what}.{problem}")
+            raise LabError(f"timeout after {READY_WITHIN} s, waiting until {what}.{problem}")
         time.sleep(0.2)
 
 
-# What makes them a lab
+# SSH files, the gateway's image, accounts
 
 
 def write_ssh_files(lab: Lab, hosts: list[LabHost]) -> None:
-    """For `ssh -F .lab/ssh_config lab-1`. The engine says the host keys, not the network."""
+    """For `ssh -F .lab/ssh_config lab-1`. Host keys come from the engine, not the network."""
     known, config = [], []
     for host in hosts:
         path = "/etc/ssh/ssh_host_ed25519_key.pub"
@@ -403,14 +403,14 @@ def write_ssh_files(lab: Lab, hosts: list[LabHost]) -> None:
 
 
 def wait_until_ready(lab: Lab, host: LabHost, bare: bool) -> None:
-    """As its users will meet it: over SSH, with sudo and, unless bare, an engine that answers."""
+    """Ready means: it answers over SSH, with sudo and, unless bare, a running engine."""
     words = ["id"] if bare else ["docker", "version"]
     ssh = functools.partial(run, "ssh", "-F", str(lab.ssh_config), host.name, "sudo", *words)
     wait_for(ssh, f"{host.name} is ready; see: docker exec {lab.container(host.name)} journalctl")
 
 
 def save_gateway(lab: Lab) -> None:
-    """The reference gateway's image as a file, which `up` sends to the hosts that lack it."""
+    """Saves the reference gateway's image as a file; `up` sends it to hosts that lack it."""
     if lab.gateway_archive.exists():
         return
     image = build(built_image("kis-lab-gateway", GATEWAY_CONTEXT))
@@ -421,7 +421,7 @@ def save_gateway(lab: Lab) -> None:
 
 
 def open_account(lab: Lab, host: LabHost) -> None:
-    """An app key of its own for each host: KIS issues one token per minute and app key."""
+    """Gives each host its own app key: KIS issues one token per minute and app key."""
     path = Path(host.secrets_file)
     if not path.exists():
         app_key = f"LAB-{secrets.token_hex(4)}-{host.name}".ljust(36, "0")
@@ -438,7 +438,7 @@ def ask_simulator(lab: Lab, method: str, path: str, body: object = None) -> Any:
     """The answer of the simulator's control API.
 
     Raises:
-        LabError: there is none.
+        LabError: there is no answer.
     """
     request = urllib.request.Request(  # noqa: S310 - the lab's own http URL
         f"{lab.simulator_url}/_simulator/{path}",
@@ -458,9 +458,11 @@ def main() -> None:
     verbs = parser.add_subparsers(dest="verb", required=True)
     bring_up = verbs.add_parser("up", help="bring up hosts, or change their number")
     bring_up.add_argument("--hosts", type=int, default=2, metavar="N")
-    bring_up.add_argument("--bare", action="store_true", help="without Docker: `up` installs it")
-    take_down = verbs.add_parser("down", help="remove every trace of it")
-    take_down.add_argument("--keep-images", action="store_true", help="the next `up` is quick")
+    bring_up.add_argument(
+        "--bare", action="store_true", help="hosts without Docker; a deploy installs it"
+    )
+    take_down = verbs.add_parser("down", help="remove every trace of the lab")
+    take_down.add_argument("--keep-images", action="store_true", help="makes the next `up` faster")
     arguments = parser.parse_args()
     if arguments.verb == "up" and not 1 <= arguments.hosts <= MOST_HOSTS:
         parser.error(f"--hosts must be 1 to {MOST_HOSTS}, not {arguments.hosts}")
@@ -474,7 +476,7 @@ def main() -> None:
             down(lab, arguments.keep_images)
             say("removed")
     except LabError as error:
-        sys.exit(f"lab: {error}\nMend that and try again. `make lab-down` removes what there is.")
+        sys.exit(f"lab: {error}\nFix this and try again. `make lab-down` removes the lab.")
     except KeyboardInterrupt:
         sys.exit("lab: interrupted. Run it again, or `make lab-down`.")
 

@@ -2,10 +2,10 @@
 
 Trading programs call ``/uapi/…`` here and never see the token or the app secret.
 
-- ``config``: the environment and the secrets file, checked.
-- ``tokens``: the token, its file, and the memory of the last attempt.
-- ``kis``: the calls to KIS, and what its refusals mean.
-- ``keeper``: when to use which token, and when to ask for a new one.
-- ``limiter``: KIS's limit of requests per second.
+- ``config``: reads and checks the environment and the secrets file.
+- ``tokens``: the token, its file and the record of the last attempt.
+- ``kis``: the calls to KIS and the meaning of its refusals.
+- ``keeper``: decides which token to use and when to ask for a new one.
+- ``limiter``: keeps to KIS's limit of requests per second.
 - ``app``: the HTTP side; ``gunicorn_conf`` runs it.
 """

@@ -7,10 +7,10 @@
 ``/metrics``    for Prometheus
 ==============  ==================================================================================
 
-Errors of the gateway's own are JSON, ``{"error": …, "message": …}``: 404 (nothing but ``/uapi`` is
-forwarded), 413, 429 (KIS's limit per second), 502 (no connection to KIS, or a broken one), 503 (no
-token, or too many requests under way) and 504 (no answer in time). What KIS answers is passed on
-with its status.
+The gateway's own errors are JSON, ``{"error": …, "message": …}``: 404 (only ``/uapi`` is
+forwarded), 413, 429 (KIS's limit per second), 502 (no connection to KIS, or it broke), 503 (no
+token, or too many requests in progress) and 504 (no answer in time). KIS's answers are passed on
+with their status.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ log = logging.getLogger(__name__)
 
 LONGEST_TURN_WAIT = 5.0
 LONGEST_TOKEN_WAIT = 10.0
-"""Seconds that a request waits for its turn, and for a token that the keeper is just getting."""
+"""Seconds that a request waits at most for its turn, and for a token that is being issued."""
 
-# What KIS documents. All else stays here: the client's own credentials, hop-by-hop headers, …
+# The headers that KIS documents. No other is passed on: client credentials, hop-by-hop headers, …
 REQUEST_HEADERS = (
     "accept",
     "content-type",
@@ -69,12 +69,12 @@ RESPONSE_HEADERS = ("content-type", "gt_uid", "tr_cont", "tr_id")
 NOT_FOUND = "there are /health, /ready and /metrics, and what is under /uapi/… is forwarded to KIS"
 MAYBE_AN_ORDER = ". KIS may have acted on it: if it was an order, look before you send it again"
 
-# All of KIS's paths are of this kind; with no dots and no escapes, none can lead out of /uapi.
+# All KIS paths match this. Without dots and escapes, no path can leave /uapi.
 PATH = re.compile(r"[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*")
 
 
 def create_app() -> Flask:
-    """The gateway that the environment describes; one line and exit status 1 if it is wrong."""
+    """The gateway that the environment describes; wrong settings: one line and exit status 1."""
     try:
         settings = Settings.from_environ(os.environ)
     except ConfigurationError as error:
@@ -87,13 +87,13 @@ def create_app() -> Flask:
 
 
 def build_app(kis: Kis, keeper: Keeper, limiter: Limiter, metrics: Metrics) -> Flask:
-    """The WSGI application; whoever serves it starts and stops ``app.extensions["keeper"]``."""
+    """The WSGI application; its server must start and stop ``app.extensions["keeper"]``."""
     app = Flask(__name__)
     app.extensions["keeper"] = keeper
     app.url_map.merge_slashes = False
     app.config["MAX_CONTENT_LENGTH"] = 1024 * 1024
     app.json.ensure_ascii = False  # type: ignore[attr-defined]
-    # KIS that hangs may hold so many threads, and no more: /health needs one too.
+    # If KIS hangs, it can hold at most this many threads: /health needs a free one.
     slots = threading.BoundedSemaphore(MAX_IN_FLIGHT)
 
     @app.get("/health")
@@ -116,7 +116,7 @@ def build_app(kis: Kis, keeper: Keeper, limiter: Limiter, metrics: Metrics) -> F
         if not PATH.fullmatch(path):
             abort(404)
         if not slots.acquire(blocking=False):
-            return problem(503, "busy", f"{MAX_IN_FLIGHT} requests to KIS are under way already", 1)
+            return problem(503, "busy", f"already {MAX_IN_FLIGHT} requests to KIS in progress", 1)
         try:
             token = keeper.token(LONGEST_TOKEN_WAIT)
             if token is None:
@@ -191,7 +191,7 @@ def only(names: Iterable[str], headers: Mapping[str, str] | Headers) -> dict[str
 
 
 def error_code(answer: requests.Response) -> str:
-    """KIS's ``msg_cd``, e.g. ``EGW00121``; empty for HTTP 200 and where KIS gives none."""
+    """KIS's ``msg_cd``, e.g. ``EGW00121``; empty for HTTP 200 or if KIS gives none."""
     if answer.status_code == 200:
         return ""
     return str(json_object(answer).get("msg_cd", ""))

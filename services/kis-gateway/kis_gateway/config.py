@@ -25,7 +25,7 @@ class KisEnvironment:
     base_url: str
     field_prefix: str
     requests_per_second: int
-    """KIS's own limit per app key since April 2026; a new customer's is lower (3)."""
+    """KIS's limit per app key since April 2026; new customers have a lower one (3)."""
 
 
 ENVIRONMENTS = {
@@ -36,7 +36,7 @@ ENVIRONMENTS = {
 
 @dataclass(frozen=True)
 class Settings:
-    """All that the gateway is told; see `from_environ` for where each comes from."""
+    """The gateway's settings; `from_environ` names the source of each."""
 
     token_file: Path
     secrets_file: Path
@@ -57,7 +57,7 @@ class Settings:
         used are ``kis-r-app-key`` and ``kis-r-app-secret``, for paper ``kis-v-…``.
 
         Raises:
-            ConfigurationError: for the first thing that is missing or wrong.
+            ConfigurationError: for the first setting that is missing or wrong.
         """
         name = environ.get("KIS_ENVIRONMENT") or "real"
         if name not in ENVIRONMENTS:
@@ -95,8 +95,8 @@ def _read_secrets(path: Path) -> Mapping[str, object]:
         raise ConfigurationError(f"SECRETS_FILE {path} does not exist: is it mounted?") from None
     except IsADirectoryError:
         raise ConfigurationError(
-            f"SECRETS_FILE {path} is a directory, which Docker makes where the source of a mount "
-            "is missing: put the file in its place on the host and re-create the container"
+            f"SECRETS_FILE {path} is a directory. Docker creates one if the source of a mount is "
+            "missing: replace it with the file on the host and re-create the container"
         ) from None
     except OSError as error:
         raise ConfigurationError(
@@ -114,7 +114,7 @@ def _read_secrets(path: Path) -> Mapping[str, object]:
 
 
 def _credential(secrets: Mapping[str, object], name: str, path: Path) -> str:
-    """KIS takes a trailing newline in a secret for a wrong secret, so white space is cut off."""
+    """KIS rejects a secret with a trailing newline, so white space is stripped."""
     value = secrets.get(name)
     if not isinstance(value, str) or not value.strip():
         raise ConfigurationError(
@@ -122,11 +122,11 @@ def _credential(secrets: Mapping[str, object], name: str, path: Path) -> str:
         )
     stripped = value.strip()
     if stripped != value:
-        log.warning("Field %r of %s has white space around it, which is left out", name, path)
+        log.warning("Field %r of %s has white space around it, which is removed", name, path)
     if not re.fullmatch("[!-~]+", stripped):
         raise ConfigurationError(
-            f"SECRETS_FILE {path}: the field {name!r} holds a blank or a character that no KIS "
-            "credential has; copy it again from the KIS developers' site"
+            f"SECRETS_FILE {path}: the field {name!r} contains a blank or a character that no "
+            "KIS credential has; copy it again from the KIS developers' site"
         )
     return stripped
 

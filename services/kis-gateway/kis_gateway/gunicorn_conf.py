@@ -1,6 +1,6 @@
 """How gunicorn runs the gateway: ``gunicorn --config python:kis_gateway.gunicorn_conf``.
 
-Port: ``PORT``, 8080 unless set. ``GUNICORN_CMD_ARGS`` wins over what is set here.
+The port is ``PORT``, by default 8080. ``GUNICORN_CMD_ARGS`` overrides the settings here.
 """
 
 from __future__ import annotations
@@ -21,20 +21,21 @@ workers = 1
 worker_class = "gthread"
 threads = MAX_IN_FLIGHT + 8
 
-# Bad settings then end the master with one line; a worker would be started again and again.
+# With preload, wrong settings end the master with one line. Without it, the worker would be
+# restarted again and again.
 preload_app = True
 
-# KIS's header names have underscores (tr_id), which gunicorn drops unless told not to. The danger:
-# a header that passes for another; the gateway passes on those that KIS documents, and no other.
+# KIS's header names have underscores (tr_id), which gunicorn drops by default. The danger is that
+# one header poses as another; the gateway passes on only the headers that KIS documents.
 header_map = "dangerous"
 
 worker_tmp_dir = "/dev/shm"  # noqa: S108 (gunicorn's heartbeat; the root file system is read-only)
-control_socket_disable = True  # gunicorn 25 and later: it would be in $HOME, which need not exist
+control_socket_disable = True  # gunicorn 25 and later: it is in $HOME, which may not exist
 keepalive = 75
 
 
 class OneLine(logging.Formatter):
-    """Whatever a message or a traceback holds, a record is one line."""
+    """Writes each record as one line, even if its message or traceback has several."""
 
     def format(self, record: logging.LogRecord) -> str:
         return super().format(record).replace("\n", "\\n")
@@ -63,33 +64,33 @@ logconfig_dict: dict[str, Any] = {
     "root": {"level": "INFO", "handlers": ["stdout"]},
     "loggers": {
         "gunicorn.error": {"level": "INFO", "handlers": ["stdout"], "propagate": False},
-        "gunicorn.access": {"level": "WARNING"},  # none: KIS's queries hold account numbers
+        "gunicorn.access": {"level": "WARNING"},  # no log: KIS's queries contain account numbers
         "urllib3": {"level": "WARNING"},
     },
 }
 
 
 def post_worker_init(worker: Any) -> None:
-    """Start the keeper here, and not in the master: its thread would not survive the fork."""
+    """Start the keeper here, not in the master: a thread does not survive the fork."""
     worker.wsgi.extensions["keeper"].start()
-    # A signal writes into this pipe. Without it the worker is in `select` for up to a second more
-    # before it sees that it was told to stop, and all of that is outage.
+    # A signal writes to this pipe and so ends `select`. Without it, the worker notices a stop up to
+    # a second later, and that time is outage.
     worker.poller.register(worker.PIPE[0], selectors.EVENT_READ, lambda pipe: os.read(pipe, 64))
 
 
 def worker_exit(_server: Any, worker: Any) -> None:
     worker.wsgi.extensions["keeper"].stop()
-    if not worker.alive:  # told to stop, and its requests are answered
+    if not worker.alive:  # it was told to stop and has answered its requests
         _end_at_once()
 
 
 def child_exit(server: Any, _worker: Any) -> None:
-    """The master learns that its worker is gone; it would look for that every 100 ms."""
-    if not server.LISTENERS:  # they are closed first when it is told to stop
+    """End the master at once when its worker is gone; otherwise it polls every 100 ms."""
+    if not server.LISTENERS:  # when told to stop, the master closes them first
         _end_at_once()
 
 
 def _end_at_once() -> None:
-    """Without Python's taking itself apart, which is half of the time that a stop takes."""
+    """Exit without Python's cleanup, which takes half of the time of a stop."""
     sys.stdout.flush()
     os._exit(0)

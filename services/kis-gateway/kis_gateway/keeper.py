@@ -1,4 +1,4 @@
-"""Keeps one valid token: decides when to use the file's, and when to ask KIS for a new one."""
+"""Keeps one valid token: decides when to use the file's token and when to ask KIS for a new one."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ from .tokens import VALID_MARGIN, Token, TokenStore, format_time
 
 log = logging.getLogger(__name__)
 
-# Two lines that operators and their tools look for; gateways before this one logged them too.
+# Operators and their tools look for these two lines; earlier gateways logged them too.
 CACHED_TOKEN_USED = "(Auth) ✅ 유효한 캐시 토큰 사용. (잠금 내)"
 CLIENT_READY = "✅ KIS Client 초기화 완료 (토큰 발급 성공)"
 
 REFRESH_WINDOW = 900
-"""Seconds before its expiry from which a token may be replaced; from `VALID_MARGIN` it must."""
+"""A token may be replaced this many seconds before its expiry; at `VALID_MARGIN` it must be."""
 
 ATTEMPT_INTERVAL = 61
-"""KIS: one issuance per 60 s per app key. A second more, for the way there."""
+"""KIS: one issuance per 60 s per app key. One second more for the network."""
 
 LONGEST_BACKOFF = 300
 BACKOFF_FOR_WRONG_CREDENTIALS = 3600
-"""Asking again does not help, and KIS is said to block a key for a day after many refusals."""
+"""Asking again does not help, and KIS reportedly blocks a key for a day after many refusals."""
 
 
 @dataclass(frozen=True)
 class Status:
-    """`token` is valid, or None: then `problem` says why, and the rest when KIS is asked again."""
+    """A valid `token`, or None with the reason (`problem`) and the time of the next attempt."""
 
     token: Token | None
     problem: str
@@ -52,8 +52,8 @@ class Status:
 def retry_delay(code: str | None, failures: int, jitter: float) -> float:
     """Seconds until KIS may be asked again, after the `failures`-th failed attempt in a row.
 
-    `code`: KIS's ``error_code``, None where it gave none. `jitter`: 0 to 1; it keeps gateways with
-    one app key apart, of which only one a minute can have a token.
+    `code`: KIS's ``error_code``, None if it gave none. `jitter`: 0 to 1; it spreads the attempts of
+    gateways with the same app key, because only one a minute can get a token.
     """
     if code == TOO_SOON:
         return ATTEMPT_INTERVAL + 14 * jitter
@@ -64,7 +64,7 @@ def retry_delay(code: str | None, failures: int, jitter: float) -> float:
 
 
 class Keeper:
-    """One background thread decides and acts, in `step`; requests only ever read, or wait a while.
+    """One background thread decides and acts, in `step`; requests only read the token or wait.
 
     `clock`: epoch seconds. `jitter`: random numbers from 0 to 1.
     """
@@ -82,13 +82,13 @@ class Keeper:
         self._metrics = metrics
         self._clock = clock
         self._jitter = jitter
-        # Chosen once per process, so that gateways with one app key do not refresh in one minute;
-        # late enough for a second try before the token no longer counts as valid.
+        # Chosen once per process: gateways with the same app key then refresh in different minutes.
+        # Early enough for a second try before the token no longer counts as valid.
         self._refresh_before = REFRESH_WINDOW - (
             (REFRESH_WINDOW - VALID_MARGIN - ATTEMPT_INTERVAL) * jitter()
         )
         self._thread = threading.Thread(target=self._run, name="token-keeper", daemon=True)
-        # Guards all that follows, and wakes whoever waits for a change of it.
+        # Guards the fields below and wakes the threads that wait for a change of them.
         self._changed = threading.Condition()
         self._token: Token | None = None
         self._refused_value: str | None = None
@@ -105,7 +105,7 @@ class Keeper:
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread; an issuance under way is waited for, lest its token be lost."""
+        """End the thread. Waits for an issuance in progress: its token must not be lost."""
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
@@ -119,18 +119,18 @@ class Keeper:
             return Status(token, self._problem, next_attempt_at, next_attempt_at - now)
 
     def token(self, timeout: float) -> Token | None:
-        """A valid token; None where the keeper has none and does not get one within `timeout` s.
+        """A valid token; None if the keeper has none and gets none within `timeout` seconds.
 
-        Waits only while the keeper is at work, not for its next attempt.
+        Waits only while the keeper is working, not for its next attempt.
         """
         with self._changed:
             self._changed.wait_for(lambda: self._has_token() or not self._is_due(), timeout)
         return self.status().token
 
     def replace(self, refused: Token, timeout: float) -> Token | None:
-        """As `token`, but another one than this, which KIS has refused.
+        """Like `token`, but never returns `refused`, the token that KIS has refused.
 
-        The one in use by now and the file's are looked at before KIS is asked for a new one.
+        Tries the token in use and the file's token before it asks KIS for a new one.
         """
         with self._changed:
             if self._token is not None and self._token.value == refused.value:
@@ -144,8 +144,8 @@ class Keeper:
         return self.token(timeout)
 
     def step(self) -> None:
-        """Do what is due now, if anything; at most one attempt at KIS. Never raises for want of a
-        token: what went wrong is in `status` and in the log."""
+        """Do what is due now, with at most one request to KIS. Does not raise if there is no token:
+        the reason is in `status` and in the log."""
         now = self._clock()
         if now < self._due_at:
             return
@@ -155,7 +155,7 @@ class Keeper:
                 if self._refresh_at() <= now:
                     self._ask(now)
         except OSError as error:
-            # Nothing is asked of KIS that could not be remembered.
+            # Do not ask KIS if the attempt cannot be recorded.
             problem = f"the token directory must exist and be writable for this user ({error})"
             self._failed(now, problem, None)
         with self._changed:
@@ -169,11 +169,11 @@ class Keeper:
             try:
                 self.step()
             except Exception:
-                log.exception("The token keeper failed: a defect; it goes on in a minute")
+                log.exception("The token keeper failed, which is a bug; it tries again in a minute")
                 self._due_at = self._clock() + ATTEMPT_INTERVAL
             with self._changed:
                 while not self._stopping and self._clock() < self._due_at:
-                    # Looks at the clock every second, which may jump: suspended machines, NTP.
+                    # Check the clock every second, because it may jump: suspended machines, NTP.
                     self._changed.wait(1)
 
     def _has_token(self) -> bool:
@@ -201,7 +201,7 @@ class Keeper:
             self._use(cached)
 
     def _ask(self, now: float) -> None:
-        """Ask KIS, if the minute is over that this or an earlier process has begun."""
+        """Ask KIS, unless this or an earlier process asked it within the last minute."""
         attempted_at = self._attempted_at = self._store.last_attempt() or 0.0
         if 0 < attempted_at <= now:  # otherwise the clock was set back
             earliest = attempted_at + ATTEMPT_INTERVAL
@@ -220,14 +220,14 @@ class Keeper:
         except TokenRefused as refusal:
             self._metrics.issuances.labels("rejected", refusal.code).inc()
             self._failed(self._clock(), self._kis.explain(refusal), refusal.code)
-        except KisUnavailable as error:  # after up to 15 s, at whose end KIS may have issued one
+        except KisUnavailable as error:  # after up to 15 s; KIS may have issued one by then
             self._metrics.issuances.labels("error", "").inc()
             self._failed(self._clock(), str(error), None)
         else:
             self._metrics.issuances.labels("issued", "").inc()
             log.info("KIS issued a token, valid until %s", format_time(token.expires_at))
-            # KIS repeats a token for six hours. If it refuses the one that it repeats, too, asking
-            # again would go on every minute.
+            # KIS issues the same token for six hours. If it refuses that token, too, the gateway
+            # would ask again every minute.
             repeats = self._repeats + 1 if token.value == self._refused_value else 0
             self._use(token)
             self._repeats = repeats
@@ -242,7 +242,7 @@ class Keeper:
             self._token = token
             self._refused_value = None
             self._failures = 0
-            self._problem = "the token has expired"  # what it will be if nothing replaces it
+            self._problem = "the token has expired"  # true once it expires, if nothing replaces it
             self._changed.notify_all()
         if not self._announced:
             self._announced = True
@@ -254,7 +254,7 @@ class Keeper:
         except OSError as error:
             log.error(
                 "The token could not be written (%s): it is in use, but a restart will lose it. "
-                "Make room on the disk, or the directory writable",
+                "Free disk space or make the directory writable",
                 error,
             )
 

@@ -1,4 +1,4 @@
-"""The calls to KIS, and what its refusals mean. No state but the pool of connections."""
+"""The calls to KIS and the meaning of its refusals. The only state is the connection pool."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ READ_TIMEOUT = 10.0
 """Seconds. KIS has been seen to hang for more than 5 s."""
 
 MAX_IN_FLIGHT = 32
-"""Requests under way to KIS at any one time."""
+"""Requests to KIS in progress at the same time."""
 
 TOO_SOON = "EGW00133"
 WRONG_KEY = "EGW00103"
 WRONG_SECRET = "EGW00105"
 REFUSED_TOKENS = ("EGW00121", "EGW00123")
-"""``msg_cd`` of a token that KIS does not know (any more), and of one that has expired."""
+"""``msg_cd`` for a token that KIS does not know (any more), and for an expired token."""
 
 
 class TokenRefused(Exception):
-    """KIS said no to an issuance; what to do depends on `code` alone, all of these are HTTP 403."""
+    """KIS refused an issuance, always with HTTP 403: only `code` decides what to do."""
 
     def __init__(self, code: str, description: str) -> None:
         super().__init__(f"{code}: {description}")
@@ -35,7 +35,7 @@ class TokenRefused(Exception):
 
 
 class KisUnavailable(Exception):
-    """KIS could not be reached, broke off, or said nothing that can be understood."""
+    """KIS could not be reached, closed the connection, or sent an answer that cannot be parsed."""
 
 
 class KisTimeout(KisUnavailable):
@@ -52,24 +52,24 @@ class Kis:
         self._settings = settings
         self._timeout = timeout
         self._session = requests.Session()
-        # The environment's .netrc would replace our authorization header, its proxies would see it.
+        # Ignore .netrc, which would replace the authorization header, and proxies, which see it.
         self._session.trust_env = False
-        # One session serves all threads, so it must not carry one answer's cookies to the next.
+        # All threads share this session: one answer's cookies must not go into another request.
         self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-        # Never a retry by itself: a POST may be an order.
+        # No automatic retry: a POST may be an order.
         adapter = HTTPAdapter(pool_maxsize=MAX_IN_FLIGHT, max_retries=0)
         self._session.mount(settings.base_url, adapter)
 
     def issue_token(self) -> Token:
         """Ask for a token. The expiry is KIS's ``access_token_token_expired`` (KST).
 
-        KIS: one issuance per 60 s per app key, else 403 ``EGW00133``; the caller keeps to that.
-        Within six hours the answer is the same token with the same expiry, though ``expires_in``
+        KIS allows one issuance per 60 s per app key, else 403 ``EGW00133``; the caller must keep to
+        that. Within six hours KIS returns the same token with the same expiry, but ``expires_in``
         still says 86400.
 
         Raises:
             TokenRefused: KIS answered with an ``error_code``.
-            KisUnavailable: all else.
+            KisUnavailable: for any other failure.
         """
         response = self._send(
             "POST",
@@ -104,10 +104,10 @@ class Kis:
         headers: Mapping[str, str],
         body: bytes,
     ) -> requests.Response:
-        """One request to ``/uapi``, with the token and the credentials added; any HTTP status.
+        """Send a request to ``/uapi`` with token and credentials; the answer has any HTTP status.
 
         Raises:
-            KisUnavailable: where there is no answer.
+            KisUnavailable: there is no answer.
         """
         return self._send(
             method,
@@ -122,7 +122,7 @@ class Kis:
         )
 
     def explain(self, refusal: TokenRefused) -> str:
-        """What a refused issuance means and what to do, for the operator; without any value."""
+        """What a refused issuance means and what to do, for the operator; shows no credential."""
         settings = self._settings
         if refusal.code == TOO_SOON:
             return (
@@ -132,14 +132,15 @@ class Kis:
         if refusal.code == WRONG_SECRET:
             return (
                 "KIS says that the app secret is wrong (EGW00105): correct the field "
-                f"{settings.app_secret_field!r} of {settings.secrets_file}, re-create the container"
+                f"{settings.app_secret_field!r} of {settings.secrets_file} and re-create the "
+                "container"
             )
         if refusal.code == WRONG_KEY:
             return (
                 f"KIS ({settings.base_url}) does not know the app key (EGW00103): correct field "
-                f"{settings.app_key_field!r} of {settings.secrets_file}, re-create the container; "
-                "a paper key does not work for real trading, nor a real one for paper. KIS also "
-                "says this for a day after many refused attempts"
+                f"{settings.app_key_field!r} of {settings.secrets_file} and re-create the "
+                "container; a paper key does not work for real trading, nor a real key for paper. "
+                "KIS also returns this code for a day after many refused attempts"
             )
         return f"KIS refused to issue a token ({refusal})"
 
@@ -152,7 +153,7 @@ class Kis:
                 allow_redirects=False,  # a redirect would carry the credentials elsewhere
                 **arguments,
             )
-        # The exceptions' own texts hold the whole URL, account number included, so none is used.
+        # The exceptions' texts contain the full URL with the account number: do not show them.
         except requests.ConnectTimeout:
             problem = f"no connection within {self._timeout[0]:g} s"
         except requests.ReadTimeout:
@@ -167,7 +168,7 @@ class Kis:
 
 
 def json_object(response: requests.Response) -> Mapping[str, object]:
-    """The answer's JSON object; an empty one where it is anything else."""
+    """The answer's JSON object; an empty one for any other answer."""
     try:
         answer = response.json()
     except ValueError:
@@ -176,7 +177,7 @@ def json_object(response: requests.Response) -> Mapping[str, object]:
 
 
 def _innermost(error: BaseException) -> str:
-    """The kind of the first cause, e.g. ``ConnectionRefusedError``."""
+    """The type of the first cause, e.g. ``ConnectionRefusedError``."""
     while error.__context__ is not None:
         error = error.__context__
     return type(error).__name__

@@ -1,4 +1,4 @@
-"""KIS's limit of requests per second, kept on this side of the wire."""
+"""Keeps to KIS's limit of requests per second."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-# KIS counts arrivals and we count departures; the network can push two windows' requests closer
-# together. So a window here is a little longer than KIS's second.
+# KIS counts requests on arrival, the gateway when it sends them; the network can push them closer
+# together. So the window here is a little longer than KIS's second.
 WINDOW_SECONDS = 1.05
 
 
@@ -16,15 +16,15 @@ class TooManyRequests(Exception):
     """The turn would come later than the caller is willing to wait."""
 
     def __init__(self, wait: float) -> None:
-        super().__init__(f"the next free turn is {wait:.1f} s away")
+        super().__init__(f"the next free turn is in {wait:.1f} s")
         self.wait = wait
-        """Seconds until a turn would have come."""
+        """Seconds until the next free turn."""
 
 
 class Limiter:
     """A sliding window: `per_second` starts in any `WINDOW_SECONDS`, first come, first served.
 
-    KIS: over the limit, HTTP 500 with ``EGW00201``.
+    Over the limit, KIS answers HTTP 500 with ``EGW00201``.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class Limiter:
         """Take a turn and sleep until it comes; returns the seconds slept.
 
         Raises:
-            TooManyRequests: at once, and with no turn taken, where it is over `max_wait` seconds.
+            TooManyRequests: at once, without a turn, if the wait is longer than `max_wait` seconds.
         """
         with self._lock:
             now = self._clock()

@@ -1,4 +1,4 @@
-"""What the gateway counts, for Prometheus. No label ever holds a credential or a token."""
+"""The gateway's metrics for Prometheus. No label contains a credential or a token."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 
 class Metrics:
-    """One gateway's metrics, in a registry of their own."""
+    """One gateway's metrics, in their own registry."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -28,8 +28,8 @@ class Metrics:
         )
         self.upstream_requests = Counter(
             "kis_upstream_requests",
-            "Requests to KIS by HTTP status, with KIS's msg_cd where that is not 200; status none: "
-            "no answer.",
+            "Requests to KIS by HTTP status, and by KIS's msg_cd if it is not 200; status none: no "
+            "answer.",
             ["status", "msg_cd"],
             registry=self.registry,
         )

@@ -1,4 +1,4 @@
-"""The access token, the file that outlives the container, and the memory of the last attempt."""
+"""The access token, its file that outlives the container, and the record of the last attempt."""
 
 from __future__ import annotations
 
@@ -25,31 +25,31 @@ LIFETIME = 24 * 3600
 """KIS: a token expires 24 hours after its issue. Seconds."""
 
 VALID_MARGIN = 600
-"""A token counts as expired this many seconds before it is, so that no request meets its end."""
+"""A token counts as expired this many seconds early: it must not expire during a request."""
 
 LOCK_TIMEOUT = 30
 """Seconds to wait for the token's lock; longer than an issuance can take."""
 
 
 class UnreadableToken(Exception):
-    """Not a token in any shape we know; the message says why, without any of the content."""
+    """Not a token in a known form; the message says why and never shows the content."""
 
 
 @dataclass(frozen=True)
 class Token:
-    """One access token of KIS; its value is in no repr. Times are epoch seconds."""
+    """One KIS access token; its repr hides the value. Times are epoch seconds."""
 
     value: str = field(repr=False)
     expires_at: float
     fingerprint: str | None = None
-    """Of the app key that it was issued to; None where the file does not say."""
+    """Fingerprint of the app key that it was issued to; None if the file has none."""
 
     def is_valid(self, now: float) -> bool:
         return now < self.expires_at - VALID_MARGIN
 
 
 def fingerprint_of(app_key: str) -> str:
-    """The first 12 hex digits of the app key's SHA-256: tells keys apart, and reveals none."""
+    """The first 12 hex digits of the app key's SHA-256: tells keys apart without revealing them."""
     return hashlib.sha256(app_key.encode()).hexdigest()[:12]
 
 
@@ -69,11 +69,11 @@ def format_time(moment: float) -> str:
 
 
 def parse_token(data: object) -> Token:
-    """A token from parsed JSON, in each of the shapes that gateways keep.
+    """A token from parsed JSON, in any of the forms that gateways store.
 
     ``access_token`` with ``expires_at`` (epoch seconds, or an ISO string; no zone means KST), or
-    KIS's own answer with ``access_token_token_expired``. KIS's ``expires_in`` is not looked at: it
-    says 86400 even where the answer is a token of six hours ago.
+    KIS's own answer with ``access_token_token_expired``. KIS's ``expires_in`` is ignored: it is
+    86400 even for a token that was issued six hours ago.
 
     Raises:
         UnreadableToken: for anything else.
@@ -96,46 +96,46 @@ def _parse_expiry(expiry: object) -> float:
         try:
             return parse_time(expiry)
         except ValueError:
-            raise UnreadableToken("the expiry is no date and time") from None
+            raise UnreadableToken("the expiry is not a date and time") from None
     if _is_moment(expiry):
         return float(expiry)
-    raise UnreadableToken("there is no expiry, or none in epoch seconds")
+    raise UnreadableToken("the expiry is missing or not in epoch seconds")
 
 
 def _is_moment(value: object) -> TypeGuard[float]:
-    """Whether it can be epoch seconds: a plain number, and neither NaN nor milliseconds."""
+    """Whether it can be epoch seconds: a plain number, not NaN and not milliseconds."""
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 1e11
 
 
 class TokenStore:
-    """One token file and, beside it, its lock and the memory of the last attempt.
+    """One token file and, beside it, its lock file and the record of the last attempt.
 
-    All but `lock` is to be called with the lock held. Where the directory cannot be written to, the
-    methods that write raise OSError; what cannot be read is a miss, never an error.
+    Call every method except `lock` with the lock held. Methods that write raise OSError if the
+    directory is not writable; a file that cannot be read is a miss, never an error.
     """
 
     def __init__(self, path: Path, fingerprint: str) -> None:
         self.path = path
         self._fingerprint = fingerprint
         self._attempt_path = path.with_name(f"{path.name}.attempt")
-        self._found_key: str | None = None  # of another app key's token, which `load` has seen
+        self._found_key: str | None = None  # fingerprint of another key's token that `load` found
         self._lock_path = path.with_name(f"{path.name}.lock")
 
     def lock(self) -> AbstractContextManager[object]:
-        """Shut out every other gateway on this directory, in this process and in others.
+        """Exclude every other gateway on this directory, in this process and in others.
 
         Raises:
             filelock.Timeout: (an OSError) after `LOCK_TIMEOUT` seconds.
         """
-        # A file of its own, because a rename replaces the token's. It is never deleted: whoever
-        # waits for a deleted lock file holds something that nobody else looks at.
+        # A separate file, because a rename replaces the token file. It is never deleted: a process
+        # that waits for a deleted lock file gets a lock that no other process checks.
         return FileLock(self._lock_path, LOCK_TIMEOUT, mode=0o600)
 
     def load(self) -> Token | None:
-        """The file's token, expired or not; None where there is none that is ours.
+        """The file's token, expired or not; None if it has no token of this app key.
 
-        A file that cannot be understood is a miss with a warning; so is one of another app key. One
-        without a fingerprint is taken as ours.
+        A file that cannot be parsed is a miss with a warning; so is another app key's token. A
+        token without a fingerprint counts as this key's.
         """
         self._found_key = None
         data = _read_json(self.path)
@@ -149,7 +149,7 @@ class TokenStore:
         if token.fingerprint not in (None, self._fingerprint):
             log.warning(
                 "%s holds a token of another app key (fingerprint %.12s, ours is %s): it is not "
-                "used, and set aside for the next token. Was the key changed, or paper made real?",
+                "used, and the next token moves it aside. Was the key or KIS_ENVIRONMENT changed?",
                 self.path,
                 token.fingerprint,
                 self._fingerprint,
@@ -159,9 +159,9 @@ class TokenStore:
         return token
 
     def save(self, token: Token) -> None:
-        """Replace the file, so that whoever reads it at any moment sees all of one token.
+        """Replace the file atomically: readers always see one complete token.
 
-        Another app key's token is set aside, where a deploy looks for it: it is valid still.
+        Another app key's token is still valid: it is set aside under a name that a deploy knows.
         """
         if self._found_key and re.fullmatch("[0-9a-f]{12}", self._found_key):
             self.path.replace(self.path.with_name(f"{self.path.name}.of-{self._found_key}"))
@@ -177,14 +177,14 @@ class TokenStore:
         )
 
     def set_aside(self) -> None:
-        """Put a token that KIS has refused beside its place: a restart does not take it up again.
+        """Rename the file of a token that KIS has refused, so a restart does not use it again.
 
-        Nothing in the token directory is ever deleted, lest the one valid token be.
+        Nothing in the token directory is ever deleted: it could be the only valid token.
         """
         self.path.replace(self.path.with_name(f"{self.path.name}.refused"))
 
     def last_attempt(self) -> float | None:
-        """When this app key's last attempt began, epoch seconds; None where none is remembered."""
+        """When this app key's last attempt began, epoch seconds; None if none is recorded."""
         data = _read_json(self._attempt_path)
         if not isinstance(data, Mapping) or data.get("app_key_fingerprint") != self._fingerprint:
             return None
@@ -192,14 +192,14 @@ class TokenStore:
         return attempted_at if _is_moment(attempted_at) else None
 
     def record_attempt(self, now: float) -> None:
-        """Remember an attempt *before* it is made: a restart in the middle must honour it too."""
+        """Record an attempt *before* it is made: after a restart in between it must count, too."""
         _write_json(
             self._attempt_path, {"attempted_at": now, "app_key_fingerprint": self._fingerprint}
         )
 
 
 def _read_json(path: Path) -> object:
-    """The parsed file; None where there is none, or, with a warning, where it is no use."""
+    """The parsed file; None if it does not exist or, with a warning, if it is unusable."""
     try:
         return json.loads(path.read_bytes())
     except FileNotFoundError:
@@ -213,7 +213,7 @@ def _read_json(path: Path) -> object:
 
 
 def _write_json(path: Path, data: Mapping[str, object]) -> None:
-    """Write beside it, then rename, both made durable. The lock makes the fixed name safe."""
+    """Write a temporary file and rename it, with fsync. The lock makes the fixed name safe."""
     temporary = path.with_name(f"{path.name}.tmp")
     temporary.unlink(missing_ok=True)
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

@@ -1,6 +1,6 @@
-"""The simulator as a WSGI app: KIS's own API, and the control API beside it.
+"""The simulator as a WSGI app: KIS's own API and the control API.
 
-As at KIS, two hosts, here two ports of one process: 9443 is real, 29443 is paper (plain HTTP).
+KIS has two hosts; here they are two ports of one process: 9443 real, 29443 paper (plain HTTP).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from .simulation import Simulation
 
 
 class _KisJson(DefaultJSONProvider):
-    """UTF-8 as it is, keys in KIS's order."""
+    """UTF-8 without escapes, keys in KIS's order."""
 
     ensure_ascii = False
     sort_keys = False
@@ -26,9 +26,9 @@ class _Simulator(Flask):
 
 
 def create_app(paper_port: int = 29443) -> Flask:
-    """A fresh simulator. Whatever comes in on the paper port is for the paper host.
+    """A new simulator. Requests to the paper port are for the paper host.
 
-    ``app.config["PAPER_PORT"]`` may be set later, where ports are known only after the bind.
+    ``app.config["PAPER_PORT"]`` may be set later, if the port is known only after the bind.
     """
     app = _Simulator(__name__)
     app.config["PAPER_PORT"] = paper_port

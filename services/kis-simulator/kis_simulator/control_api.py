@@ -6,26 +6,27 @@
 ``GET clock``              ``{"now": epoch seconds, "rate": simulated seconds per real second}``
 ``PUT clock``              any of ``now``, ``advance`` (seconds), ``rate``; 0 stops the clock
 ``GET rules``              the switches and limits (``rules.Rules``) with their values
-``PUT rules``              some of them; the others stay
-``POST faults``            ``path`` (prefix) and ``kind``, and at will ``count``, ``app_key``,
+``PUT rules``              changes some of them; the others stay
+``POST faults``            ``path`` (prefix) and ``kind``; optional: ``count``, ``app_key``,
                            ``for_seconds`` (simulated), ``code``, ``status``, ``seconds``
-``DELETE faults``          ends all faults, and lets go what hangs
+``DELETE faults``          ends all faults and releases the requests that hang
 ``PUT credentials``        ``app_key``, ``app_secret``, ``host``: ``real`` or ``paper``
-``POST reset``             all as at the start
+``POST reset``             back to the initial state
 =========================  ========================================================================
 
-Counters: ``issuances`` are the successful calls of ``/oauth2/tokenP``, each of which sends the
-customer of the real host a phone message, though the token be the same; ``new_tokens`` are those
-that made a new one; ``rejections`` the refused calls of it, injected errors included; ``requests``
-all calls of ``/uapi``; ``codes`` counts every refusal by its code. Keys that nobody registered are
-counted together, as ``(unknown)``.
+Counters: ``issuances`` are the successful calls of ``/oauth2/tokenP`` (on the real host, each sends
+the customer a phone message, even if the token is the same); ``new_tokens`` are the issuances that
+made a new token; ``rejections`` are the refused calls of ``/oauth2/tokenP``, including injected
+errors; ``requests`` are all calls of ``/uapi``; ``codes`` counts every refusal by its code. Keys
+that are not registered are counted together, as ``(unknown)``.
 
-Kinds of faults: ``error`` (answers with ``code``, and ``status`` if it is to differ from KIS's),
-``empty500`` (500 with empty code and message), ``reset`` (TCP reset, nothing carried out), ``hang``
-(carried out, and the answer held back for ``seconds`` of real time, 10 unless told). Without
-``count`` and ``for_seconds`` a fault lasts until it is cleared; the first that applies is taken.
+Kinds of faults: ``error`` (answers with ``code``; ``status`` replaces KIS's HTTP status),
+``empty500`` (500 with empty code and message), ``reset`` (TCP reset, the request is not executed),
+``hang`` (the request is executed; the answer comes after ``seconds`` of real time, by default 10).
+Without ``count`` and ``for_seconds`` a fault lasts until it is cleared; the first that applies is
+used.
 
-An answer never holds a secret or a token. What is wrong with a request: 400 ``{"error": text}``.
+An answer never contains a secret or a token. A wrong request gets 400 ``{"error": text}``.
 """
 
 from __future__ import annotations
@@ -134,7 +135,7 @@ def _json_object() -> dict[str, Any]:
 
 
 def _fields(*required: str, **types: type) -> dict[str, Any]:
-    """The fields of the body, those that are null left out; raises ``ValueError`` in words."""
+    """The fields of the body that are not null; raises ``ValueError`` with a message."""
     body = _json_object()
     if unknown := sorted(set(body) - set(types)):
         raise ValueError(f"no such field: {', '.join(unknown)}; there are: {', '.join(types)}")

@@ -1,4 +1,4 @@
-"""The wire format of KIS: what its requests and answers look like. The rules are elsewhere.
+"""The wire format of KIS: the form of its requests and answers. The rules are in ``rules``.
 
 Refusals under ``/oauth2``: 403 ``{"error_description", "error_code"}``; under ``/uapi``: 500
 ``{"rt_cd": "1", "msg_cd", "msg1"}``.
@@ -44,8 +44,8 @@ def kis_api(simulation: Simulation) -> Blueprint:
 
     @api.after_request
     def hang(response: Response) -> Response:
-        # The request has been carried out: what hangs is the answer, as when it is lost on its way.
-        # A client that asks for a token again has then used up its minute. That is real time.
+        # The request is already executed; only the answer hangs, as if the network had lost it.
+        # A client that asked for a token has used up its minute. The wait is in real time.
         if "hang" in g:
             g.hang.cleared.wait(g.hang.seconds)
         return response
@@ -115,7 +115,7 @@ def kis_api(simulation: Simulation) -> Blueprint:
 
 
 def _host() -> Host:
-    """By the port that the request came in on; the Host header is the client's to choose."""
+    """By the port of the request, because the client can choose the Host header."""
     port = int(request.environ["SERVER_PORT"])
     return "paper" if port == current_app.config["PAPER_PORT"] else "real"
 
@@ -129,7 +129,7 @@ def _app_key() -> str:
 
 
 def _field(name: str) -> str:
-    """A text of the JSON body; "" where there is none, which no rule takes for valid."""
+    """A string of the JSON body; "" if it is missing, which every rule rejects."""
     body = request.get_json(force=True, silent=True)
     value = body.get(name) if isinstance(body, dict) else None
     return value if isinstance(value, str) else ""
@@ -152,10 +152,10 @@ def _refusal(code: str, status: int | None = None) -> Response:
 
 
 def _reset_connection() -> Response:
-    """Ends the connection with a TCP reset, and no answer.
+    """Ends the connection with a TCP reset, without an answer.
 
-    A socket closed with no time to linger is reset. The server still holds its descriptor: there, a
-    socket whose peer is gone takes its place, and to that no server objects.
+    A close with SO_LINGER 0 sends a reset. The server still uses the descriptor: it then refers to
+    a socket whose peer is closed, which servers handle.
     """
     connection: socket.socket = (
         request.environ.get("gunicorn.socket") or request.environ["werkzeug.socket"]
@@ -168,7 +168,7 @@ def _reset_connection() -> Response:
 
 
 def _quote(stock_code: str) -> dict[str, str]:
-    """A plausible quote, the same at every call for one code; all values are texts, as at KIS."""
+    """A plausible quote, always the same for one code; all values are strings, as at KIS."""
     seed = int.from_bytes(hashlib.sha256(stock_code.encode()).digest()[:4])
     base = 5_000 + seed % 1_500 * 100
     change = (seed // 1_500 % 41 - 20) * 100
@@ -187,9 +187,9 @@ def _quote(stock_code: str) -> dict[str, str]:
 
 
 def _echo() -> dict[str, Any]:
-    """What arrived, without the credentials: for tests of what a gateway passes on.
+    """The request without the credentials: for tests of what a gateway passes on.
 
-    Names of headers are in lower case and with hyphens, ``tr_id`` too: WSGI knows no difference.
+    Header names are in lower case with hyphens, even ``tr_id``: WSGI does not keep the difference.
     """
     headers = {name.lower(): value for name, value in request.headers}
     return {

@@ -1,6 +1,6 @@
-"""What KIS decides: the rules of one app key on one host. No HTTP, no clock, no locks.
+"""KIS's rules for one app key on one host. No HTTP, no clock, no locks.
 
-Times are epoch seconds (float), in the simulator's time.
+Times are epoch seconds (float) of the simulated clock.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _SIGNING_KEY = secrets.token_bytes(64)
 
 
 class Refused(Exception):
-    """KIS says no; ``code`` is what a client must branch on, e.g. ``EGW00133``."""
+    """KIS refuses a request; clients must branch on ``code``, e.g. ``EGW00133``."""
 
     def __init__(self, code: str) -> None:
         super().__init__(code)
@@ -51,29 +51,29 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class Rules:
-    """What is not certain about KIS, or differs between customers. The defaults are our best word.
+    """What is uncertain about KIS or differs between customers. The defaults are the best guess.
 
-    What is certain (a minute between issuances, 24 hours of life, …) is no switch.
+    Certain rules (a minute between issuances, 24 hours of life, …) have no switch.
     """
 
     opaque_tokens: bool = False
     """The token is 350 random characters, and not a JWT."""
     rejections_extend_window: bool = False
-    """A refused issuance starts the 60 s anew; otherwise only successes do."""
+    """A refused issuance restarts the 60 s; otherwise only a successful one does."""
     same_token_for_six_hours: bool = True
-    """Until 6 h after its issue, the answer is the same token; otherwise each one is new."""
+    """Until 6 h after its issue, the same token is returned; otherwise each token is new."""
     expires_in_counts_down: bool = False
-    """``expires_in`` is what is left; otherwise it is 86400 even for a token that is hours old."""
+    """``expires_in`` is the time left; otherwise 86400, even for a token that is hours old."""
     old_token_dies: bool = True
-    """A new token ends the one before at once; otherwise that lives on until it expires."""
+    """A new token ends the previous one at once; otherwise that stays valid until it expires."""
     revoke_clears_window: bool = False
-    """After a revoke the next issuance need not wait for the 60 s."""
+    """After a revoke the next issuance does not have to wait for the 60 s."""
     missing_token_code: str = "EGW00122"
-    """``msg_cd`` of a call that brings no token."""
+    """``msg_cd`` of a call without a token."""
     retry_after_header: bool = False
     """``EGW00133`` comes with ``Retry-After: 60``."""
     block_after_rejections: int = 0
-    """After so many refused issuances in a row, ``EGW00103`` for a day; 0: never."""
+    """After this many refused issuances in a row, ``EGW00103`` for a day; 0: never."""
     requests_per_second_real: int = 18
     requests_per_second_paper: int = 1
     """KIS since April 2026; before: 20 and 2. New customers: 3."""
@@ -81,7 +81,7 @@ class Rules:
     def changed(self, changes: Mapping[str, object]) -> Rules:
         """These rules with some of them changed.
 
-        Raises ``ValueError``, in words, for an unknown name or a value of the wrong type.
+        Raises ``ValueError`` with a message for an unknown name or a value of the wrong type.
         """
         types = {rule.name: type(rule.default) for rule in fields(self)}
         if unknown := sorted(set(changes) - set(types)):
@@ -106,7 +106,7 @@ class Token:
 
 @dataclass
 class Account:
-    """One app key on one host (real or paper): KIS keeps all of its state per such pair."""
+    """One app key on one host (real or paper): KIS keeps its state per pair."""
 
     app_key: str
     app_secret: str = field(repr=False)
@@ -123,11 +123,11 @@ class Account:
             raise Refused(refusal)
 
     def issue(self, app_secret: str, now: float, rules: Rules) -> Token:
-        """One call of ``/oauth2/tokenP``: the token, be it new or (until it is 6 h old) the same.
+        """One call of ``/oauth2/tokenP``: a new token, or the same one until it is 6 h old.
 
-        Raises ``Refused``: ``EGW00105`` for a wrong secret, which neither asks for the window nor
-        changes it; ``EGW00133`` within 60 s of the last success, though the answer would have been
-        the same token; ``EGW00103`` while blocked.
+        Raises ``Refused``: ``EGW00105`` for a wrong secret, which neither checks nor changes the
+        window; ``EGW00133`` within 60 s of the last success, even if the answer would be the same
+        token; ``EGW00103`` while blocked.
         """
         if now < self._blocked_until:
             raise Refused("EGW00103")
@@ -176,8 +176,7 @@ class Account:
     def call(self, app_secret: str, token: str, now: float, rules: Rules) -> None:
         """One call of ``/uapi/…``. Raises ``Refused``.
 
-        The limit per second looks at the second that ends now; a call refused for any reason does
-        not count towards it.
+        The limit per second counts the calls of the last second, without the refused ones.
         """
         if not token:
             raise Refused(rules.missing_token_code)
@@ -202,9 +201,9 @@ class Account:
 
 
 def _mint(app_key: str, issued_at: float, expires_at: float, rules: Rules) -> str:
-    """A token such as KIS gives: a JWT (HS512), ``jti`` is the app key, 350 characters at most.
+    """A token like KIS's: a JWT (HS512), ``jti`` is the app key, 350 characters at most.
 
-    Clients have no business with its inside, so it is signed with a key that nobody knows.
+    Clients must not read its content, so it is signed with a random key.
     """
     if rules.opaque_tokens:
         return secrets.token_urlsafe(263)[:350]

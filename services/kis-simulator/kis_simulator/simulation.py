@@ -1,6 +1,6 @@
-"""All that the simulator remembers: clock, accounts, rules, faults, counters. No HTTP.
+"""The simulator's state: clock, accounts, rules, faults, counters. No HTTP.
 
-Every public method takes the lock, so that any thread may call any of them.
+Every public method takes the lock, so any thread may call it.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ class Clock:
 
 @dataclass
 class Fault:
-    """Something that goes wrong on purpose for requests to paths that begin with ``path``.
+    """An injected fault for requests to paths that begin with ``path``.
 
     It ends after ``count`` requests, or at ``until`` (simulated epoch seconds), or, with neither,
-    when the faults are cleared. ``app_key`` narrows it to one key.
+    when the faults are cleared. ``app_key`` limits it to one key.
     """
 
     path: str
@@ -63,7 +63,7 @@ class Fault:
 
 @dataclass
 class Counters:
-    """Of one app key on one host, since the start or the last reset."""
+    """Counters of one app key on one host, since the start or the last reset."""
 
     issuances: int = 0
     new_tokens: int = 0
@@ -73,7 +73,7 @@ class Counters:
 
 
 class Simulation:
-    """KIS as a whole, both hosts. Methods raise ``Refused`` where KIS would say no."""
+    """The simulated KIS, with both hosts. Methods raise ``Refused`` if KIS would refuse."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
@@ -81,7 +81,7 @@ class Simulation:
         self.reset()
 
     def reset(self) -> None:
-        """Back to the first moment: clock, rules, tokens, counters, faults, demo credentials."""
+        """Back to the initial state: clock, rules, tokens, counters, faults, demo credentials."""
         demo = json.loads(DEMO_CREDENTIALS.read_text(encoding="utf-8"))
         with self._lock:
             self.clear_faults()
@@ -93,7 +93,7 @@ class Simulation:
             self.register("paper", demo["kis-v-app-key"], demo["kis-v-app-secret"])
 
     def register(self, host: Host, app_key: str, app_secret: str) -> None:
-        """Make a pair known; for a known key, its secret changes and its token stays."""
+        """Register a key and its secret; a known key gets the new secret and keeps its token."""
         with self._lock:
             account = self._accounts.setdefault((host, app_key), Account(app_key, app_secret, host))
             account.app_secret = app_secret
@@ -102,7 +102,7 @@ class Simulation:
     # What clients do. Under /oauth2 a wrong secret is EGW00105, under /uapi it is EGW00304.
 
     def issue(self, host: Host, app_key: str, app_secret: str) -> tuple[Token, int]:
-        """The token and what ``expires_in`` says, in seconds."""
+        """The token and the value of ``expires_in``, in seconds."""
         with self._lock:
             now = self.clock.now()
             account = self._account(host, app_key)
@@ -154,7 +154,7 @@ class Simulation:
             counters.rejections += of_token
 
     def counters(self) -> dict[Host, dict[str, Any]]:
-        """``{host: {app key: Counters as a mapping}}``; keys nobody registered are one entry."""
+        """``{host: {app key: Counters as a mapping}}``; all unregistered keys are one entry."""
         with self._lock:
             result: dict[Host, dict[str, Any]] = {"real": {}, "paper": {}}
             for (host, app_key), counters in self._counters.items():
@@ -162,7 +162,7 @@ class Simulation:
             return result
 
     def _counters_of(self, host: Host, app_key: str) -> Counters:
-        # What was never registered might be a secret in the wrong field: it is not repeated.
+        # An unregistered key might be a secret in the wrong field: do not show it.
         known = ("real", app_key) in self._accounts or ("paper", app_key) in self._accounts
         return self._counters.setdefault((host, app_key if known else UNKNOWN_KEY), Counters())
 
@@ -173,14 +173,14 @@ class Simulation:
             self._faults.append(fault)
 
     def clear_faults(self) -> None:
-        """Also lets go the requests that hang."""
+        """Also releases the requests that hang."""
         with self._lock:
             for fault in self._faults:
                 fault.cleared.set()
             self._faults = []
 
     def take_fault(self, path: str, app_key: str) -> Fault | None:
-        """The first fault in the queue for such a request, used up by one."""
+        """The first fault that applies to this request; its ``count`` goes down by one."""
         with self._lock:
             now = self.clock.now()
             for fault in self._faults:
