@@ -1,4 +1,4 @@
-"""A fleet as one would have it: copy this file and `group_data/` to a place of your own.
+"""An example of a fleet: copy this file and `group_data/` to a directory of your own.
 
     make plan   INVENTORY=path/to/fleet.py
     make deploy INVENTORY=path/to/fleet.py
@@ -7,7 +7,7 @@ Each list is a group; its settings are in `group_data/GROUP.py` beside this file
 hosts is the order of the rollout: the first one is the canary.
 """
 
-# Real money. Reached over a jump host: `ssh_config_file` names an ssh configuration with, say,
+# Real money. Reached over a jump host: `ssh_config_file` names an ssh configuration, for example:
 #   Host 10.20.0.*
 #     ProxyJump bastion.example
 _behind_the_bastion = {
@@ -21,8 +21,8 @@ real = [
     ("10.20.0.12", _behind_the_bastion),
 ]
 
-# Paper trading: another app key, and the same machine as the first one above. Two gateways on one
-# machine are two names with one address, each with a project, port and directories of its own.
+# Paper trading: another app key, on the first machine above. Two gateways on one machine are two
+# names with the same address, each with its own project, port and directories.
 paper = [
     (
         "paper-on-11",

@@ -25,7 +25,7 @@ lab = [
             "gateway_image": "kis-gateway",
             "gateway_image_source": "archive",
             "gateway_image_archive": _lab.gateway_archive,
-            # An account of its own: KIS issues one token per minute and app key.
+            # Each host has its own account: KIS issues one token per minute and app key.
             "gateway_secrets_file": host.secrets_file,
             "gateway_app_key_field": "kis-r-app-key",
             "gateway_environment": {"KIS_BASE_URL": _lab.simulator_url},

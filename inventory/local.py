@@ -1,4 +1,4 @@
-"""This machine, with the reference gateway and the KIS simulator: no account and no hub needed.
+"""This machine, with the reference gateway and the KIS simulator: needs no account or registry.
 
 Copy `example_fleet.py`, not this file, for hosts and an image of your own.
 """
@@ -16,7 +16,7 @@ local = [
             "gateway_image": "kis-gateway",
             "gateway_image_source": "build",
             "gateway_build_context": _services / "kis-gateway",
-            # The simulator's own credentials: plainly made up, and the only ones it knows.
+            # The simulator's demo credentials: invented, and the only ones that it accepts.
             "gateway_secrets_file": _services / "kis-simulator/kis_simulator/demo_credentials.json",
             "gateway_app_key_field": "kis-r-app-key",
             "gateway_environment": {"KIS_BASE_URL": "http://host.docker.internal:9443"},

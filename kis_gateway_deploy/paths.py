@@ -1,4 +1,4 @@
-"""Where the files are that are no Python: beside the package in a clone, inside it in a wheel."""
+"""Paths of the files that are not Python: beside the package in a clone, inside it in a wheel."""
 
 from __future__ import annotations
 

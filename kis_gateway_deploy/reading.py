@@ -1,6 +1,6 @@
-"""What one reading of a host found, typed: the answer of `kis_gateway_deploy/host/read.py`.
+"""The reading of a host, typed: the answer of `kis_gateway_deploy/host/read.py`.
 
-What a host says is data: bounded, of known types, its control characters escaped.
+A host's answer is untrusted: it is bounded, of known types, its control characters escaped.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pydantic import (
 
 
 def escaped(text: str) -> str:
-    """Control characters, which a terminal would obey, as `\\x1b`."""
+    """The text with control characters, which a terminal would obey, escaped: `\\x1b`."""
     return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\ud800-\udfff]", _code, text)
 
 
@@ -75,7 +75,7 @@ class Container(_Read):
 
     @property
     def is_up(self) -> bool:
-        """Whether it may listen; a crash loop does so now and then."""
+        """Whether it may listen; in a crash loop it does so from time to time."""
         return self.status in {"running", "paused", "restarting"}
 
     def published(self) -> set[tuple[str, int]]:
@@ -88,19 +88,19 @@ class Container(_Read):
 
     @property
     def serves(self) -> bool:
-        """Whether it runs and the engine finds it healthy; without a health check it counts so."""
+        """Whether it runs, and the engine says that it is healthy or has no health check."""
         return self.status == "running" and self.health in {"healthy", None}
 
 
 class Stranger(_Read):
-    """A container under this deployment's labels that this package did not make."""
+    """A container with this deployment's labels that this package did not create."""
 
     name: Text
     compose_file: Text
 
 
 class TokenUser(_Read):
-    """Another container that has the token directory mounted; `key` is None if it is not known."""
+    """Another container that mounts the token directory; `key` is None if it is unknown."""
 
     name: Text
     compose_file: Text
@@ -109,7 +109,7 @@ class TokenUser(_Read):
 
 
 class Health(_Read):
-    """What a client gets: the HTTP status, or why there was no answer."""
+    """A client's result: the HTTP status, or why there was no answer."""
 
     status: int | None = None
     error: Text = ""
@@ -123,9 +123,9 @@ class Health(_Read):
 
 
 class Change(_Read):
-    """What was changed last on a host, under which generation, by whom and when (epoch seconds).
+    """The last change on a host: its generation, who made it, and when (epoch seconds).
 
-    `phase`: `begun` or `ended`; `outcome` of one that ended; `to`: the release that was to run.
+    `phase`: `begun` or `ended`; `outcome`: None before its end; `to`: the requested release.
     """
 
     generation: Annotated[str, StringConstraints(pattern="^[0-9a-f]{16}$")]
@@ -157,7 +157,7 @@ class Event(_Read):
 
 
 def _whole_events(lines: Any) -> list[Event]:
-    """Without what a full disk or a loss of power has left in part."""
+    """The valid events. A full disk or a power failure can leave an incomplete line."""
     found = []
     for line in lines if isinstance(lines, list | tuple) else []:
         with suppress(ValidationError):
@@ -173,7 +173,7 @@ def _whole_change(value: Any) -> Change | None:
 
 
 class Reading(_Read):
-    """One host at one moment. None and empty mean: not there. Times are epoch seconds."""
+    """One host at one moment. None and empty mean: it does not exist. Times are epoch seconds."""
 
     uid: int
     clock: Moment
@@ -184,7 +184,7 @@ class Reading(_Read):
     podman: bool = False
     dockerd: bool = False
     compose: bool = False
-    # `up`, `down` (nothing listens) or `unusable`: `engine_error` says why, of `engine_address`.
+    # `up`, `down` (nothing listens on `engine_address`) or `unusable` (`engine_error` says why).
     engine: Literal["up", "down", "unusable"] = "down"
     engine_address: Text = "unix:///var/run/docker.sock"
     engine_error: Text = ""
@@ -195,22 +195,22 @@ class Reading(_Read):
     token_file: HostPath | None = None
     token_written: Moment | None = None
     token_expires: Moment | None = None
-    # What the file's own field says of its end; None where it does not say that without doubt.
+    # The expiry in the file's own field; None if it is missing or ambiguous.
     token_file_says: Moment | None = None
-    # `token`, `damaged` or `unknown`, as `host/tokens.py` tells them apart; "" without a file.
+    # `token`, `damaged` or `unknown`, see `Evidence` in `host/tokens.py`; "" without a file.
     token_state: Literal["", "token", "damaged", "unknown"] = ""
     token_key: Id | None = None
     # The token directory that the running container has mounted: `same`, `other` or `deleted`.
     token_mount: Literal["same", "other", "deleted"] | None = None
-    # When tokens end that are no longer, or not yet, in the token directory.
+    # When the tokens in the running container's mount and in the adopted container expire.
     mounted_token_expires: Moment | None = None
     adopted_token_expires: Moment | None = None
-    # By the fingerprint of the app key: when parked tokens end, and when KIS was last asked, as far
-    # as the gateway remembers that.
+    # By the fingerprint of the app key: when parked tokens expire, and when KIS was last asked, if
+    # the gateway has stored that.
     parked: dict[Id, Moment] = {}
     attempted: dict[Id, Moment] = {}
     refused: Moment | None = None
-    # What was changed last, and whether a switch is under way now.
+    # The last change, and whether a switch is under way now.
     state: Annotated[Change | None, BeforeValidator(_whole_change)] = None
     switching: bool = False
     current: Id | None = None
@@ -221,25 +221,25 @@ class Reading(_Read):
     current_files: dict[Text, Text] = {}
     # The fingerprint of each release's app key.
     releases: dict[Id, Id] = {}
-    # What is wrong with the desired release as it is on the host; empty if nothing is.
+    # What is wrong with the desired release on the host; empty if nothing is.
     release_damage: Text = "is not on the host"
     history: Annotated[tuple[Event, ...], BeforeValidator(_whole_events)] = ()
     images: dict[Text, Text] = {}
-    # Where a host lacks an image that it is to be sent: of each image that it has, the digests of
-    # its layers, from the lowest on. Empty where its engine has to get all layers.
+    # If an image must be sent: the layer digests of each image on the host, lowest first. Empty if
+    # the engine needs all layers.
     layers: tuple[tuple[Text, ...], ...] = ()
     containers: tuple[Container, ...] = ()
     strangers: tuple[Stranger, ...] = ()
     token_users: tuple[TokenUser, ...] = ()
     # Addresses and ports of the host that lead to other containers, with the containers' names.
     others: tuple[tuple[Text, int, Text], ...] = ()
-    # The container that is to be adopted, the path of its token inside; one that was adopted.
+    # The container to adopt, the path of its token file, and the container already replaced.
     adopted_id: Text | None = None
     adopted_path: Text = ""
     replaced_id: Text | None = None
     # What `gateway_health_path` answers through the published address; None if nothing was asked.
     client_sees: Health | None = None
-    # By the controller's clock, when the reading had arrived; None where nobody says.
+    # When the reading arrived, by the controller's clock; None if unknown.
     arrived: float | None = None
 
     @property

@@ -156,9 +156,9 @@ def find_digest(image: str, auth_file: Path | None) -> str:
     except OSError as error:
         raise NoDigestError(image, str(getattr(error, "reason", error)), True) from None
     except (HTTPException, ValueError, KeyError, AttributeError):  # the text may contain a secret
-        raise NoDigestError(image, "unknown form of answer", False) from None
+        raise NoDigestError(image, "its answer has an unknown form", False) from None
     if not re.fullmatch(DIGEST, found):
-        raise NoDigestError(image, "no sha256 digest in its answer", False)
+        raise NoDigestError(image, "its answer has no sha256 digest", False)
     return str(found)
 
 

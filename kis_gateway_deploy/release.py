@@ -1,4 +1,4 @@
-"""A release: all that decides what runs on a host, named by a hash of what it means."""
+"""A release: all that decides what runs on a host, named by a hash of its meaning."""
 
 from __future__ import annotations
 
@@ -51,9 +51,9 @@ class File:
 class Image:
     """The image that a release runs, and how a host that lacks it gets it.
 
-    It is built there from `context`, the build context by path inside it, or loaded there from
-    `saved`; where both are None it is pulled, with `login` where that is not empty: a docker
-    config.json for its registry alone.
+    It is built there from `context` (the files of the build context by path), or loaded there from
+    `saved`. If both are None it is pulled, with `login` if that is not empty: a docker config.json
+    for its registry only.
     """
 
     reference: str
@@ -63,7 +63,7 @@ class Image:
 
     @property
     def base(self) -> str:
-        """The default of `ARG BASE_IMAGE` in the Dockerfile; empty where it has none."""
+        """The default of `ARG BASE_IMAGE` in the Dockerfile; empty if there is none."""
         dockerfile = self.context["Dockerfile"].content.decode() if self.context else ""
         for line in dockerfile.splitlines():
             if line.startswith("ARG BASE_IMAGE="):
@@ -75,8 +75,8 @@ class Image:
 class Release:
     """The compose file, the secrets and the environment file, by name, and the manifest.
 
-    The manifest is what a host must know to run the release, whatever today's inventory says:
-    `make_manifest` describes it.
+    The manifest is what a host must know to run the release, independent of today's inventory: see
+    `make_manifest`.
     """
 
     image: Image
@@ -85,10 +85,10 @@ class Release:
 
     @cached_property
     def id(self) -> str:
-        """12 hex digits of a hash of what the release means.
+        """12 hex digits of a hash of the release's meaning.
 
-        That is the parsed compose file, the manifest, and the other files as they are: a comment in
-        a template makes no other release.
+        The hash covers the parsed compose file, the manifest, and the other files byte for byte: a
+        comment in a template makes no other release.
         """
         meaning = {
             "compose": yaml.load(self.files[COMPOSE_FILE].content, _Loader),  # noqa: S506 - safe
@@ -109,7 +109,7 @@ class Release:
 
     @property
     def files_on_host(self) -> dict[str, File]:
-        """All files of the release's directory: with the manifest, which names the others."""
+        """All files of the release's directory, with the manifest, which lists the others."""
         files = {
             name: {"sha256": file.sha256, "owner": file.owner} for name, file in self.files.items()
         }
@@ -131,11 +131,11 @@ def content_hash(files: dict[str, File]) -> str:
 def make_release(settings: Settings, template: Path = TEMPLATE, digest: str = "") -> Release:
     """The release that the settings ask for. Reads files on the controller, touches no host.
 
-    `digest` (`sha256:…`) pins an image that is pulled; empty where the reference has one itself.
+    `digest` (`sha256:…`) pins an image that is pulled; empty if the reference contains one.
 
     Raises:
-        ValueError: the secrets or the image changed for the worse since they were validated.
-        jinja2.UndefinedError: the template asks for something that nobody defines.
+        ValueError: the secrets or the image have become invalid since they were validated.
+        jinja2.UndefinedError: the template uses an undefined name.
     """
     image = pulled_image(settings, digest)
     if settings.image_source == "archive":
@@ -154,7 +154,7 @@ def make_release(settings: Settings, template: Path = TEMPLATE, digest: str = ""
 
 
 def make_manifest(settings: Settings, image: str) -> dict[str, Any]:
-    """What a host must know to run a release: `kis_gateway_deploy/host` goes by it.
+    """What a host must know to run a release; `kis_gateway_deploy/host` uses it.
 
     `v`: the version of this form. `user` (`uid:gid`), `token_dir`, `token_file`. `address`, `port`
     and `health_path`: what a client asks on the host (`health_path` is null for a program without
@@ -180,7 +180,7 @@ def make_manifest(settings: Settings, image: str) -> dict[str, Any]:
 
 
 def pulled_image(settings: Settings, digest: str) -> Image:
-    """`name:tag@sha256:…`: the digest says what it is, the tag is for people."""
+    """`name:tag@sha256:…`: the digest decides, the tag is for people."""
     reference = f"{settings.image}@{digest}" if digest else settings.image
     auth_file = settings.registry_auth_file
     return Image(reference, login=login_config(settings.image, auth_file) if auth_file else "")
@@ -240,7 +240,7 @@ def _template(path: Path) -> jinja2.Template:
 
 
 class _QuotedDumper(yaml.SafeDumper):
-    """Writes every string in double quotes: no reader of YAML takes one for anything else."""
+    """Writes every string in double quotes, so that no YAML parser reads it as another type."""
 
     def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002
         return True
@@ -252,7 +252,7 @@ _QuotedDumper.add_representer(
 )
 
 
-# An undefined variable says its name, also where a filter meets it first.
+# `to_yaml` of an undefined variable raises UndefinedError with its name.
 _QuotedDumper.add_representer(
     jinja2.StrictUndefined, lambda dumper, undefined: dumper.represent_str(str(undefined))
 )

@@ -1,6 +1,6 @@
-"""Asks a host: the host program and one request on standard input, framed JSON lines back.
+"""Sends a host the host program and one request on standard input; reads framed JSON lines.
 
-Scripts in sh travel on standard input, too.
+Shell scripts are sent on standard input, too.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ VERBS = {
         *("watch", "deployment", "adoption", "starting", "change", "switch"),
     ),
 }
-"""The modules of `kis_gateway_deploy/host` that serve a verb, each after those that it imports; the
-last has a function of the verb's name."""
+"""The modules of `kis_gateway_deploy/host` for each verb, each after those that it imports; the
+last one has a function with the verb's name."""
 
 COMMAND = (
     "export PATH=/usr/bin:/bin:/usr/sbin:/sbin:$PATH; "
@@ -53,13 +53,13 @@ NO_PYTHON = "kis-gateway-deploy:no-python3"
 
 ANSWER_LIMIT = 4 << 20
 SILENCE_SECONDS = 30
-"""For how long a host may be silent that is to be heard of every few seconds, and for how long what
-was sent to it may stay without acknowledgement."""
+"""For how long a host may be silent that sends a line every few seconds, and for how long TCP data
+sent to it may stay unacknowledged."""
 
 BEATING = {"switch"}
-"""Verbs during which a host is heard of at least every 5 s."""
+"""Verbs during which a host sends a line at least every 5 s."""
 WORDS_LIMIT = 20
-"""Lines of a host's own words in an error, the last."""
+"""How many of the last lines of a host's standard error are added to an error."""
 
 _BOOT = """\
 import sys, types
@@ -76,7 +76,7 @@ sys.exit(module.main(sys.modules["host.{module}"].{verb}))
 
 
 class RemoteError(Exception):
-    """The host gave no usable answer; the text has its own words, in lines."""
+    """The host gave no usable answer; the text contains its standard error."""
 
 
 class NoPythonError(RemoteError):
@@ -100,10 +100,10 @@ class Octets:
 
 
 class Script(StringCommand):
-    """A script in sh, sent on standard input, behind its length.
+    """A shell script, sent on standard input after its length.
 
-    The command is the same for every script, and short: sudo logs it, and a login shell that is not
-    sh would break a script.
+    The command is the same for every script, and short: sudo logs it, and a login shell other than
+    sh could not parse a script.
     """
 
     COMMAND = 'read -r n; eval "$(head -c "$n")"'
@@ -115,9 +115,9 @@ class Script(StringCommand):
 
 
 def _packed(source: str) -> str:
-    """Without docstrings and comments, which would be half of what each host is sent."""
+    """The source without docstrings and comments, which are half of its size."""
     source = re.sub(r'^"""(?:[^"]|"(?!""))*"""\n', "", source, flags=re.MULTILINE)
-    # Some classes have nothing else.
+    # `0` in their place: some classes contain nothing else.
     source = re.sub(r'^( +)"""(?:[^"]|"(?!""))*"""\n', r"\g<1>0\n", source, flags=re.MULTILINE)
     return re.sub(r"^ *#.*\n|  # .*$", "", source, flags=re.MULTILINE)
 
@@ -142,12 +142,12 @@ def ask(
     more: Sequence[object] = (),
     connector: Mapping[str, Any] | None = None,
 ) -> str:
-    """What the host program answers, in JSON: `{"result": …}` or `{"error": …}`.
+    """Asks the host program; returns its answer in JSON: `{"result": …}` or `{"error": …}`.
 
-    It is no pyinfra fact: with `-vvv` pyinfra prints what facts print. The command is shown with
-    `-vv`, standard input and the answer never. `seconds`: the time limit. `show` is told what the
-    host says for people, as it comes. `more`: what follows the request on standard input, in
-    objects as `Octets`. `connector`: pyinfra's connector arguments; None: those of the context.
+    This is not a pyinfra fact, because pyinfra prints the output of facts with `-vvv`. `-vv` shows
+    the command; standard input and the answer are never shown. `seconds`: the time limit. `show` is
+    called with the host's messages for people. `more`: further standard input, in objects like
+    `Octets`. `connector`: pyinfra's connector arguments; None: those of the context.
 
     Raises:
         NoPythonError: the host has no python3.
@@ -183,9 +183,9 @@ def ask(
 
 
 def _wait(job: gevent.Greenlet, seconds: float, heard: list[float] | None) -> None:
-    """Waits for a command; `heard`: when its host was last heard, if it is to be heard of often.
+    """Waits for a command. `heard`: when its host last sent a line; None if it may be silent.
 
-    Raises RemoteError if it takes too long, or the host has fallen silent.
+    Raises RemoteError if it takes too long, or the host is silent for too long.
     """
     ends = time.monotonic() + seconds
     try:
@@ -195,34 +195,34 @@ def _wait(job: gevent.Greenlet, seconds: float, heard: list[float] | None) -> No
             if now >= ends:
                 raise RemoteError(f"the host gave no answer within {seconds:g} s")
             if heard and now - heard[-1] >= SILENCE_SECONDS:
-                raise RemoteError(f"the host has fallen silent for {SILENCE_SECONDS} s")
+                raise RemoteError(f"the host has been silent for {SILENCE_SECONDS} s")
     finally:
         if not job.ready():
             job.kill(block=False)
 
 
 def _notice_silence(host: Host) -> None:
-    """Ends a connection whose packets nobody acknowledges: paramiko never notices that."""
+    """Ends a connection whose packets stay unacknowledged, which paramiko does not notice."""
     try:
         transport = host.connector.client.get_transport()  # type: ignore[attr-defined]
         option = getattr(socket, "TCP_USER_TIMEOUT", 18)
         transport.sock.setsockopt(socket.IPPROTO_TCP, option, SILENCE_SECONDS * 1000)
         transport.set_keepalive(SILENCE_SECONDS // 3)
-    except (AttributeError, OSError):  # a local host, or a jump through another program
+    except (AttributeError, OSError):  # a local host, or a proxy command
         pass
 
 
 _listeners: dict[str, tuple[str, Callable[[str], None], list[float]]] = {}
-"""By a host's prefix: the frame of its lines, who is told what it says, and when it was heard."""
+"""By a host's print prefix: the frame of its lines, `show`, and when it last sent a line."""
 
 
 @contextmanager
 def _listening(
     prefix: str, frame: str, show: Callable[[str], None] | None
 ) -> Iterator[list[float]]:
-    """Meanwhile, of what pyinfra would print for a host, only what it says for people is shown.
+    """In this context, pyinfra prints nothing for a host; `show` gets its messages for people.
 
-    Yields a list that gets the moment (of time.monotonic) of each line of the host program.
+    Yields a list whose last item is when the host last sent a line (time.monotonic).
     """
     heard = [time.monotonic()]
     if show is None:
@@ -249,7 +249,7 @@ def _echo(message: Any = None, **kwargs: Any) -> None:
 
 
 def command() -> str:
-    """What is run on a host, in sh."""
+    """The shell command that runs on a host."""
     return COMMAND.format(no_python=NO_PYTHON)
 
 
@@ -261,7 +261,7 @@ def question(verb: str, request: dict[str, Any]) -> tuple[str, Octets]:
 
 
 def answer(frame: str, lines: Iterable[str]) -> str:
-    """The JSON text of `result`'s line among the lines that the host wrote.
+    """The JSON text of the last framed line among the lines that the host wrote.
 
     Raises:
         NoPythonError: the host has no python3.

@@ -1,6 +1,6 @@
-"""An image that the controller has and hosts are sent: found, packed and cut into pieces here.
+"""Finds an image on the controller, packs it, and cuts it into pieces to send to hosts.
 
-Touches no host. What is asked about one image is asked once for all hosts.
+Touches no host. Each image is examined once for all hosts.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ TAR_MAGIC_AT = 257
 PIECE = 256 * 1024  # bytes
 SECONDS_OF_SILENCE = 5
 
-# Hosts are deployed to side by side; the first one that asks does the work for all.
+# Hosts are deployed to in parallel: the first one does the work for all.
 _one_at_a_time = Lock()
 _packed: dict[tuple[SavedImage, frozenset[str]], BinaryIO] = {}
 
@@ -43,7 +43,7 @@ _packed: dict[tuple[SavedImage, frozenset[str]], BinaryIO] = {}
 class SavedImage:
     """An image by its id (`sha256:…`), in a `docker save` tar or in the controller's own engine.
 
-    `tar` is None where the engine has it.
+    `tar` is None if it is in the engine.
     """
 
     id: str
@@ -52,8 +52,8 @@ class SavedImage:
     def reference(self, image: str) -> str:
         """The image's name with the beginning of the id as its tag: this pins the content.
 
-        A host that has this reference has the image. The id itself would not do: the engines'
-        classic and containerd image stores give one image two different ids.
+        A host that has this reference has the image. The id itself cannot be used: Docker's classic
+        and containerd image stores give one image two different ids.
         """
         return f"{ImageReference.parse(image).name}:{self.id.removeprefix('sha256:')[:12]}"
 
@@ -62,7 +62,7 @@ def find_image(image: str, tar: Path | None) -> SavedImage:
     """The image in the tar, or else the one that the controller's own engine has by this name.
 
     Raises:
-        ValueError: there is none, in words that follow the setting's name.
+        ValueError: there is none. The text follows the setting's name.
     """
     with _one_at_a_time:
         return SavedImage(_content_in_tar(tar)[0].id if tar else _id_in_engine(image), tar)
@@ -75,15 +75,15 @@ def _id_in_engine(image: str) -> str:
             return output.read().decode().strip()
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"cannot be had from this machine's engine: {error}; build or pull it here, or set "
+            f"cannot be read from this machine's engine: {error}; build or pull it here, or set "
             "gateway_image_archive"
         ) from None
 
 
 @dataclass(frozen=True)
 class _Content:
-    """What a `docker save` tar holds: the image's id, and of each layer digest and file, from the
-    lowest on.
+    """The content of a `docker save` tar: the image's id, and the digest and file of each layer,
+    lowest first.
     """
 
     id: str
@@ -91,8 +91,8 @@ class _Content:
     files: tuple[str, ...] = ()
 
 
-# Of the image's configuration, whose digest is the image's id (Docker Image Specification 1.2):
-# `<hex>.json`; since engine 25 and from containerd's image store `blobs/sha256/<hex>`.
+# The name of the image's configuration, whose digest is the image's id (Docker Image Specification
+# 1.2): `<hex>.json`; since engine 25 and from containerd's image store `blobs/sha256/<hex>`.
 _BY_DIGEST = re.compile(r"(?:blobs/sha256/)?([0-9a-f]{64})(?:\.json)?")
 _MOST_OF_A_CONFIGURATION = 2**20  # bytes
 _DAMAGE = (OSError, EOFError, zlib.error, tarfile.TarError)
@@ -110,7 +110,7 @@ def _content_in_tar(path: Path) -> tuple[_Content, os.stat_result]:
 
 @cache
 def _content_in_engine(image_id: str) -> _Content:
-    """Without layers where what the engine saves is not understood: it may still be loaded."""
+    """Without layers if the engine's tar is not understood: a host may still be able to load it."""
     try:
         with _output_of("docker", "save", image_id) as tar:
             return _content(tar)
@@ -135,12 +135,12 @@ def _content(stream: BinaryIO) -> _Content:
     except (ValueError, TypeError, KeyError):
         raise ValueError("is no image: its manifest.json is not that of `docker save`") from None
     if len(entries) != 1:
-        raise ValueError(f"holds {len(entries)} images: save the one that is wanted alone")
+        raise ValueError(f"holds {len(entries)} images: save only the one that you need")
     configuration, files = entries[0]
     digest = _BY_DIGEST.fullmatch(configuration)
     if not digest:
         raise ValueError("is no image: its manifest.json names no configuration by its digest")
-    layers: list[str] = []  # where they cannot be told, an engine may still know what to do
+    layers: list[str] = []  # empty if unknown: an engine may still be able to load the image
     with suppress(ValueError, TypeError, KeyError):
         layers = list(json.loads(found[configuration])["rootfs"]["diff_ids"])
     if len(layers) != len(files):
@@ -149,21 +149,21 @@ def _content(stream: BinaryIO) -> _Content:
 
 
 def _members(stream: BinaryIO) -> tarfile.TarFile:
-    # A pipe cannot go back, and a file need not be read through.
+    # A pipe cannot seek; of a file, only the needed parts are read.
     return tarfile.open(fileobj=stream, mode="r:" if stream.seekable() else "r|")
 
 
 def pack(
     image: SavedImage, on_host: Collection[Sequence[str]], say: Callable[[str], None]
 ) -> BinaryIO:
-    """The image's tar in gzip, without the layers that a host has: all hosts alike share the file.
+    """The image's tar in gzip, without the layers that a host has.
 
-    It is open, and to be read with `pread` only. `on_host`: of each image that the host has the
-    digests of its layers, from the lowest on. `say` is told what is left out, and what takes time.
+    Hosts that have the same layers share the open file: read it with `pread` only. `on_host`: the
+    layer digests of each image on the host, lowest first. `say` is called with progress messages.
 
     Raises:
-        ValueError: the tar or the engine's image has gone or is another one now, or the temporary
-            directory has no room.
+        ValueError: the tar or the engine's image was removed or changed, or the temporary directory
+            is full.
     """
     with _one_at_a_time:
         content = _Content(image.id)
@@ -175,16 +175,16 @@ def pack(
         left_out = _left_out(content, on_host)
         if left_out:
             count = sum(file in left_out for file in content.files)
-            say(f"{count} of its {len(content.layers)} layers are there and are not sent")
+            say(f"{count} of its {len(content.layers)} layers are on the host and are not sent")
         if (image, left_out) not in _packed:
             if image.tar and not left_out and _magic(image.tar).startswith(GZIP_MAGIC):
                 packed: BinaryIO = image.tar.open("rb")
             else:
                 say("packing it, once for all hosts that need the same")
                 packed = _pack(image, left_out)
-            # What is loaded is given the id of what was found, and is not looked at again.
+            # The loaded image is tagged with the id that was found before, without a new check.
             if image.tar and _has_changed(image.tar, before):
-                raise ValueError("the archive has been written anew since this run began")
+                raise ValueError("the archive has changed since this run began")
             _packed[image, left_out] = packed
         return _packed[image, left_out]
 
@@ -195,10 +195,10 @@ def _has_changed(path: Path, before: os.stat_result) -> bool:
 
 
 def _left_out(content: _Content, on_host: Iterable[Sequence[str]]) -> frozenset[str]:
-    """The files of the layers that need not be sent: the lowest that one image there has, too.
+    """The files of the layers that need not be sent: the lowest ones that an image there shares.
 
-    The engine knows a layer by itself and all below it: `docker load` looks for it so (OCI Image
-    Specification, "Layer ChainID"), and reads its file only where it is not there.
+    The engine identifies a layer by its own digest and all digests below it (OCI Image
+    Specification, "Layer ChainID"); `docker load` reads a layer's file only if it is missing.
     """
 
     def in_common(other: Sequence[str]) -> int:
@@ -206,15 +206,15 @@ def _left_out(content: _Content, on_host: Iterable[Sequence[str]]) -> frozenset[
 
     count = max(map(in_common, on_host), default=0)
     there = zip(content.layers[:count], content.files, strict=False)
-    # One that comes again further up may lie there as a link to the first.
+    # If a layer occurs again further up, that file may be a link to the first.
     return frozenset(file for layer, file in there if layer not in content.layers[count:])
 
 
 def _pack(image: SavedImage, left_out: frozenset[str]) -> BinaryIO:
-    # By its id, so that it is that very image even if its name has moved on meanwhile.
+    # By its id: its name may refer to another image by now.
     source = _unpacked(image.tar) if image.tar else _output_of("docker", "save", image.id)
     try:
-        # It has no name and mode 0600, and is gone with this process, however that ends.
+        # A file of mode 0600 without a name, which disappears when this process ends.
         file: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115
         # Not zstd: older engines, Debian 12's among them, cannot load it.
         with (
@@ -253,7 +253,7 @@ def _unpacked(path: Path) -> Iterator[BinaryIO]:
         with gzip.open(path) as file:
             yield cast(BinaryIO, file)
             while file.read(PIECE):
-                pass  # at its end is the checksum
+                pass  # the checksum is at the end
     elif magic[TAR_MAGIC_AT:] == TAR_MAGIC:
         with path.open("rb") as tar:
             yield tar
@@ -266,7 +266,7 @@ def _output_of(*command: str) -> Iterator[BinaryIO]:
     """What a program prints.
 
     Raises:
-        ValueError: it failed; with its last words.
+        ValueError: it failed; with the last line of its standard error.
     """
     with tempfile.TemporaryFile() as words:
         try:
@@ -277,7 +277,7 @@ def _output_of(*command: str) -> Iterator[BinaryIO]:
             output = cast(BinaryIO, program.stdout)
             yield output
             while output.read(PIECE):
-                pass  # who is not heard out would fail for that
+                pass  # otherwise the program would fail by SIGPIPE
         if program.returncode:
             words.seek(0)
             last = words.read().decode(errors="replace").strip().splitlines()[-1:]
@@ -285,7 +285,7 @@ def _output_of(*command: str) -> Iterator[BinaryIO]:
 
 
 class Progress:
-    """Says how far the sending of `size` bytes is."""
+    """Reports the progress of sending `size` bytes."""
 
     def __init__(self, size: int, say: Callable[[str], None], clock: Callable[[], float]) -> None:
         self.size, self.say, self.clock = size, say, clock
@@ -300,7 +300,7 @@ class Progress:
         elif sent >= self.size:
             seconds = max(now - self.began, 0.001)
             rate = self.size / 1e6 / seconds
-            self.say(f"sent {megabytes} in {seconds:.1f} s ({rate:.1f} MB/s); it is being loaded")
+            self.say(f"sent {megabytes} in {seconds:.1f} s ({rate:.1f} MB/s); loading it")
         elif tenths > self.tenths or now - self.said >= SECONDS_OF_SILENCE:
             self.say(f"{sent * 100 // self.size} % of {megabytes} sent")
         else:
@@ -310,10 +310,10 @@ class Progress:
 
 @dataclass(frozen=True)
 class Piece:
-    """A piece of a file that takes the place of a line of text in pyinfra's standard input.
+    """A piece of a file in place of a line of text in pyinfra's standard input.
 
-    pyinfra writes what `encode` returns, after a line break where there is none yet; so binary
-    data pass through every connector, read when they are due.
+    pyinfra adds a line break unless `endswith` finds one, and writes what `encode` returns. So
+    binary data pass through every connector, and are read only when they are written.
     """
 
     file: BinaryIO
@@ -331,9 +331,9 @@ class Piece:
 def cut(
     file: BinaryIO, say: Callable[[str], None], clock: Callable[[], float] = time.monotonic
 ) -> list[Piece]:
-    """The file in pieces; the last is empty and comes when all others have been written.
+    """The file in pieces; the last one is empty and is read when all others have been written.
 
-    `say` is told how far the writing is, at every 10 % and after 5 s; `clock` is in seconds.
+    `say` is called with the progress, at every 10 % and after 5 s; `clock` is in seconds.
     """
     size = os.fstat(file.fileno()).st_size
     progress = Progress(size, say, clock)

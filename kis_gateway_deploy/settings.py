@@ -31,8 +31,8 @@ PREFIXES = ("gateway_", "rollout_")
 
 SERVICE = "kis-gateway"  # of the compose file
 
-# What the container is told by the package itself; an operator's `gateway_environment` may not
-# say otherwise, or the token would quietly go back into the container.
+# Variables that the package itself sets. `gateway_environment` may not change them: the gateway
+# would silently store its token inside the container again.
 RESERVED_ENVIRONMENT = {
     "KIS_TOKEN_FILE_PATH": "gateway_token_dir and gateway_token_file",
     "SECRETS_FILE": "gateway_secrets_file",
@@ -40,12 +40,12 @@ RESERVED_ENVIRONMENT = {
 }
 
 
-# Host name, setting, what is wrong with it and what to do.
+# Host name, setting, and what is wrong with it.
 Problem = tuple[str, str, str]
 
 
 class SettingsError(ValueError):
-    """Every wrong setting of a whole inventory, as one message; `problems` in inventory order."""
+    """All wrong settings of an inventory in one message; `problems` in inventory order."""
 
     def __init__(self, problems: list[Problem]) -> None:
         self.problems = problems
@@ -66,7 +66,7 @@ def _absolute(path: str) -> str:
 
 
 def _matching(pattern: str, must_be: str) -> AfterValidator:
-    """A check with a message of its own, which does not repeat the value."""
+    """A check whose message does not repeat the value."""
 
     def check(text: str) -> str:
         if not re.fullmatch(pattern, text, re.ASCII):
@@ -206,11 +206,12 @@ class Settings(BaseModel):
     `PORT` in it are ignored.
     """
     health_path: Annotated[str, AfterValidator(_health_path)] | None = "/health"
-    """Path that a client asks to see whether the gateway is healthy, with its query; `None` for a
-    program without HTTP."""
+    """Path, with its query, that a healthy gateway answers with 2xx; `None` for a program without
+    HTTP.
+    """
     healthcheck: dict[str, JsonValue] | None = None
-    """A compose `healthcheck` mapping; without it, the image's own applies, if it has one, and
-    says nothing about a deploy.
+    """A compose `healthcheck` mapping that a deploy waits for; without it, the image's own applies,
+    if it has one, and a deploy ignores its result.
     """
     read_only: bool = True
     """Whether the container's root file system is read-only; `/tmp` and the token directory stay
@@ -221,7 +222,7 @@ class Settings(BaseModel):
     cpus: Annotated[Number, Field(gt=0)] = 1.0
     """Number of processors that the container may use, as in compose."""
     stop_grace_period: Annotated[str, Field(pattern=r"^([0-9]+(h|m|s|ms))+$")] = "10s"
-    """Time that the gateway gets to stop before it is killed, as in compose."""
+    """Time for the gateway to stop before it is killed, as in compose."""
     labels: dict[Label, Text] = {}
     """Additional labels of the container."""
     token_dir: AbsolutePath = "/docker_data/kis_tokens"
@@ -237,20 +238,20 @@ class Settings(BaseModel):
     install_docker: bool = True
     """Whether `deploy` may install Docker Engine and compose if they are missing."""
     adopt_container: ContainerName | None = None
-    """Name of a gateway container, running or stopped, started by other means, that the deploy
-    replaces and whose token it keeps.
+    """Name of a gateway container, running or stopped, that this package did not create: the
+    deploy replaces it and keeps its token.
     """
     adopt_token_path: AbsolutePath | None = None
-    """Path of the token file inside the container that is adopted; without it, what that
-    container's own `KIS_TOKEN_FILE_PATH` says, or `/tmp/kis_token_gateway.json`.
+    """Path of the token file inside the adopted container; without it, that container's own
+    `KIS_TOKEN_FILE_PATH`, or `/tmp/kis_token_gateway.json`.
     """
     adopt_without_token: bool = False
-    """Whether a container in which no token is found is adopted all the same: its successor asks
-    KIS.
+    """Whether to adopt a container even if no token is found in it: the new container then asks
+    KIS for one.
     """
     token_at_start: bool = True
-    """Whether a healthy gateway already has its token; `False` for a gateway that asks at its
-    first request.
+    """Whether the gateway gets its token when it starts; `False` if it asks KIS only at its first
+    request.
     """
     cached_token_log: str = "유효한 캐시 토큰 사용"
     """Text that the gateway logs when it uses a stored token; `verify` looks for it."""
@@ -262,19 +263,19 @@ class Settings(BaseModel):
     rollout_batches: BatchSizes = [1, "25%", "100%"]
     """Batch sizes as counts or percentages of the hosts to switch; the last size repeats."""
     rollout_revert: Literal["fleet", "host"] = "fleet"
-    """After a failure, hosts that were already switched go back (`fleet`) or stay (`host`)."""
+    """After a failure, hosts that were already switched are reverted (`fleet`) or stay (`host`)."""
     rollout_share_token: bool = True
     """Whether a host without a token gets the token of another host with the same app key."""
     rollout_min_healthy_time: Annotated[Number, Field(ge=0)] = 10
-    """Seconds for which a new container must answer well."""
+    """Seconds for which a new container must stay healthy."""
     rollout_healthy_deadline: Annotated[Number, Field(gt=0)] = 120
-    """Seconds within which it must have answered well for that long."""
+    """Seconds within which it must have been healthy for `rollout_min_healthy_time`."""
     plan_show: list[Name] = []
     """Names whose values `plan` and `drift` show; other values that may be secret are hidden."""
 
     @cached_property
     def secrets(self) -> tuple[Secret, str]:
-        """The secrets file and the fingerprint of the app key, of one reading."""
+        """The secrets file and the fingerprint of its app key; the file is read once."""
         return _read_secrets(self.secrets_file, self.app_key_field)
 
     @cached_property
@@ -297,7 +298,7 @@ class Settings(BaseModel):
 
     @property
     def client_address(self) -> str:
-        """Where a client on the host finds the gateway."""
+        """The address at which a client on the host reaches the gateway."""
         everywhere = self.network_mode == "host" or self.bind_address == "0.0.0.0"  # noqa: S104
         return "127.0.0.1" if everywhere else self.bind_address
 
@@ -307,7 +308,7 @@ class Settings(BaseModel):
         return self.container_port if self.network_mode == "host" else self.port
 
 
-# For settings without a default that are wrong, while the others are checked.
+# Placeholders for wrong settings without a default, while the others are checked.
 STAND_INS = {"gateway_image": "none", "gateway_secrets_file": "-", "gateway_app_key_field": "-"}
 KNOWN_NAMES = frozenset(alias(field) for field in Settings.model_fields)
 
@@ -316,8 +317,8 @@ def validate_fleet(fleet: Mapping[str, Mapping[str, Any]]) -> dict[str, Settings
     """The settings of every host, or one error that lists everything wrong with any of them.
 
     `fleet` maps each inventory name to its host data; names without one of our prefixes (such as
-    `ssh_hostname`) are pyinfra's and are only read to tell whether two names are one machine.
-    Touches no host; reads the secrets, environment, login, build and image files here.
+    `ssh_hostname`) are pyinfra's and are only read to find two names of one machine. Touches no
+    host; reads the secrets, environment, login, build and image files on the controller.
 
     Raises:
         SettingsError: with all problems of all hosts.
@@ -345,7 +346,7 @@ def _validate(data: Mapping[str, Any]) -> tuple[Settings, list[tuple[str, str]]]
     except ValidationError as error:
         problems += [(_field(e["loc"]), _message(e)) for e in error.errors()]
         wrong = {str(e["loc"][0]) for e in error.errors()}
-        # What is right goes on to the checks below, so that one error tells all there is to tell.
+        # Valid settings still get the checks below, so that one error lists all problems.
         right = {name: value for name, value in ours.items() if name not in wrong}
         settings = Settings.model_validate(STAND_INS | right)
     checked = _relations(settings) + [((name,), what) for name, what in _file_problems(settings)]
@@ -354,13 +355,13 @@ def _validate(data: Mapping[str, Any]) -> tuple[Settings, list[tuple[str, str]]]
 
 
 REMOVED = {
-    "rollout_lock_ttl": "is not a setting any more: there is no lock that could grow old (two "
-    "deploys at once: the second is refused); leave it out",
+    "rollout_lock_ttl": "was removed: there is no lock that could expire (of two deploys at once, "
+    "the second is refused); delete it",
 }
 
 
 def _suggestion(name: str) -> str:
-    """What is wrong with a name of the host data; empty for one of ours, or not meant to be."""
+    """What is wrong with a name of the host data; empty if it is a setting, or clearly none."""
     if name in REMOVED:
         return REMOVED[name]
     if name in KNOWN_NAMES:
@@ -373,7 +374,7 @@ def _suggestion(name: str) -> str:
 
 
 def _field(location: tuple[int | str, ...]) -> str:
-    """Where a value is wrong. A key that is itself wrong may be a secret: it is not repeated."""
+    """The place of a wrong value. A wrong dictionary key may be a secret: it is not repeated."""
     is_named = len(location) == 2 and isinstance(location[1], str)
     return f"{location[0]}.{location[1]}" if is_named else str(location[0])
 
@@ -385,7 +386,7 @@ def _message(error: Any) -> str:
 
 
 def _relations(settings: Settings) -> list[tuple[tuple[str, ...], str]]:
-    """Settings that are right one by one, but not together; the first is the one to change."""
+    """Settings that are valid alone but not together; the first name is the one to change."""
     problems: list[tuple[tuple[str, ...], str]] = []
     reference = ImageReference.parse(settings.image)
     if (settings.image_source == "build") != (settings.build_context is not None):
@@ -413,7 +414,7 @@ def _relations(settings: Settings) -> list[tuple[tuple[str, ...], str]]:
         problems.append(
             (
                 ("gateway_image", "gateway_image_source"),
-                "must have no tag for gateway_image_source='build': it is the context's hash",
+                "must have no tag for gateway_image_source='build': the tag is the context's hash",
             )
         )
     problems += [
@@ -432,7 +433,7 @@ def _relations(settings: Settings) -> list[tuple[tuple[str, ...], str]]:
         problems.append(
             (
                 ("gateway_adopt_container", "gateway_project"),
-                "is the name that the new container gets: choose another gateway_project",
+                "is also the name of the new container: choose another gateway_project",
             )
         )
     directories = Path(settings.token_dir), Path(settings.app_dir)
@@ -442,7 +443,7 @@ def _relations(settings: Settings) -> list[tuple[tuple[str, ...], str]]:
         problems.append(
             (
                 ("gateway_token_dir", "gateway_app_dir"),
-                "and gateway_app_dir must lie outside each other",
+                "and gateway_app_dir must not contain each other",
             )
         )
     return problems
@@ -484,7 +485,7 @@ def _reason(error: Exception) -> str:
 
 @dataclass(frozen=True)
 class Secret:
-    """Bytes that show nowhere: not in a traceback, not with pyinfra's `-vvv`."""
+    """Bytes that are never printed: not in a traceback, not with pyinfra's `-vvv`."""
 
     content: bytes
 
@@ -493,21 +494,21 @@ class Secret:
 
 
 def read_secrets(settings: Settings) -> Secret:
-    """The secrets file as it will be on the host, byte for byte; read once for one settings.
+    """The secrets file as it will be on the host, byte for byte; read once per `Settings`.
 
     Raises:
         ValueError: it cannot be read, or is not a JSON object in UTF-8.
-        KeyError: it lacks the app key. No message repeats the content, nor the field's name: who
-            mistakes one for the other must not see a key on the screen.
+        KeyError: it lacks the app key. No message repeats the content or the field's name: the
+            operator may have set a key in place of its field's name.
     """
     return settings.secrets[0]
 
 
 def key_fingerprint(settings: Settings) -> str:
-    """The first 12 hex digits of the app key's SHA-256: tells keys apart, and reveals none.
+    """The first 12 hex digits of the app key's SHA-256: identifies a key without revealing it.
 
-    It is of the same bytes as `read_secrets`. The reference gateway marks its token file with the
-    same.
+    It belongs to the same bytes as `read_secrets`. The reference gateway writes it into its token
+    file.
 
     Raises:
         ValueError, KeyError: as `read_secrets`.
@@ -519,7 +520,7 @@ def _read_secrets(path: Path, app_key_field: str) -> tuple[Secret, str]:
     try:
         content = path.read_bytes()
     except (OSError, ValueError) as error:
-        # Who put the secrets themselves in place of the path must not see them on the screen.
+        # Without the path: the operator may have set the secrets themselves in its place.
         raise ValueError(f"cannot be read: {_reason(error)}") from None
     try:
         secrets = json.loads(content.decode("utf-8"))
@@ -538,7 +539,7 @@ def _read_secrets(path: Path, app_key_field: str) -> tuple[Secret, str]:
 def _collisions(
     fleet: Mapping[str, Mapping[str, Any]], valid: Mapping[str, Settings]
 ) -> list[Problem]:
-    """Pairs of names that are one machine and would take something from each other."""
+    """Two names of one machine that have the same port, directory, project or container."""
     problems = []
     machines: dict[tuple[str, str], list[str]] = {}
     for name in valid:
@@ -559,7 +560,7 @@ def _collisions(
 
 
 def _differing_rollouts(valid: Mapping[str, Settings]) -> list[Problem]:
-    """A fleet is rolled out in one way: the first host's settings are everybody's."""
+    """Rollout settings that differ between hosts, compared with the first host's."""
     if not valid:
         return []
     name, first = next(iter(valid.items()))

@@ -70,7 +70,7 @@ def _descriptions() -> dict[str, str]:
 
 
 def _default(field: FieldInfo) -> str:
-    """As one writes it in an inventory."""
+    """The default as it is written in an inventory."""
     if field.is_required():
         return "required"
     default: Any = field.default

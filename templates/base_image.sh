@@ -1,5 +1,5 @@
 #!/bin/sh
-# Makes an image from the distribution's packages, equal to Debian's own `debian:SUITE-slim`.
+# Makes an image from the distribution's packages, like Debian's own `debian:SUITE-slim`.
 #
 # usage: base_image.sh SUITE IMAGE
 set -eu
@@ -12,7 +12,7 @@ command -v mmdebstrap >/dev/null || {
   apt-get update -q
   apt-get install -q -y --no-install-recommends --no-remove mmdebstrap
 }
-# Through a file: a pipe into `docker import` that breaks would leave a broken image, silently.
-# Not in /tmp, which many hosts mount noexec: programs of the new system run there.
+# Through a file: if a pipe into `docker import` broke, it would silently make a broken image.
+# Not in /tmp, which many hosts mount noexec: mmdebstrap runs programs of the new system there.
 TMPDIR=/var/tmp mmdebstrap --variant=minbase "$suite" "$work/base.tar"
 docker import "$work/base.tar" "$image"

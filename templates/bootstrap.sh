@@ -13,15 +13,15 @@ if [ "$(id -u)" -ne 0 ]; then
   exit 1
 fi
 if docker --version 2>/dev/null | grep -qi podman; then
-  say "\`docker\` is Podman here, which this package does not know: install Docker Engine in its place."
+  say "\`docker\` is Podman here, which is not supported: install Docker Engine instead."
   exit 1
 fi
 
-# Two gateways of one machine are deployed side by side. What stays running must not inherit this.
+# Two gateways of one machine are deployed in parallel. Daemons must not inherit this lock.
 exec 9>/run/kis-engine.guard
 flock 9
 
-# `update` knows no lock timeout: another apt, such as unattended-upgrades, may be at work.
+# `update` has no lock timeout: another apt, such as unattended-upgrades, may be running.
 update() {
   tries=0
   until apt-get update -q; do
@@ -41,8 +41,8 @@ if [ $# -gt 0 ]; then
   if ! { update && apt-get install -q -y -o DPkg::Lock::Timeout=120 --no-install-recommends --no-remove "$@"; } >>"$log" 2>&1 9>&-; then
     tail -n 15 "$log" >&2
     say "The packages could not be installed: $*"
-    say "Look at the lines above: usually the host reaches no package mirror. Correct that and run"
-    say "this again, or install the packages yourself."
+    say "Look at the lines above: usually the host cannot reach a package mirror. Correct that and"
+    say "run this again, or install the packages yourself."
     exit 1
   fi
 fi
@@ -65,12 +65,12 @@ if [ -d /run/systemd/system ]; then
   wait_for_engine 60 && exit 0
   journalctl -u docker --no-pager --lines 20 >&2
 else
-  # No init system runs (a container, WSL): the service script where it works, else dockerd itself.
+  # No systemd (a container, WSL): the service script if it works, else dockerd itself.
   service docker start >/dev/null 2>&1 9>&- && wait_for_engine 10 && exit 0
   log_hint=/var/log/dockerd.log
   if ! pgrep -x dockerd >/dev/null; then
-    # After a crash its pid files may name processes that are others by now: it would refuse to
-    # start, or wait for a containerd that is not there.
+    # After a crash, other processes may have the pids in its pid files: it would refuse to start,
+    # or wait for a containerd that does not run.
     rm -f /run/docker.pid /var/run/docker.pid
     pgrep -x containerd >/dev/null || rm -f /run/docker/containerd/containerd.pid
     setsid dockerd >>"$log_hint" 2>&1 </dev/null 9>&- &

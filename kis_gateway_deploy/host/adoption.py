@@ -1,4 +1,4 @@
-"""A gateway that was started by other means and is to be replaced: stopped, never removed."""
+"""Replaces a gateway container that was started by other means: stops it, never removes it."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 
 class Adoption:
-    """`state["adopted"]` remembers the container: `id`, `name`, its restart policy (`policy`,
-    `retries`), whether it was `running`, and, once that is so, that it is `replaced`."""
+    """`state["adopted"]` describes the container: `id`, `name`, its restart policy (`policy`,
+    `retries`), whether it was `running`, and whether it has been `replaced`."""
 
     def __init__(
         self,
@@ -34,7 +34,7 @@ class Adoption:
         self.request, self.engine, self.state, self.say = request, engine, state, say
 
     def find(self) -> dict[str, Any] | None:
-        """The container that is to be replaced, as `state.json` remembers it; None if none is."""
+        """The container to replace, in the form of `state["adopted"]`; None if there is none."""
         known = self.state.get("adopted")
         for summary in self.engine.containers(all=True):
             if not self.request["adopt"] or name_of(summary) != self.request["adopt"]:
@@ -66,14 +66,14 @@ class Adoption:
             self.say(f"the token of the container {adopted['name']} is taken over")
         elif is_told and content:
             self.say(
-                f"the token of the container {adopted['name']} ends no later than the one that is "
-                "here: this one is used"
+                f"the token of the container {adopted['name']} expires no later than the token of "
+                "this host, which is kept"
             )
         elif is_told:
             self.say(f"the container {adopted['name']} has no token at {path}")
 
     def stop(self, adopted: dict[str, Any]) -> None:
-        # Stopped first: the engine cannot update a container that exits at the same moment.
+        # Stop first: the engine cannot update a container that exits at the same moment.
         self.state.note(adopted=adopted)
         self.engine.stop(adopted["id"])
         self.engine.set_restart_policy(adopted["id"], "no")

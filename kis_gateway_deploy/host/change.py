@@ -1,4 +1,4 @@
-"""One change of what runs on a host: a release, a restart, nothing; and the way back."""
+"""One change of what runs on a host: switch, restart, stop or removal; and the restore."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ if TYPE_CHECKING:
 
 ENGINE_SECONDS = 60
 STEPS = ("begun", "created", "ready", "started", "passed", "pointed")
-"""The moments at which `die_at` of a request kills the worker, for tests."""
+"""Steps at which a request's `die_at` kills the worker, for tests."""
 
 Back = namedtuple("Back", "kind release image adopted", defaults=(None, None, None))
-"""The way back. `kind`: `release` (with the id of its image), `adopted` (a container), `same` (the
-release is the one that ran), or `nothing` (nothing ran)."""
+"""What to restore after a failure. `kind`: `release` (with the id of its image), `adopted` (a
+container), `same` (the release that failed also ran before), or `nothing` (nothing ran)."""
 
 
 class RefusedError(Exception):
@@ -51,7 +51,7 @@ class RefusedError(Exception):
 
 
 class Change:
-    """One change; `request` as of `switch`, `state` the one that the host has now."""
+    """One change. `request`: see `switch`; `state`: the host's `state.json` before the change."""
 
     def __init__(
         self, request: dict[str, Any], state: dict[str, Any], say: Callable[[str], None]
@@ -69,7 +69,7 @@ class Change:
         self.starter = Starter(request, self.engine, self.state, say, self._step)
 
     def run(self) -> dict[str, Any]:
-        """What was asked for, unless the host has changed since it was read.
+        """Does what was requested, unless the host has changed since it was read.
 
         Raises RefusedError.
         """
@@ -96,19 +96,19 @@ class Change:
         return self._act()
 
     def recover(self) -> dict[str, Any]:
-        """Goes on where a worker has died: forward if the gate was passed, else back."""
+        """Completes the change of a worker that died if its gate was passed, else restores."""
         state = self.state
         if state.get("generation") != self.request["generation"]:
-            raise RefusedError("the switch died before it had touched anything; deploy again")
+            raise RefusedError("the switch process died before it changed anything; deploy again")
         self.began, self.has_begun = state["began"], True
-        if state["phase"] == "ended":  # it had only to be told
+        if state["phase"] == "ended":  # only the result was not sent
             return self._result(state["outcome"], state["why"])
         self._wait_for_engine()
         if "back" not in state:
-            return self._act()  # it can be done twice
+            return self._act()  # safe to repeat
         if state.get("passed"):
             return self._passed()
-        return self._go_back(Back(**state["back"]), "the program that made the switch died")
+        return self._go_back(Back(**state["back"]), "the switch process died")
 
     def _act(self) -> dict[str, Any]:
         action = self.request["action"]
@@ -165,10 +165,10 @@ class Change:
         return self._passed()
 
     def _passed(self) -> dict[str, Any]:
-        """The release has passed the gate: it is the current one."""
+        """Makes the release, which has passed the gate, the current one."""
         state = self.state
         if state["from"] != state["to"]:
-            is_revert = state["action"] == "revert"  # it also restores what a rollback goes to
+            is_revert = state["action"] == "revert"  # also restores the link `previous`
             point(self.app_dir, "previous", state["previous_was" if is_revert else "from"])
             state["previous_was"] = None if is_revert else state["previous"]
         point(self.app_dir, "current", state["to"])
@@ -205,20 +205,20 @@ class Change:
         if adopted:
             self.adoption.stop(adopted)
             kept = kept_of(self.request, manifest)
-            self.adoption.bring_token(kept, manifest, adopted)  # one that came in the meantime
+            self.adoption.bring_token(kept, manifest, adopted)  # it may be newer by now
         self.starter.start(details, manifest, before)
 
     def _one_container(self) -> dict[str, Any]:
         found = self.deployment.containers()
         if len(found) != 1:
-            raise FailedError(f"docker compose up has left {len(found)} containers, not one")
+            raise FailedError(f"docker compose up left {len(found)} containers instead of one")
         return found[0]
 
     def _image_of(self, release: str, manifest: dict[str, Any]) -> str | None:
-        """The id of the release's image if its name does not lead to it any more, else None."""
+        """The id of the release's image if its reference now names another one, else None."""
         found = self.engine.image(manifest["image"])
         noted = self.deployment.noted_image(release)
-        # A deploy has just put the image there; a release of before goes by what it ran.
+        # `up` has just fetched the image; an older release gets the image that it ran before.
         if found and (self.request["action"] == "up" or noted in ("", found.get("Id"))):
             return None
         if noted and self.engine.image(noted):
@@ -228,7 +228,7 @@ class Change:
         )
 
     def _bring_mounted_token(self, kept: Kept, manifest: dict[str, Any]) -> None:
-        """A token that only the running container has mounted, in a directory of before."""
+        """Parks the token in the running container's mount, which may be an older directory."""
         details = self.deployment.container()
         if details and details["State"].get("Running") and self._key_that_runs() == manifest["key"]:
             path = f"/app/tokens/{manifest['token_file']}"
@@ -238,10 +238,10 @@ class Change:
         manifest = manifest_of(self.app_dir, self.state["from"])
         return manifest["key"] if manifest else None
 
-    # The way back
+    # Restore
 
     def _way_back(self, release: str) -> Back:
-        """Raises RefusedError if what serves now could not be brought back."""
+        """What to restore on failure. Raises RefusedError if what runs now could not be."""
         adopted = self.adoption.find()
         if adopted and adopted["running"]:
             return Back("adopted", adopted=adopted)
@@ -256,16 +256,16 @@ class Change:
         if before and manifest and "files" in manifest:
             why = damage_of(self.app_dir, before, manifest)
         elif before and not os.path.isfile(f"{release_dir(self.app_dir, before)}/{COMPOSE_FILE}"):
-            why = "is not on the host any more"
+            why = "is no longer on the host"
         image = str(details["Image"]) if details else self.deployment.noted_image(str(before))
         if not why and (not image or self.engine.image(image) is None):
-            why = "its image is not on the host any more"
+            why = "its image is no longer on the host"
         if not why:
             return Back("release", before, image)
         if self._serves():
             raise RefusedError(
-                f"there is no way back to what runs now (release {before}: {why}), so it is not "
-                "touched. If it may be lost, take it down first (make down), and deploy again"
+                f"what runs now could not be restored after a failure (release {before}: {why}), "
+                "so it is not stopped. If you do not need it, run `make down`, then deploy again"
             )
         return Back("nothing")
 
@@ -281,8 +281,8 @@ class Change:
         if back.kind == "same":
             self._leave()
             self.say(
-                "It is the release that ran before, so there is none to go back to; it was left as "
-                "it is."
+                "The same release ran before, so there is no other one to restore: its container "
+                "was left as it is."
             )
             return self._finish("left", why)
         if back.kind == "adopted":
@@ -301,7 +301,7 @@ class Change:
         if back.kind == "nothing":
             self.deployment.remove(self.say)
             self.say(
-                "No release ran before: the container was removed, so that it asks KIS for nothing."
+                "No release ran before: the container was removed and sends no requests to KIS."
             )
             return self._finish("removed", why)
         try:
@@ -328,14 +328,15 @@ class Change:
         self._bring_up(release, manifest, None if is_same else image)
 
     def _leave(self) -> None:
-        """Leaves a container that failed as Docker would: a crash loop stays stopped."""
+        """Gives a failed container back to Docker; one that has just asked KIS stays stopped."""
         details = self.deployment.container()
         if details is None:
             return
         has_asked = self.starter.last_asked and self.starter.left_of_kis_minute()
         if not details["State"].get("Running") and has_asked:
             self.say(
-                "KIS refuses it a token: the container stays stopped, so that it asks no more."
+                "KIS was asked for a token just now: the container stays stopped, so that it does "
+                "not ask again."
             )
             return
         try:
@@ -355,7 +356,7 @@ class Change:
         else:
             heard = f"HTTP {said['status']}" if said.get("status") else said.get("error")
             where = f"http://{manifest['address']}:{manifest['port']}{path}"
-            self.say(f"THE GATEWAY DOES NOT SERVE: {where} was asked just now: {heard}")
+            self.say(f"THE GATEWAY DOES NOT SERVE: GET {where}: {heard}")
 
     # Other actions
 
@@ -405,7 +406,7 @@ class Change:
         release = self.state["from"]
         manifest = manifest_of(self.app_dir, release)
         if details is None or manifest is None:
-            raise RefusedError("no release runs here that could be restarted: deploy first")
+            raise RefusedError("there is no release to restart on this host: deploy first")
         self.state["to"] = release
         self._begin()
         self.say(f"restart of release {release}")
@@ -421,10 +422,10 @@ class Change:
             return self._finish("failed", str(error))
         return self._finish("restarted", "")
 
-    # What is kept and told
+    # State and result
 
     def _begin(self, back: Back | None = None) -> None:
-        """From here on something may be touched."""
+        """Stores the state. After this, the host may be changed."""
         if back:
             self.state["back"] = back._asdict()
             if back.kind == "release" and manifest_of(self.app_dir, back.release) is None:
@@ -458,7 +459,7 @@ class Change:
             },
         )
         if self.starter.rewritten:
-            self.say("The token file was rewritten; whether KIS was asked cannot be told.")
+            self.say("The token file was rewritten with the same token; KIS may have been asked.")
         if state["action"] not in ("down", "stop", "start"):
             self.say(f"issuances: {self.starter.issuances} (budget {self.request['budget']})")
         return self._result(outcome, why)

@@ -1,4 +1,4 @@
-"""Runs programs: bounded in time and output, with no standard input and a clean environment."""
+"""Runs programs with limits on their time and output."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ OUTPUT_LIMIT = 64 << 10
 
 
 class ComposeError(Exception):
-    """Compose failed; the text is its own words."""
+    """Compose failed; the text is its output."""
 
 
 def plugins() -> Iterator[str]:
-    """Where the Docker CLI looks for compose, in its order."""
+    """The paths at which the Docker CLI looks for compose, in its order."""
     own = os.environ.get("DOCKER_CONFIG") or os.path.expanduser("~/.docker")
     system = ("/usr/local/lib", "/usr/local/libexec", "/usr/lib", "/usr/libexec")
     for each in (own, *(f"{directory}/docker" for directory in system)):
@@ -27,12 +27,12 @@ def plugins() -> Iterator[str]:
 
 
 def compose(project: str, files: list[str], words: list[str], seconds: float = 120) -> str:
-    """What compose says, started itself: `docker compose` starts it twice, which takes longer.
+    """Runs the compose plugin and returns its output; `docker compose` would start it twice.
 
-    `DOCKER_HOST` is set, or compose would follow the user's current context.
+    Without `DOCKER_HOST` compose uses the user's current context.
 
     Raises:
-        ComposeError: it is not there, failed, or took longer than `seconds`.
+        ComposeError: it is not installed, failed, or took longer than `seconds`.
     """
     plugin = next((path for path in plugins() if os.access(path, os.X_OK)), None)
     if plugin is None:
@@ -45,9 +45,9 @@ def compose(project: str, files: list[str], words: list[str], seconds: float = 1
 
 
 def run(words: list[str], seconds: float, stdin: int | None = None) -> tuple[int, str]:
-    """The exit status of a program, and the last of what it said.
+    """Runs a program; returns its exit status and the end of its output.
 
-    `words`: the program's path or name and its arguments. `stdin`: a descriptor; None: nothing.
+    `words`: the program's path or name and its arguments. `stdin`: a descriptor; None: no input.
     """
     out = os.memfd_create("output")
     no_input = os.open("/dev/null", os.O_RDONLY)
@@ -61,7 +61,7 @@ def run(words: list[str], seconds: float, stdin: int | None = None) -> tuple[int
             child = os.posix_spawnp(
                 words[0],
                 words,
-                {**os.environ, "GOGC": "400"},  # short-lived: it need not clean up so often
+                {**os.environ, "GOGC": "400"},  # short-lived: less garbage collection
                 file_actions=actions,
                 setsigdef=[signal.SIGPIPE],
             )
@@ -87,7 +87,7 @@ def _wait(child: int, seconds: float) -> int | None:
 
 
 def wait_for_end(process: int, seconds: float) -> bool:
-    """Whether a process ends within so many seconds; it is known at once when it does."""
+    """Whether a process ends within `seconds`; returns as soon as it does."""
     try:
         descriptor = os.pidfd_open(process)
     except ProcessLookupError:

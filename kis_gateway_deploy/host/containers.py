@@ -1,4 +1,4 @@
-"""The containers of a deployment, and what a client, a log or a mount of theirs shows."""
+"""Finds the containers of a deployment, reads their files and mounts, probes their health."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DEFAULT_TOKEN_PATH = "/tmp/kis_token_gateway.json"  # noqa: S108 - in a containe
 
 
 def engine_address() -> str:
-    """The engine that the docker command asks: DOCKER_HOST, the current context, or the default."""
+    """The engine's address as the docker command finds it: DOCKER_HOST, context, or default."""
     if os.environ.get("DOCKER_HOST"):
         return os.environ["DOCKER_HOST"]
     own = os.environ.get("DOCKER_CONFIG") or os.path.expanduser("~/.docker")
@@ -37,17 +37,17 @@ def engine_address() -> str:
     try:
         return str(context["Endpoints"]["docker"]["Host"])
     except (KeyError, TypeError):
-        raise EngineError(f"the docker context {name} of this host is not there") from None
+        raise EngineError(f"the docker context {name} does not exist on this host") from None
 
 
 def socket_path(address: str) -> str:
     if not address.startswith("unix://"):
-        raise EngineError(f"docker uses {address}, which is no socket of this host")
+        raise EngineError(f"docker uses {address}, which is not a unix socket")
     return address[len("unix://") :]
 
 
 def gateway_of(request: dict[str, Any], engine: Engine) -> dict[str, Any] | None:
-    """The gateway's container of this deployment; None if there is none."""
+    """The gateway container of this deployment; None if there is none."""
     for summary in engine.containers(all=True):
         if kind_of(labels_of(summary), request) == "ours":
             return engine.inspect(str(summary.get("Id")))
@@ -68,9 +68,9 @@ def compose_file_of(labels: dict[str, str]) -> str:
 
 
 def kind_of(labels: dict[str, str], request: dict[str, Any]) -> str:
-    """`ours`: the gateway of this deployment; `stranger`: another one under its labels; or empty.
+    """`ours`: the gateway of this deployment; `stranger`: another one with its labels; or empty.
 
-    Containers that `docker compose run` left behind are nobody's.
+    Containers of `docker compose run` count as neither.
     """
     if (
         labels.get("com.docker.compose.project") != request["project"]
@@ -83,8 +83,8 @@ def kind_of(labels: dict[str, str], request: dict[str, Any]) -> str:
 
 
 def token_mount(gateway: dict[str, Any], token_dir: str) -> str | None:
-    """Whether the running container has today's token directory mounted: `same`, `other` (it was
-    moved, or something is mounted over it) or `deleted`; None if it does not run.
+    """Whether the running container has the token directory mounted: `same`, `other` (the
+    directory was moved or mounted over) or `deleted`; None if it does not run or has no mount.
     """
     process = gateway["State"].get("Pid")
     if not process:
@@ -105,10 +105,10 @@ def token_mount(gateway: dict[str, Any], token_dir: str) -> str | None:
 
 
 def file_of_container(engine: Engine, details: dict[str, Any], path: str) -> bytes | None:
-    """A file in a container that runs or not; None if there is none, or it has over 64 KiB.
+    """A file in a running or stopped container; None if it is missing or larger than 64 KiB.
 
-    In one that runs it is looked up in its own mounts, where no link is followed: a link of the
-    container's would lead to a file of the host's.
+    In a running container it is opened through `/proc/PID/root`, without following links: there,
+    an absolute link would name a file of the host.
     """
     process = details["State"].get("Pid")
     if process:
@@ -141,7 +141,7 @@ CREDENTIALS = re.compile("EGW0010[35]")
 
 
 def ask_health(address: str, port: int, path: str) -> dict[str, Any]:
-    """What a client gets: `status`, the HTTP status; or `error`, why there was no answer."""
+    """Sends a GET. Returns `status`, the HTTP status, or `error`: why there was no answer."""
     import socket
 
     deadline = time.monotonic() + HEALTH_SECONDS
@@ -150,7 +150,7 @@ def ask_health(address: str, port: int, path: str) -> dict[str, Any]:
         with socket.create_connection((address, port), HEALTH_SECONDS) as connection:
             connection.sendall(request.encode())
             head = b""
-            while time.monotonic() < deadline:  # to its end: else a server logs a broken connection
+            while time.monotonic() < deadline:  # to the end: else servers log a broken connection
                 connection.settimeout(max(0.01, deadline - time.monotonic()))
                 part = connection.recv(65536)
                 if not part:
@@ -163,7 +163,7 @@ def ask_health(address: str, port: int, path: str) -> dict[str, Any]:
 
 
 def adopted_token_path(details: dict[str, Any], request: dict[str, Any]) -> str:
-    """Where a container that is to be adopted keeps its token, inside."""
+    """The path of the token file inside a container that is to be adopted."""
     if request["adopt_path"]:
         return str(request["adopt_path"])
     for variable in details["Config"].get("Env") or []:

@@ -1,4 +1,4 @@
-"""What is changed through the Docker engine's unix socket."""
+"""Changes containers, images and networks through the Docker engine's unix socket."""
 
 from __future__ import annotations
 
@@ -15,33 +15,33 @@ if TYPE_CHECKING:
     from .engine import Query
 
 LOAD_SECONDS = 3600.0
-"""The same for a request that loads images."""
+"""Time limit of a request that loads images."""
 
 LINE_LIMIT = 1 << 20
-"""How many bytes one JSON document of a stream may have."""
+"""Maximum size of one JSON document of a stream, in bytes."""
 
 
 class Control(Engine):
-    """An engine whose containers are started, stopped and removed."""
+    """An `Engine` with methods that change something."""
 
     def post(self, path: str, query: Query = None, seconds: float | None = None) -> Any:
-        """The JSON value that POST, without a body, answers with; None for an empty answer.
+        """Sends a POST without a body; returns the answer's JSON value, None if it is empty.
 
-        The request may take `seconds`; None: as long as others.
+        `seconds`: the time limit; None: the engine's default.
         """
         with self._ask("POST", path, query, seconds=seconds) as answer:
             content = answer.body(BODY_LIMIT)
         return parsed(content) if content else None
 
     def start(self, container: str) -> None:
-        """Starts a container; no error if it runs."""
+        """Starts a container; no error if it already runs."""
         self.post(f"/containers/{quote(container)}/start")
 
     def stop(self, container: str, grace: int | None = None) -> None:
         """Stops a container; no error if it does not run.
 
-        `grace`: seconds from the signal to the kill, which the request may take longer than others;
-        None: as many as the container's own settings say.
+        `grace`: seconds from the stop signal to SIGKILL, added to the request's time limit; None:
+        the container's own setting.
         """
         if grace is None:
             grace = checked(self._config(container).get("StopTimeout", 10), int)
@@ -51,8 +51,8 @@ class Control(Engine):
     def load(self, chunks: Iterable[bytes], seconds: float = LOAD_SECONDS) -> list[str]:
         """Loads the images of an archive (`docker save`), which may be compressed.
 
-        Returns the names of those that have one, the ids (`sha256:…`) of the others. An error of
-        `chunks` itself is passed on.
+        Returns the name of each image, or its id (`sha256:…`) if it has no name. An exception
+        raised by `chunks` is passed on.
         """
         loaded: list[str] = []
         with self._ask("POST", "/images/load", {"quiet": True}, chunks, seconds) as answer:
@@ -62,7 +62,7 @@ class Control(Engine):
         return loaded
 
     def tag(self, image: str, repository: str, tag: str) -> None:
-        """Gives an image a name; another image loses it."""
+        """Gives an image a name; an image that had this name loses it."""
         self.post(f"/images/{quote(image)}/tag", {"repo": repository, "tag": tag})
 
     def set_restart_policy(self, container: str, name: str, retries: int = 0) -> None:
@@ -72,7 +72,7 @@ class Control(Engine):
         self._do("POST", f"/containers/{quote(container)}/update", body=body)
 
     def remove(self, container: str) -> None:
-        """Removes a container that was stopped; no error if there is none. Its volumes stay."""
+        """Removes a stopped container; no error if there is none. Its volumes stay."""
         self._do("DELETE", f"/containers/{quote(container)}")
 
     def remove_network(self, network: str) -> None:
@@ -89,7 +89,7 @@ class Control(Engine):
 
 
 def _documents(answer: Answer) -> Iterator[dict[str, Any]]:
-    """The JSON documents of a stream, one a line; an error among them is raised."""
+    """The JSON documents of a stream, one per line. Raises EngineError for an error document."""
     rest = bytearray()
     for piece in answer.pieces():
         rest += piece

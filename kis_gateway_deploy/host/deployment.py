@@ -1,4 +1,4 @@
-"""The containers, images and releases of one deployment, as a switch finds and changes them."""
+"""The containers, images and releases of one deployment, for a switch."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 
 class Deployment:
-    """One deployment on this host, named by a request as of `switch`."""
+    """One deployment on this host. `request`: see `switch`."""
 
     def __init__(self, request: dict[str, Any], engine: Control) -> None:
         self.request, self.engine = request, engine
         self.app_dir, self.project = request["app_dir"], request["project"]
 
     def container(self) -> dict[str, Any] | None:
-        """The gateway's container; of several, as a re-creation that was cut off leaves, one."""
+        """The gateway's container; one of several if an interrupted re-creation left several."""
         found = self.containers()
         running = [details for details in found if details["State"].get("Running")]
         return next(iter([*running, *found]), None)
@@ -50,10 +50,10 @@ class Deployment:
             try:
                 self.engine.remove_network(str(network["Id"]))
             except EngineError as error:  # another container uses it
-                say(f"The network {network.get('Name')} stays: {error}")
+                say(f"The network {network.get('Name')} was not removed: {error}")
 
     def running_release(self) -> str | None:
-        """The release of the container, or else the one that `current` points at."""
+        """The release of the container, else the one that `current` points at."""
         details = self.container()
         if details:
             labels = details["Config"].get("Labels") or {}
@@ -67,14 +67,14 @@ class Deployment:
         return text_of(f"{release_dir(self.app_dir, release)}/image").strip()
 
     def _with_image(self, image: str) -> str:
-        """A compose file that runs an image by its id."""
+        """Writes a second compose file that names the image by its id; returns its path."""
         path = f"{self.app_dir}/.image.yml"
         services = {self.request["service"]: {"image": image}}
         write_file(path, json.dumps({"services": services}).encode(), 0o600)
         return path
 
     def note_image(self, release: str) -> str:
-        """Remembers which image a release runs; its id, or empty if there is no container."""
+        """Stores the id of the image that a release runs; returns it, or empty if nothing runs."""
         details = self.container()
         if details is None:
             return ""
@@ -83,13 +83,13 @@ class Deployment:
         return str(details["Image"])
 
     def create(self, release: str, image: str | None, again: bool) -> None:
-        """Has compose create the container of a release, which stops and removes what ran.
+        """Creates a release's container with compose, which stops and removes the old one.
 
-        `image`: the id of an image that the release's name for it does not lead to. `again`: also
-        if there is one of this very release.
+        `image`: the image's id if the release's reference names another image, else None.
+        `again`: create it even if there is a container of this release.
 
         Raises:
-            ComposeError: with compose's own words.
+            ComposeError: with compose's output.
         """
         files = [f"{release_dir(self.app_dir, release)}/{COMPOSE_FILE}"]
         if image:
@@ -99,7 +99,7 @@ class Deployment:
 
 
 def manifest_of_container(details: dict[str, Any] | None) -> dict[str, Any] | None:
-    """What a manifest says, read off a container whose release has none; None if that fails."""
+    """A manifest made from a container whose release has none; None if that is impossible."""
     if details is None:
         return None
     config, host = details["Config"], details["HostConfig"]

@@ -1,4 +1,4 @@
-"""Prints a token that this host has, for another host or for the next gateway of this one."""
+"""Prints a token of this host, for another host or for the next gateway of this host."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 
 def token(request: dict[str, Any]) -> dict[str, str | None]:
-    """`token`: a token file of an app key in base64, the one on this host that lasts longest; None
-    if there is none that is valid.
+    """`token`: of this host's valid token files for an app key, the one that expires last, in
+    base64; None if there is none.
 
-    `request`: as of `read`; and `key`, the app key's fingerprint, and `mounted`, whether what the
-    running container has mounted counts, too.
+    `request`: as for `read`, and `key`, the app key's fingerprint, and `mounted`: whether to look
+    in the running container's mount, too.
     """
     files = {content: examine(content) for content in _files(request)}
     valid = {

@@ -1,7 +1,7 @@
 """A client of the Docker engine's unix socket.
 
-HTTP/1.1 by hand, one connection a request: to import `http.client` costs more than all requests
-of a reading. Every answer is bounded in size and time.
+It implements HTTP/1.1 itself, with one connection per request: importing `http.client` takes longer
+than all requests of a reading. Every answer is bounded in size and time.
 """
 
 from __future__ import annotations
@@ -23,28 +23,28 @@ if TYPE_CHECKING:
     Query = Mapping[str, Any] | None
 
 NEWEST = (1, 44)
-"""The newest API version asked for. Engines 25 to 29 all speak it, so their answers have one form:
-later versions drop fields, and Engine 29 refuses earlier ones."""
+"""The newest API version that is requested. Engines 25 to 29 all support it, so their answers have
+one form: later versions drop fields, and Engine 29 refuses earlier ones."""
 
 SECONDS = 20.0
-"""How long a request may take, from the connection to the last byte of the answer."""
+"""Time limit of a request, from the connection to the last byte of the answer."""
 
 BODY_LIMIT = 16 << 20
-"""How many bytes the body of an answer may have."""
+"""Maximum size of an answer's body, in bytes."""
 
 HEAD_LIMIT = 64 << 10
-"""How many bytes the status line and the headers of an answer may have."""
+"""Maximum size of an answer's status line and headers, in bytes."""
 
 MESSAGE_LIMIT = 2000
-"""How many characters the text of an error may have."""
+"""Maximum length of an error's text, in characters."""
 
 
 class EngineError(Exception):
     """The engine refused, failed, or gave no usable answer; the text says which.
 
-    `status` is the HTTP status of a refusal, 200 for an error inside a stream that began well, and
-    0 without a whole, well-formed answer. The text is the engine's own message where it has one,
-    at most 2,000 characters; it may hold control characters.
+    `status`: the HTTP status of a refusal, 200 for an error inside a stream, or 0 without a
+    complete, well-formed answer. The text is the engine's message if there is one; it may contain
+    control characters.
     """
 
     def __init__(self, text: str, status: int = 0) -> None:
@@ -60,11 +60,11 @@ def quote(text: str, keep: str = "") -> str:
 
 
 class Engine:
-    """The engine that listens on `socket_path`; a request may take `seconds`.
+    """The engine that listens on `socket_path`; `seconds` is the time limit of a request.
 
-    Every method raises `EngineError`, and nothing else, for what the engine does or answers. A
-    container is named by its id or name, an image by its id or reference. Dictionaries have the
-    engine's own keys: see the reference of the Engine API, versions 1.41 to 1.44.
+    Every failure of the engine raises `EngineError`. A container is named by its id or name, an
+    image by its id or reference. Dictionaries have the engine's own keys: see the reference of the
+    Engine API, versions 1.41 to 1.44.
     """
 
     def __init__(self, socket_path: str = "/var/run/docker.sock", seconds: float = SECONDS) -> None:
@@ -73,16 +73,16 @@ class Engine:
         self._version = ""
 
     def get(self, path: str, query: Query = None, limit: int = BODY_LIMIT) -> Any:
-        """The JSON value that GET answers with, of at most `limit` bytes.
+        """Sends a GET; returns the JSON value of the answer, which may have `limit` bytes.
 
-        `path` begins with a slash and names no version; pass what others named through `quote`
-        first. In `query`, None is left out, and what is not a str is sent as JSON.
+        `path` begins with a slash and contains no API version; `quote` names from outside. In
+        `query`, None values are left out and values other than str are sent as JSON.
         """
         with self._ask("GET", path, query) as answer:
             return parsed(answer.body(limit))
 
     def containers(self, all: bool = False, filters: Filters = None) -> list[dict[str, Any]]:
-        """A summary of each container that runs, or with `all` of each that exists.
+        """A summary of each running container; with `all`, of stopped ones, too.
 
         `filters` as in `{"label": ["com.docker.compose.project=kis"]}`.
         """
@@ -90,7 +90,7 @@ class Engine:
         return [checked(item, dict) for item in checked(found, list)]
 
     def inspect(self, container: str) -> dict[str, Any] | None:
-        """All that the engine knows of a container; None if there is none."""
+        """The engine's details of a container; None if there is none."""
         return self._find(f"/containers/{quote(container)}/json")
 
     def images(self) -> list[dict[str, Any]]:
@@ -98,11 +98,11 @@ class Engine:
         return [checked(item, dict) for item in checked(self.get("/images/json"), list)]
 
     def image(self, reference: str) -> dict[str, Any] | None:
-        """All that the engine knows of a local image; None if there is none."""
+        """The engine's details of a local image; None if there is none."""
         return self._find(f"/images/{quote(reference)}/json")
 
     def info(self) -> dict[str, Any]:
-        """The engine's own state and set-up."""
+        """The engine's state and configuration."""
         return checked(self.get("/info"), dict)
 
     def logs(
@@ -113,11 +113,11 @@ class Engine:
         timestamps: bool = False,
         limit: int = BODY_LIMIT,
     ) -> bytes:
-        """What the container wrote to standard output and error, in the order of arrival.
+        """The container's standard output and error, in the order of arrival.
 
-        `since`: epoch seconds; `tail`: only so many lines, the last; `timestamps`: each line begins
-        with its time. Of more than `limit` bytes the last are kept. No such container is an error,
-        and so is a log that cannot be read to its end, such as a damaged one.
+        `since`: epoch seconds; `tail`: only this many lines, the last; `timestamps`: each line
+        begins with its time; `limit`: only this many bytes, the last. A missing container is an
+        error, and so is a log that cannot be read to its end (a damaged one).
         """
         terminal = self._config(container).get("Tty")
         query = {"stdout": True, "stderr": True, "timestamps": timestamps, "tail": tail}
@@ -132,10 +132,10 @@ class Engine:
         return bytes(kept[-limit:])
 
     def file(self, container: str, path: str, limit: int) -> bytes | None:
-        """A regular file of a container that runs or not; None if there is none of at most `limit`.
+        """A regular file of a running or stopped container; None if missing or over `limit` bytes.
 
-        The engine resolves links inside of the container. It reads volumes as they are on the host
-        now, and nothing of a tmpfs.
+        The engine resolves links inside the container. It reads volumes as they are on the host
+        now, and cannot read a tmpfs.
         """
         query = {"path": path}
         archive = bytearray()
@@ -172,7 +172,7 @@ class Engine:
         seconds: float | None = None,
         body: bytes | None = None,
     ) -> Answer:
-        """A good answer, whose body is to be read. `chunks` send a tar, `body` sends JSON."""
+        """A successful answer, its body unread. `chunks` are sent as a tar, `body` as JSON."""
         deadline = time.monotonic() + (self.seconds if seconds is None else seconds)
         fields = [
             f"{quote(name)}={quote(value if isinstance(value, str) else json.dumps(value))}"
@@ -182,16 +182,16 @@ class Engine:
         self._version = self._version or self._negotiate(deadline)
         request = f"{method} /v{self._version}{quote(path, '/%')}?{'&'.join(fields)}"
         answer = Answer(self.socket_path, deadline, request, chunks, body)
-        # 304: a container that is to be started or stopped is so already.
+        # 304: the container is already started or stopped.
         if answer.status >= 300 and answer.status != 304:
             with answer:
                 raise EngineError(answer.message(), answer.status)
         return answer
 
     def _negotiate(self, deadline: float) -> str:
-        """The newest version that engine and client know, or else the engine's oldest.
+        """The newest API version that engine and client know, or else the engine's oldest.
 
-        `/version` is asked only for the latter: the engine starts programs to answer it.
+        Only the latter needs `/version`, for which the engine starts programs.
         """
         path = "/v{}.{}/_ping".format(*NEWEST)
         with Answer(self.socket_path, deadline, f"GET {path}") as ping:
@@ -205,7 +205,7 @@ class Engine:
 
 
 class _Connection(io.RawIOBase):
-    """A connection whose every step ends before `deadline`, a moment of `time.monotonic`."""
+    """A connection; every operation ends before `deadline` (time.monotonic)."""
 
     def __init__(self, path: str, deadline: float) -> None:
         self.path = path
@@ -222,10 +222,10 @@ class _Connection(io.RawIOBase):
         except OSError as error:
             if time.monotonic() < self.deadline:
                 raise EngineError(f"{self.path}: {error.strerror or error}") from error
-        raise EngineError(f"{self.path}: no whole answer within the time limit")
+        raise EngineError(f"{self.path}: no complete answer within the time limit")
 
     def send(self, data: bytes) -> bool:
-        """False if the other side takes no more."""
+        """False if the data could not be sent."""
         try:
             self._do(self.socket.sendall, data)
         except EngineError:
@@ -244,7 +244,7 @@ class _Connection(io.RawIOBase):
 
 
 class Answer(io.BufferedReader):
-    """The answer to a request, which is sent; status and headers are read."""
+    """Sends a request and reads the status and headers of the answer."""
 
     def __init__(
         self,
@@ -256,7 +256,7 @@ class Answer(io.BufferedReader):
     ) -> None:
         connection = _Connection(path, deadline)
         super().__init__(connection, HEAD_LIMIT)
-        # What cannot be sent is no error yet: an engine that refuses may answer before the end.
+        # Failing to send is no error yet: an engine may refuse before it has read the request.
         all(map(connection.send, _sent(request, chunks, body)))
         lines: list[str] = []
         left = HEAD_LIMIT
@@ -282,7 +282,7 @@ class Answer(io.BufferedReader):
             yield piece
 
     def pieces(self) -> Iterator[bytes]:
-        """The body as it comes."""
+        """The body, piece by piece."""
         coding = self.headers.get("transfer-encoding")
         length = self.headers.get("content-length")
         if self.status in (204, 304):
@@ -307,7 +307,7 @@ class Answer(io.BufferedReader):
         return bytes(content)
 
     def message(self) -> str:
-        """What the engine says of its refusal, in whatever form."""
+        """The engine's error message, which is JSON or plain text."""
         content = b""
         try:
             content = self.body(HEAD_LIMIT)
@@ -357,7 +357,7 @@ def parsed(content: bytes | bytearray) -> Any:
 
 def checked(value: object, kind: type[Kind]) -> Kind:
     if not isinstance(value, kind):
-        raise EngineError(f"The engine's answer has an unknown form: no {kind.__name__}")
+        raise EngineError(f"The engine's answer has an unknown form: not a {kind.__name__}")
     return value
 
 
@@ -374,7 +374,7 @@ def _number(version: object) -> tuple[int, int]:
 
 
 def _unframed(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """The contents of frames: the stream's number, three zeros, the length in four bytes."""
+    """The contents of frames. A header: the stream's number, three zeros, four bytes of length."""
     rest = bytearray()
     stream = left = 0
     for piece in pieces:
@@ -384,7 +384,7 @@ def _unframed(pieces: Iterable[bytes]) -> Iterator[bytes]:
                 part = bytes(rest[:left])
                 del rest[:left]
                 left -= len(part)
-                if stream == 3:  # the engine's own words
+                if stream == 3:  # an error message of the engine
                     raise EngineError(part.decode("utf-8", "replace").strip(), 200)
                 yield part
             else:

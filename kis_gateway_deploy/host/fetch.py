@@ -1,4 +1,4 @@
-"""Gets one image onto the host: pulled, built there, or loaded from what follows the request."""
+"""Puts one image on the host: pulls it, builds it, or loads it from standard input."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def fetch(request: dict[str, Any]) -> dict[str, Any]:
 
     `request`: `reference`; `how`: `pull`, `build` or `load`; `login`: a docker config.json in
     base64, or empty; `base`: the default of `ARG BASE_IMAGE` in the Dockerfile, or empty;
-    `make_base`: a script in sh that makes an image of that from the distribution's packages. What
-    follows the request is the build context (tar.gz) or the image (as `docker save` writes it).
+    `make_base`: a shell script that makes such an image from the distribution's packages. The build
+    context (tar.gz) or the image (as `docker save` writes it) follows the request.
     """
     os.environ["DOCKER_HOST"] = engine_address()
     how = {"pull": _pull, "build": _build, "load": _load}[request["how"]]
@@ -46,7 +46,7 @@ def fetch(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def _pull(_: Control, request: dict[str, Any]) -> None:
-    # The docker command, not the socket: it knows the logins and helpers of its user.
+    # The docker command, not the socket: it uses its user's logins and credential helpers.
     with tempfile.TemporaryDirectory() as own:  # of mode 0700
         if request["login"]:
             with open(f"{own}/config.json", "wb") as file:
@@ -69,7 +69,7 @@ def _build(engine: Control, request: dict[str, Any]) -> None:
         if base and engine.image(base) is None:
             base = _base(engine, base, request["make_base"])
         argument = ["--build-arg", f"BASE_IMAGE={base}"] if base else []
-        context.seek(0)  # and nothing stays in its buffer
+        context.seek(0)  # also flushes the buffer
         _must(
             ["docker", "build", "--tag", request["reference"], *argument, "-"],
             BUILD_SECONDS,
@@ -79,7 +79,7 @@ def _build(engine: Control, request: dict[str, Any]) -> None:
 
 
 def _base(engine: Control, base: str, script: str) -> str:
-    """The name of the base image, or of an equal one."""
+    """Pulls the base image, or makes an equal one; returns its name."""
     status, said = run(["docker", "pull", "--quiet", base], BASE_SECONDS)
     if status == 0:
         return base
@@ -91,7 +91,7 @@ def _base(engine: Control, base: str, script: str) -> str:
         _must(
             ["sh", "-c", script, "base_image", suite, own],
             BUILD_SECONDS,
-            f"No registry has {base}, and it could not be made from Debian's packages: see above.",
+            f"{base} could neither be pulled nor made from Debian's packages: see above.",
         )
     return own
 
@@ -102,12 +102,12 @@ def _load(engine: Control, request: dict[str, Any]) -> None:
     try:
         loaded = engine.load(stream)
     except EngineError as error:
-        for _ in stream:  # the sender hears nothing until it has sent everything
+        for _ in stream:  # the sender reads no answer until it has sent everything
             pass
         raise FetchError(
-            f"{error}\nThe image {reference} could not be loaded: the engine's own words are "
-            "above. Usually the disk is full, or the archive is damaged; or an image with some of "
-            "its layers was removed here just now: then deploy again. Nothing was changed."
+            f"{error}\nThe image {reference} could not be loaded: see the engine's message above. "
+            "Usually the disk is full or the archive is damaged. If an image that shares layers "
+            "was removed from this host just now, deploy again. Nothing was changed."
         ) from None
     name, _, tag = reference.rpartition(":")
     try:
@@ -138,8 +138,8 @@ SIMULATOR_PORTS = (9443, 29443)
 def simulator(request: dict[str, Any]) -> dict[str, Any]:
     """(Re)starts the KIS simulator; `outcome`: `started` or `failed`; and `why`.
 
-    This host and its containers reach it, and nobody else: it listens on 127.0.0.1 and on the
-    address that containers know as host.docker.internal. `request`: `image`.
+    Only this host and its containers can reach it: it listens on 127.0.0.1 and on the address of
+    host.docker.internal. `request`: `image`.
     """
     os.environ["DOCKER_HOST"] = engine_address()
     engine = Control(socket_path(os.environ["DOCKER_HOST"]))

@@ -1,7 +1,7 @@
-"""The health gate: what it sees at one moment, and what follows from that. Pure.
+"""The health gate: observations and the verdict on them. Pure.
 
-It sees what a client sees. Before the first good answer nothing counts but the deadline; after it,
-one bad answer fails. A token file is evidence: it fails a gate only if what it shows is certain.
+The gate observes what a client sees. Before the first good answer only the deadline counts; after
+it, one bad answer fails the gate. A token file fails it only if it certainly cannot be used.
 """
 
 from __future__ import annotations
@@ -12,20 +12,21 @@ WORTH_KEEPING = 20 * 60
 """Seconds: a token that is valid for longer needs no replacement."""
 
 PATIENCE = 180
-"""Seconds that a gateway gets beyond the deadline, once, after KIS has refused it a token."""
+"""Seconds by which the deadline is extended, once, if KIS refuses the gateway a token."""
 
 KIS_MINUTE = 61
 """Seconds between two requests for a token: KIS issues one a minute per app key (EGW00133)."""
 
 STARTS = 3
-"""How often a container is started that exits before it has answered, and asks KIS for nothing."""
+"""How often a container is started that has a token but exits before its first answer."""
 
 Rules = namedtuple("Rules", "min_healthy deadline asks_http token_at_start engine_counts has_token")
-"""What a gate goes by; times in seconds.
+"""The parameters of a gate; times in seconds.
 
-`asks_http`: whether a client asks it something; else its stability counts. `token_at_start`:
-whether a healthy gateway has a token. `engine_counts`: whether the operator set a health check.
-`has_token`: whether the gateway finds a token, so that its start is no request to KIS.
+`asks_http`: whether HTTP is probed; if not, the container only has to keep running.
+`token_at_start`: whether a healthy gateway has a token. `engine_counts`: whether
+`gateway_healthcheck` is set. `has_token`: whether the gateway finds a token, so that its start
+sends no request to KIS.
 """
 
 Observation = namedtuple(
@@ -33,29 +34,29 @@ Observation = namedtuple(
     "t status start exit_code health answer heard token replaced refused credentials",
     defaults=("running", "", 0, "", "", "", "valid", 0, False, ""),
 )
-"""What is seen at one moment, `t` seconds after the gate was opened.
+"""One observation, `t` seconds after the gate began.
 
 `status`: of the container: `running`, `exited`, `gone`, or `unknown` if the engine does not
-answer. `start`: tells one start from another. `health`: the engine's: `healthy`, `starting`,
-`unhealthy` or empty. `answer`: `good`, `bad`, or empty if nobody asked; `heard`: its words.
-`token`: `valid`, `unknown` (form), `expired`, `damaged` or `missing`. `replaced`: for how many
-seconds a token was still valid that another one has replaced. `refused`: whether this start's log
-has KIS's `EGW00133`; `credentials`: `EGW00103` or `EGW00105`, if it has that.
+answer. `start`: identifies one start of the container. `health`: by the engine: `healthy`,
+`starting`, `unhealthy` or empty. `answer`: `good`, `bad`, or empty if not probed; `heard`: the last
+answer in words. `token`: `valid`, `unknown` (form), `expired`, `damaged` or `missing`. `replaced`:
+if a token was replaced, the seconds for which it was still valid. `refused`: whether the log of
+this start contains KIS's `EGW00133`; `credentials`: `EGW00103` or `EGW00105`, if it contains that.
 """
 
 History = namedtuple(
     "History", "good_since start starts extended aside", defaults=(None, "", 1, False, False)
 )
-"""What a gate remembers: since when it has seen good answers, which start it saw last, how many
-there were, whether it was extended, whether a token file of unknown form was set aside."""
+"""The memory of a gate: when good answers began, the last start observed, the number of starts,
+whether the deadline was extended, whether the token file was set aside."""
 
 Verdict = namedtuple("Verdict", "kind reason wait", defaults=("", 0))
-"""`kind`: `wait`, `pass`, `fail`, `start` (the container once more, after `wait` seconds) or
-`aside` (set the token file aside, then start it). `reason`: what was seen, in words."""
+"""`kind`: `wait`, `pass`, `fail`, `start` (start the container again after `wait` seconds) or
+`aside` (set the token file aside, then start it again). `reason`: the observation in words."""
 
 
 def judge(seen: Observation, history: History, rules: Rules) -> tuple[Verdict, History]:
-    """What follows from an observation, and what is to be remembered."""
+    """The verdict on an observation, and the updated history."""
     if seen.credentials:
         return _fail(
             history,
@@ -67,7 +68,7 @@ def judge(seen: Observation, history: History, rules: Rules) -> tuple[Verdict, H
         return _fail(
             history,
             "the gateway asked KIS for a token that it did not need: it replaced one that was "
-            f"valid for another {minutes} min",
+            f"still valid for {minutes} min",
         )
     if seen.status == "gone":
         return _fail(history, "the container was removed by something else")
@@ -106,9 +107,9 @@ def _judge_exit(
     again = history._replace(starts=history.starts + 1, start="")
     if seen.refused:
         if seen.t + KIS_MINUTE > limit:
-            return _fail(history, f"{exited}: KIS refuses it a token again and again (EGW00133)")
+            return _fail(history, f"{exited}: KIS keeps refusing it a token (EGW00133)")
         return Verdict("start", f"{exited}: KIS refused it a token (EGW00133)", KIS_MINUTE), again
-    # Neither is of use to another gateway: nothing that works is touched on a guess.
+    # A valid token is never set aside on a guess; these are of no use to another gateway.
     if seen.token in ("unknown", "expired") and not history.aside:
         return Verdict("aside", exited), again._replace(aside=True)
     if not rules.has_token:
@@ -124,7 +125,7 @@ def _judge_running(seen: Observation, history: History, rules: Rules) -> tuple[V
     if not rules.asks_http:
         heard, is_good = "the container is running", True
     else:
-        heard = seen.heard or "the container is running, nobody has asked it yet"
+        heard = seen.heard or "the container is running, not probed yet"
         is_good = seen.answer == "good"
         if seen.answer == "bad" and history.good_since is not None:
             return _fail(history, f"a client got a bad answer after a good one: {heard}")

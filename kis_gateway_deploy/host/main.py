@@ -1,9 +1,9 @@
-"""What a host is asked: one JSON request in, JSON lines out.
+"""The host's protocol: one JSON request in, JSON lines out.
 
-Standard input holds this program, the request on one line, and what a verb reads itself. Each line
-of the answer begins with the request's `frame`, a random word: a host may greet whoever logs in.
+Standard input holds this program, the request on one line, and further input of the verb. Each line
+of the answer begins with the request's `frame`, a random word: the host may print a login banner.
 Lines with `say` are for people. The last line holds `result`, or `error`, which says why there is
-none. Exit status 0: as asked; 1: see the result; 2: refused, nothing was touched.
+no result. Exit status 0: as requested; 1: see the result; 2: refused, nothing was touched.
 """
 
 from __future__ import annotations
@@ -28,25 +28,25 @@ STATUS = {"refused": 2, "failed": 1, "left": 1, "removed": 1, "restored": 1, "re
 
 
 def main(serve: Serve) -> int:
-    """Answers the request on standard input by what `serve` makes of it.
+    """Reads the request from standard input and writes the answer of `serve`.
 
     `serve` returns the result, or yields documents; the last document holds the result.
     """
     request = json.loads(sys.stdin.buffer.readline(REQUEST_LIMIT))
     document: dict[str, Any] = {}
     for document in _documents(serve, request):
-        line = json.dumps(document)  # in ASCII: no terminal and no locale has a say in it
+        line = json.dumps(document)  # ASCII: no terminal or locale changes it
         if len(line) > ANSWER_LIMIT:
             document = {"error": "the answer of this host is too long"}
             line = json.dumps(document)
-        # What was said before may have ended without a line break.
+        # Earlier output may have ended without a line break.
         sys.stdout.buffer.write(f"\n{request['frame']}{line}\n".encode())
         sys.stdout.buffer.flush()
     return STATUS.get(document["result"].get("outcome"), 0) if "result" in document else 1
 
 
 def _documents(serve: Serve, request: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    # Children see what this program was told, and nothing of the user's own set-up.
+    # The user's own compose variables and locale must not affect child processes.
     for name in [name for name in os.environ if name.startswith("COMPOSE_")]:
         del os.environ[name]
     os.environ["LC_ALL"] = "C.UTF-8"

@@ -1,11 +1,11 @@
-"""Tells the kernel how to reach a container that is being started.
+"""Updates the kernel's neighbour table (ARP) while a container starts.
 
-A client that connects meanwhile leaves an incomplete ARP entry on the bridge, in which its first
-packet waits; the kernel asks again after a second. Docker forgets the connection (conntrack) some
-milliseconds after it has published the port: a packet that waited gets an answer that its client
-does not recognize, and the client sends again a second later. Two netlink messages (rtnetlink(7),
-RTM_NEWNEIGH) change that: in the beginning, who waits is told that the host is unreachable, at
-once; when the container runs, its address is announced. No kernel setting is changed.
+A client that connects meanwhile creates an incomplete ARP entry on the bridge. The kernel queues
+the client's first packet there and repeats the ARP request after a second. Some milliseconds after
+Docker has published the port, it deletes the connection's conntrack entry (NAT): the client does
+not recognize the answer to the queued packet, and retransmits a second later. Two netlink messages
+(rtnetlink(7), RTM_NEWNEIGH) avoid both delays: first, waiting clients get an immediate host
+unreachable error; when the container runs, its address is announced. No kernel setting is changed.
 """
 
 from __future__ import annotations
@@ -24,18 +24,19 @@ REACHABLE, FAILED = 0x02, 0x20
 DESTINATION, LINK_ADDRESS = 1, 2
 
 REFUSE_SECONDS = 0.09
-"""For how long. The kernel tells one client no more than six times in short order (icmp(7),
-icmp_ratelimit), and one that waits after Docker has published the port is served all the same."""
+"""For how long waiting clients are refused. The kernel sends a client at most six such errors in
+quick succession (icmp(7), icmp_ratelimit), and a client that still waits when Docker has published
+the port is served."""
 
 
 def announce(details: dict[str, Any]) -> None:
-    """Announces the addresses of an inspected container; it is no error if that fails."""
+    """Announces the addresses of an inspected container; failures are ignored."""
     for bridge, address, link in addresses(details):
         _tell(bridge, address, link)
 
 
 def refuse(waiting: list[tuple[str, bytes, bytes]]) -> None:
-    """Has those refused who wait for one of these addresses, if any do."""
+    """Refuses the clients that wait for one of these addresses, if there are any."""
     for bridge, address, _ in waiting:
         _tell(bridge, address, None)
 
@@ -57,7 +58,7 @@ def addresses(details: dict[str, Any] | None) -> list[tuple[str, bytes, bytes]]:
 
 
 def _tell(bridge: str, address: bytes, link: bytes | None) -> None:
-    """`link`: None if the address cannot be reached."""
+    """Sends one RTM_NEWNEIGH. `link`: None marks the address as unreachable."""
     state, flags = (REACHABLE, REPLACE | CREATE) if link else (FAILED, REPLACE)
     try:
         interface = socket.if_nametoindex(bridge)

@@ -31,9 +31,8 @@ def prepare(request: dict[str, Any]) -> dict[str, Any]:
     """`outcome`: `prepared`, `refused` (nothing was done) or `failed`; and `why`.
 
     `request`: `app_dir`, `project`, `seen` (the generation that the plan was made from, or null);
-    `tokens` (null, or `dir`, `file` and `owner` of a token directory to make ready); `release`
-    (null, or its `id` and its `files`: by name the `content` in base64 and the `owner`: mode, uid
-    and gid).
+    `tokens` (null, or `dir`, `file` and `owner` of a token directory to prepare); `release` (null,
+    or its `id` and `files`: for each name the `content` in base64 and the `owner`: mode, uid, gid).
     """
     app_dir = request["app_dir"]
     make_dir(f"{app_dir}/releases")
@@ -46,7 +45,7 @@ def prepare(request: dict[str, Any]) -> dict[str, Any]:
         return {"outcome": "prepared", "why": ""}
     held = lock(f"{app_dir}/.prepare.lock", LOCK_SECONDS)
     if held is None:
-        return {"outcome": "refused", "why": "another deploy is putting a release here: try again"}
+        return {"outcome": "refused", "why": "another deploy prepares a release here: try again"}
     try:
         why = _stage(app_dir, request["project"], **request["release"])
     finally:
@@ -59,7 +58,7 @@ def _prepare_tokens(dir: str, file: str, owner: list[int]) -> None:
     with Directory(dir) as directory:
         found = directory.examine(file)
         if found and found.state == "damaged":
-            # A gateway may be writing at this moment: a file that is half written gets a second.
+            # It may be half written by a running gateway: read it again after a second.
             time.sleep(1)
             found = directory.examine(file)
         if found and found.state == "damaged":
@@ -68,12 +67,12 @@ def _prepare_tokens(dir: str, file: str, owner: list[int]) -> None:
 
 
 def _stage(app_dir: str, project: str, id: str, files: dict[str, Any]) -> str:
-    """What is wrong with the release; empty if it is on the host, complete."""
+    """Puts a release on the host; returns what is wrong with it, or empty."""
     from shutil import rmtree
 
     releases = f"{app_dir}/releases"
     for name in os.listdir(releases):
-        if name.startswith(".staging."):  # of a run that was killed, with its secrets
+        if name.startswith(".staging."):  # left by a killed run; contains secrets
             rmtree(f"{releases}/{name}", ignore_errors=True)
     staging = tempfile.mkdtemp(prefix=".staging.", dir=releases)
     try:
@@ -83,8 +82,7 @@ def _stage(app_dir: str, project: str, id: str, files: dict[str, Any]) -> str:
             write_file(f"{staging}/{os.path.basename(name)}", content, mode, (uid, gid))
         if why := _refused_by_compose(project, f"{staging}/{COMPOSE_FILE}"):
             return why
-        # A release of this name whose files were changed by hand makes room; what runs keeps its
-        # mounts.
+        # Replace a release whose files were changed by hand; a running container keeps its mounts.
         there = release_dir(app_dir, id)
         if os.path.lexists(there):
             os.rename(there, f"{staging}.replaced")
@@ -98,7 +96,7 @@ def _stage(app_dir: str, project: str, id: str, files: dict[str, Any]) -> str:
 
 
 def _refused_by_compose(project: str, file: str) -> str:
-    # `config` exits with 0 and only a warning if a variable is not set: any word is a refusal.
+    # `config` only warns, with status 0, if a variable is not set: any output is an error.
     try:
         said = compose(project, [file], ["config", "--quiet"])
     except ComposeError as error:
@@ -106,6 +104,7 @@ def _refused_by_compose(project: str, file: str) -> str:
     if not said:
         return ""
     return (
-        f"{said}\ndocker compose refuses the compose file, or warns of it: see above. The running "
-        "gateway was not touched. Correct the settings that the message names, and deploy again."
+        f"{said}\ndocker compose rejects the compose file or warns about it: see above. The "
+        "running gateway was not touched. Correct the settings that the message names, then deploy "
+        "again."
     )

@@ -1,4 +1,4 @@
-"""Reads all that a plan needs to know about a host. Changes nothing, and shows no secret."""
+"""Reads all that a plan needs to know about a host. Changes nothing, returns no secret."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 REFUSED_WITHIN = 130
-"""Seconds of a gateway's log in which a refusal by KIS counts."""
+"""How many seconds of a gateway's log are searched for a refusal by KIS."""
 
 KINDS = {
     stat.S_IFREG: "regular file",
@@ -60,23 +60,23 @@ def read(request: dict[str, Any]) -> dict[str, Any]:
 
     `request`: `project`, `service`, `app_dir`, `token_dir`, `token_file`, the id of the desired
     `release`, references of `images`, `with_layers` (whether missing images are sent layer by
-    layer), `adopt` (a container's name, or null) and `adopt_path` (its token inside; null: where
-    its own environment says), `health` (null, or address, port and path to ask), and how many lines
-    of `history` to show.
+    layer), `adopt` (a container's name, or null) and `adopt_path` (the path of its token file;
+    null: as in its environment), `health` (null, or address, port and path to probe), and `history`
+    (the number of lines).
     """
     found = _machine()
     found.update(_token_directory(request))
     found.update(_kept_tokens(request, found))
     found.update(_app_directory(request))
     try:
-        found["engine_address"] = ""  # where it cannot be told
+        found["engine_address"] = ""  # if it is unknown
         found["engine_address"] = engine_address()
         engine = Engine(socket_path(found["engine_address"]))
         found.update(_containers(request, found, engine))
         found["engine"] = "up"
     except EngineError as error:
-        nobody = isinstance(error.__cause__, (FileNotFoundError, ConnectionRefusedError))
-        found["engine"] = "down" if nobody else "unusable"
+        is_down = isinstance(error.__cause__, (FileNotFoundError, ConnectionRefusedError))
+        found["engine"] = "down" if is_down else "unusable"
         found["engine_error"] = str(error)
     return found
 
@@ -101,7 +101,7 @@ def _machine() -> dict[str, Any]:
 
 
 def _distribution() -> list[str]:
-    """ID and VERSION_ID of os-release(5); empty where it does not say."""
+    """ID and VERSION_ID of os-release(5), each empty if missing."""
     text = text_of("/etc/os-release")
     found = dict(re.findall(r"^([A-Z_]+)=[\"']?([^\"'\n]*)", text, re.MULTILINE))
     return [found.get("ID", ""), found.get("VERSION_ID", "")]
@@ -123,7 +123,7 @@ def _is_podman(docker: str) -> bool:
 
 
 def _has_compose() -> bool:
-    """Whether compose is one of Docker's plugins."""
+    """Whether the compose plugin is installed."""
     return any(os.access(path, os.X_OK) for path in plugins())
 
 
@@ -135,8 +135,8 @@ def _disk_free(path: str) -> int:
 
 
 def _listening(table: str) -> Iterator[tuple[str, int]]:
-    """Address and port of the sockets that listen; the kernel's words are little-endian."""
-    import socket  # the engine's client has imported it
+    """Address and port of each listening socket; the table's 32-bit words are little-endian."""
+    import socket  # engine.py has already imported it
 
     for line in text_of(table).splitlines()[1:]:
         fields = line.split()
@@ -193,7 +193,7 @@ def _kept_tokens(request: dict[str, Any], found: dict[str, Any]) -> dict[str, An
 
 
 def _parked(directory: Directory) -> dict[str, int]:
-    """When parked tokens end, by the fingerprint of their app key."""
+    """When parked tokens expire, by the fingerprint of their app key."""
     ends = {key: _ends(directory, key) for key in directory.names("") if is_id(key)}
     return {key: end for key, end in ends.items() if end is not None}
 
@@ -212,7 +212,7 @@ def _described(at: os.stat_result) -> dict[str, str]:
     }
 
 
-# What the package itself keeps, where only root can write
+# The app directory, where only root can write
 
 
 def _app_directory(request: dict[str, Any]) -> dict[str, Any]:
@@ -261,7 +261,7 @@ def _containers(request: dict[str, Any], host: dict[str, Any], engine: Engine) -
     for summary in engine.containers(all=True):
         labels, name = labels_of(summary), name_of(summary)
         if summary.get("Image") in request["images"]:
-            # Docker names an image here only as long as the name still means it.
+            # Docker shows a name here only while it still refers to this image.
             found["images"][summary["Image"]] = str(summary.get("ImageID"))
         kind = kind_of(labels, request)
         if kind == "stranger":
@@ -314,14 +314,14 @@ def _containers(request: dict[str, Any], host: dict[str, Any], engine: Engine) -
         if request["health"] and gateway["State"]["Running"]:
             found["client_sees"] = ask_health(**request["health"])
     if (host.get("token_expires") or 0) <= host["clock"] + MARGIN:
-        # A gateway without a token may be asking KIS for one all the time.
+        # A gateway without a valid token may be in a crash loop, asking KIS at each start.
         moments = [_refused(engine, each, host["clock"]) for each in talkers]
         found["refused"] = max(filter(None, moments), default=None)
     return found
 
 
 def _published(name: str, summary: dict[str, Any]) -> list[list[Any]]:
-    """Addresses and ports of the host that lead to a container, each with the container's name."""
+    """The published addresses and ports of a container, each with its name."""
     ports = summary.get("Ports") or []
     return [
         [port.get("IP") or "0.0.0.0", port["PublicPort"], name]  # noqa: S104 - what it says
@@ -331,7 +331,7 @@ def _published(name: str, summary: dict[str, Any]) -> list[list[Any]]:
 
 
 def _mounts(summary: dict[str, Any], token_dir: str) -> bool:
-    """Whether a container has the token directory mounted, or something in it."""
+    """Whether a container mounts the token directory, or something inside it."""
     real = os.path.realpath(token_dir)
     for mount in summary.get("Mounts") or []:
         if mount.get("Type") != "bind":
@@ -374,7 +374,7 @@ def _container(details: dict[str, Any]) -> dict[str, Any]:
 
 
 def _layers(engine: Engine, info: dict[str, Any]) -> list[list[str]]:
-    """The layers of each image, from the lowest on; containerd's image store has to get all."""
+    """The layers of each image, lowest first; empty for containerd's store, which needs all."""
     if "io.containerd.snapshotter" in json.dumps(info.get("DriverStatus")):
         return []
     images = (engine.image(str(each["Id"])) for each in engine.images())
@@ -382,7 +382,7 @@ def _layers(engine: Engine, info: dict[str, Any]) -> list[list[str]]:
 
 
 def _refused(engine: Engine, container: str, clock: int) -> int | None:
-    """When KIS last refused the gateway a token, by its log; 403 alone may be wrong credentials."""
+    """When KIS last refused a token, by the gateway's log; wrong credentials do not count."""
     from datetime import datetime
 
     log = engine.logs(container, clock - REFUSED_WITHIN, timestamps=True, limit=1 << 20)

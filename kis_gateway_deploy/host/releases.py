@@ -1,8 +1,8 @@
-"""What this package keeps in the app directory, where only root can write.
+"""The files of this package in the app directory, where only root can write.
 
 `releases/ID/` holds a release and its manifest, `release.json`; `current` and `previous` point at
-two of them. `state.json` says what was changed last, under which generation; `history.jsonl` has a
-line for each change. A switch that is under way holds the lock of `.switch.lock`.
+two of them. `state.json` describes the last change and its generation; `history.jsonl` has a line
+for each change. A running switch holds the lock of `.switch.lock`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def manifest_of(app_dir: str, release: str | None) -> dict[str, Any] | None:
 
 
 def damage_of(app_dir: str, release: str, manifest: dict[str, Any] | None) -> str:
-    """What is wrong with a release's files; empty if they are those that its manifest names."""
+    """What is wrong with a release's files; empty if they match its manifest."""
     if manifest is None:
         directory = release_dir(app_dir, release)
         return f"{MANIFEST} is missing" if os.path.isdir(directory) else "is not on the host"
@@ -71,9 +71,9 @@ def linked(app_dir: str, name: str) -> str | None:
 
 
 def point(app_dir: str, name: str, release: str | None) -> None:
-    """Lets `current` or `previous` point at a release, or takes it away.
+    """Points the link `current` or `previous` at a release; None removes the link.
 
-    A directory in its place is set aside, not removed.
+    A directory of this name is renamed, not removed.
     """
     path = f"{app_dir}/{name}"
     if os.path.isdir(path) and not os.path.islink(path):
@@ -91,19 +91,19 @@ def point(app_dir: str, name: str, release: str | None) -> None:
 
 
 def state_of(app_dir: str) -> dict[str, Any]:
-    """What was changed last on this host; empty if nothing was."""
+    """The last change on this host; empty if there was none."""
     found = json_of(text_of(f"{app_dir}/state.json"))
     return found if isinstance(found, dict) and isinstance(found.get("generation"), str) else {}
 
 
 def store_state(app_dir: str, state: dict[str, Any]) -> None:
-    """Once this returns, the state outlives a loss of power."""
+    """Stores the state on disk: when this returns, it survives a power failure."""
     write_file(f"{app_dir}/state.json", json.dumps(state).encode(), 0o600)
     sync(app_dir)
 
 
 class State(dict):  # type: ignore[type-arg]
-    """What a change remembers: of `state.json`, stored whenever something is noted."""
+    """The content of `state.json`; `note` changes and stores it."""
 
     def __init__(self, app_dir: str, content: dict[str, Any]) -> None:
         super().__init__(content)
@@ -115,7 +115,7 @@ class State(dict):  # type: ignore[type-arg]
 
 
 def changed_since(state: dict[str, Any]) -> str:
-    """That a host is not as it was when it was read, and who changed it."""
+    """The message that a host has changed since it was read, and who changed it."""
     if not state:
         return "changed since it was read: its state was removed; run plan again"
     ago = max(0, int(time.time() - state["began"]))
@@ -124,7 +124,7 @@ def changed_since(state: dict[str, Any]) -> str:
 
 
 def record(app_dir: str, event: dict[str, Any]) -> None:
-    """Adds a line to the history. Half a line, of a disk that was full, stays alone."""
+    """Adds a line to the history. A line cut off by a full disk gets its line break first."""
     with open(f"{app_dir}/history.jsonl", "ab+") as file:
         os.fchmod(file.fileno(), 0o600)
         if file.seek(0, os.SEEK_END):
@@ -135,7 +135,7 @@ def record(app_dir: str, event: dict[str, Any]) -> None:
 
 
 def prune(app_dir: str, kept: set[str | None]) -> None:
-    """Removes old releases: the last five stay, and those that a switch may go back to."""
+    """Removes old releases, except the newest five and those in `kept`."""
     from shutil import rmtree
 
     names = filter(is_id, os.listdir(f"{app_dir}/releases"))
@@ -146,7 +146,7 @@ def prune(app_dir: str, kept: set[str | None]) -> None:
 
 
 def write_file(path: str, content: bytes, mode: int, owner: tuple[int, int] = (0, 0)) -> None:
-    """A new file takes the place of an old one at once; its mode is right from the beginning."""
+    """Replaces a file atomically; the new file has its final mode and owner."""
     new = f"{path}.new"
     if os.path.lexists(new):
         os.unlink(new)
@@ -170,12 +170,12 @@ def sync(directory: str) -> None:
 
 
 def make_dir(path: str) -> None:
-    """A directory of root's that others cannot read, with those above it."""
+    """Makes a directory that only root can read, and its parents."""
     os.makedirs(path, 0o700, exist_ok=True)
 
 
 def lock(path: str, seconds: float) -> int | None:
-    """A descriptor that holds the lock of this file; None if others hold it for so long.
+    """Locks this file; returns its descriptor, or None if others hold the lock for `seconds`.
 
     The lock ends with the last process that has the descriptor.
     """

@@ -1,4 +1,4 @@
-"""Starts a gateway: its token is made ready first, and the health gate has the last word."""
+"""Starts a gateway: prepares its token, starts the container, runs the health gate."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class FailedError(Exception):
 
 
 class Starter:
-    """Starts containers for one change, and counts what they ask of KIS.
+    """Starts containers for one change, and counts their issuances.
 
-    `step` is told each step by its name.
+    `step` is called with the name of each step.
     """
 
     def __init__(
@@ -50,18 +50,18 @@ class Starter:
         manifest: dict[str, Any],
         before: dict[str, Any] | None,
     ) -> None:
-        """Starts an inspected container, which does not run, in place of one that ran `before`.
+        """Starts a stopped container (`details`), which replaces the container `before`.
 
         Raises FailedError.
         """
         kept = kept_of(self.request, manifest)
         self._make_ready(kept, manifest)
         self.step("ready")
-        # The engine gives the new container the address that has just become free.
+        # The engine gives the new container the old one's address, which has just become free.
         self._start_and_watch(details, manifest, kept, addresses(before))
 
     def left_of_kis_minute(self) -> float:
-        """Seconds for which KIS must be left alone: as was asked for, or since it was asked."""
+        """Seconds until KIS may be asked: by the request's `kis_wait`, and the last time asked."""
         asked = self.last_asked + KIS_MINUTE if self.last_asked else 0.0
         return max(0.0, self.may_ask_at - time.monotonic(), asked - time.monotonic())
 
@@ -82,7 +82,7 @@ class Starter:
         kept: Kept,
         waiting: list[tuple[str, bytes, bytes]],
     ) -> None:
-        """Turns Docker's restarts off until the gate has passed: each could be a request to KIS."""
+        """Disables restarts until the gate has passed: each could be a request to KIS."""
         container = str(details["Id"])
         tokens = TokenWatch(manifest["token_dir"], manifest["token_file"])
         request = self.request
@@ -118,7 +118,7 @@ class Starter:
             )
 
     def _set_token_aside(self, manifest: dict[str, Any]) -> float:
-        """Sets the token file aside; how many seconds KIS must be left alone before it is asked."""
+        """Sets the token file aside; returns the seconds until KIS may be asked."""
         with Directory(manifest["token_dir"]) as directory:
             aside = directory.set_aside(manifest["token_file"], "aside")
         self.state.note(aside=aside)
@@ -139,9 +139,9 @@ class Starter:
         self.state.note(aside=None)
 
     def _explain(self, container: str, watch: Watch) -> None:
-        """What the gate asked and was answered, and the log's first error and last lines."""
+        """Shows the last probe and its answer, and the log's first error and last lines."""
         if watch.heard:
-            self.say(f"  the gate asked: {watch.heard}")
+            self.say(f"  last probe: {watch.heard}")
         try:
             log = self.engine.logs(container, watch.since, limit=1 << 20)
         except EngineError:
@@ -153,7 +153,7 @@ class Starter:
         self.say("---")
 
     def _secrets(self) -> set[str]:
-        """The values of secrets and environment files: no log shows them."""
+        """The values of secrets and env files, which must not be shown."""
         found: set[str] = set()
         for release in {self.state["from"], self.state["to"]} - {None}:
             directory = release_dir(self.request["app_dir"], release)
@@ -172,7 +172,7 @@ def kept_of(request: dict[str, Any], manifest: dict[str, Any]) -> Kept:
 
 
 def must_ask(kept: Kept, manifest: dict[str, Any]) -> bool:
-    """Whether the next gateway asks KIS while it starts, as far as that is certain."""
+    """Whether the next gateway certainly asks KIS for a token when it starts."""
     state, ends = kept.best(manifest["key"])
     return (
         bool(manifest["token_at_start"]) and state != "unknown" and (ends <= time.time() + MARGIN)

@@ -1,20 +1,20 @@
-"""Makes a prepared release the running one; the switch ends on the host, whatever becomes of the
-connection. In the end the new release runs, or the old one.
+"""Makes a prepared release the running one. The switch ends on the host even if the connection
+breaks: then the new release runs, or the old one.
 
-| outcome | what is so in the end |
+| outcome | result |
 | --- | --- |
-| `switched` | the release of the request runs and has passed the gate |
-| `already` | it ran before somebody else's switch was seen; nothing was done |
-| `restored` | it did not pass: the release that ran before runs again |
-| `restored-adopted` | it did not pass: the container that was to be adopted runs again |
-| `removed` | it did not pass, and nothing ran before: its container is gone |
-| `left` | it did not pass, and ran before, too: its container is left as it is |
-| `restarted`, `started`, `stopped`, `down`, `reverted` | as asked |
-| `failed` | what was asked did not come about, nor did the way back; `why` says what runs |
+| `switched` | the requested release runs and has passed the gate |
+| `already` | another deploy has already switched to the requested release; nothing was done |
+| `restored` | the gate failed: the release that ran before runs again |
+| `restored-adopted` | the gate failed: the container that was to be adopted runs again |
+| `removed` | the gate failed, and nothing ran before: the container was removed |
+| `left` | the gate failed, and the same release ran before: its container is left as it is |
+| `restarted`, `started`, `stopped`, `down`, `reverted` | as requested |
+| `failed` | the request failed, and so did the restore, if there is one; `why` names the cause |
 | `refused` | nothing was touched |
 
-The process that has the connection forks. Its child, in a session of its own, holds the host's
-lock and forks again: the grandchild works, and if it dies, the child has another one go back.
+The process that has the connection forks. Its child, in a session of its own, holds the host's lock
+and forks a worker. If the worker dies, the child forks another one, which completes or restores.
 """
 
 from __future__ import annotations
@@ -38,21 +38,20 @@ if TYPE_CHECKING:
 
 LOCK_SECONDS = 10
 BEAT_SECONDS = 5
-"""At least so often a line is sent, so that the controller knows that the connection lives."""
+"""A line is sent at least this often, so that the controller knows that the connection is alive."""
 
 
 def switch(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yields what it does as `{"say": …}`, `{"beat": true}` meanwhile, and at last `{"result": …}`.
+    """Yields messages as `{"say": …}`, `{"beat": true}` in silence, at the end `{"result": …}`.
 
-    `request`: as of `read`; and `action`: `up`, `rollback`, `revert`, `restart`, `down`, `stop` or
+    `request`: as for `read`; and `action`: `up`, `rollback`, `revert`, `restart`, `down`, `stop` or
     `start`; `release` (an id; null for a revert to nothing); `seen` and `generation`; `by`;
-    `budget`, the issuances that it may take; `kis_wait`, seconds for which KIS must be left alone;
-    `token` (one that was brought, in base64, or null); `min_healthy` and `deadline` in seconds; and
-    `die_at`, one of `STEPS`, or null.
+    `budget`: the number of issuances allowed; `kis_wait`: seconds until KIS may be asked; `token`
+    (a donated one in base64, or null); `min_healthy` and `deadline` in seconds; and `die_at`, one
+    of `STEPS`, or null.
 
     The result: `outcome` (see above), `generation`, `issuances`, `rewritten` (whether the token
-    file was written again with the same token), `asked` (whether KIS may just have been asked) and
-    `why`.
+    file was rewritten with the same token), `asked` (whether KIS may just have been asked), `why`.
     """
     make_dir(request["app_dir"])
     reading, writing = os.pipe()
@@ -76,11 +75,11 @@ def switch(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
             else:
                 yield document
     os.waitpid(child, 0)
-    yield result or {"error": f"the switch died; {request['app_dir']}/switch.log says more"}
+    yield result or {"error": f"the switch process died: see {request['app_dir']}/switch.log"}
 
 
 def _lines(pipe: RawIOBase) -> Iterator[bytes]:
-    """Line by line to the end; an empty one whenever nothing has come for `BEAT_SECONDS`."""
+    """The pipe's lines; an empty one after each `BEAT_SECONDS` of silence."""
     rest = b""
     while True:
         if not select.select([pipe], [], [], BEAT_SECONDS)[0]:
@@ -94,7 +93,7 @@ def _lines(pipe: RawIOBase) -> Iterator[bytes]:
 
 
 class _Supervisor:
-    """Holds the lock, and has the work done: it has little to do, and little to die of."""
+    """Holds the lock and starts the worker. It does little itself, so that it does not die."""
 
     def __init__(self, request: dict[str, Any], pipe: int) -> None:
         self.request, self.app_dir, self.pipe = request, request["app_dir"], pipe
@@ -115,14 +114,14 @@ class _Supervisor:
             os.dup2(self.log, descriptor)
         result = self._in_a_child(Change.run)
         if result is None:
-            self.say("the program that made the switch has died: another one goes back")
+            self.say("the switch process died: another one completes or restores")
             self.request["die_at"] = None
             result = self._in_a_child(Change.recover)
-        dead = {"outcome": "failed", "why": "the switch died twice; deploy again"}
+        dead = {"outcome": "failed", "why": "the switch process died twice; deploy again"}
         return self._end(result or dead)
 
     def _in_a_child(self, work: Callable[[Change], dict[str, Any]]) -> dict[str, Any] | None:
-        """What the work comes to; None if its process died."""
+        """The result of the work; None if its process died."""
         reading, writing = os.pipe()
         child = os.fork()
         if not child:
@@ -130,7 +129,7 @@ class _Supervisor:
             try:
                 answer = json.dumps(_worked(self.request, self.say, work))
                 os.write(writing, answer.encode())
-            except BaseException:  # the log has the traceback, and the supervisor goes back
+            except BaseException:  # the traceback goes to the log, the supervisor restores
                 sys.excepthook(*sys.exc_info())
             finally:
                 os._exit(0)
@@ -149,7 +148,7 @@ class _Supervisor:
         return 0
 
     def _write(self, document: dict[str, Any]) -> None:
-        with suppress(OSError):  # nobody listens any more
+        with suppress(OSError):  # the connection is closed
             os.write(self.pipe, json.dumps(document).encode() + b"\n")
 
 

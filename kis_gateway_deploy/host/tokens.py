@@ -1,8 +1,8 @@
-"""What is known of token files: their forms, when a token expires, and what is damage.
+"""Token files: their forms, expiry and damage; and the tokens that this package parks.
 
-A token file is evidence, not a judge: the gateway judges its own file. The container's user may put
-anything into the token directory. So the directory is opened once, names are looked up relative to
-its descriptor, and no link is followed.
+A token file is only evidence: the gateway decides whether its own file can be used. The container's
+user may put anything into the token directory. Therefore the directory is opened once, names are
+looked up relative to its descriptor, and links are not followed.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ if TYPE_CHECKING:
     from typing import Any
 
 FILE_LIMIT = 64 * 1024
-"""How many bytes of a file are read; a larger file is of a form that is not known."""
+"""Maximum bytes read of a file; a larger file has an unknown form."""
 
 ENTRIES_LIMIT = 1000
-"""How many entries of a directory are looked at, the newest."""
+"""Maximum number of entries of a directory that are read; of more, the newest."""
 
 MARGIN = 10 * 60
-"""Seconds before its end from which no gateway uses a token: its next start asks KIS."""
+"""A gateway does not use a token that expires within this many seconds: its next start asks KIS."""
 
 KOREA = timezone(timedelta(hours=9))
 
 Evidence = namedtuple("Evidence", "state valid_until file_says whose tokens", defaults=(None,))
 """What a token file shows.
 
-`state`: `token` (its end is known, it may be past), `damaged` (empty, no regular file, or JSON that
-ends in the middle: no gateway can use it) or `unknown` (any other form, which is left alone).
+`state`: `token` (its expiry is known, and may be past), `damaged` (empty, no regular file, or
+truncated JSON: no gateway can use it) or `unknown` (any other form, which is left alone).
 `valid_until`: epoch second at which the last of its tokens expires, or None: for gate, status and
-sharing. `file_says`: what the file's own field says without doubt, or None: a gateway goes by that
-when it decides whether to ask KIS. `whose`: the fingerprint of the app key, if the file names it.
-`tokens`: the tokens themselves, as a set, or None if they are not known: they show no one.
+sharing. `file_says`: the expiry in the file's own field, None if missing or ambiguous: a gateway
+uses it to decide whether to ask KIS. `whose`: the fingerprint of the app key, if the file names it.
+`tokens`: the set of its tokens, None if they are unknown; they are never shown.
 """
 
 DAMAGED = Evidence("damaged", None, None, None)
@@ -84,7 +84,7 @@ JWTS = 100
 
 
 def is_id(text: object) -> bool:
-    """Whether it has the form of an app key's fingerprint, which is that of a release's id, too."""
+    """Whether it has the form of an app key's fingerprint, which is also that of a release's id."""
     return isinstance(text, str) and re.fullmatch("[0-9a-f]{12}", text) is not None
 
 
@@ -99,10 +99,10 @@ def _jwt_expiry(token: bytes) -> int | None:
 
 
 def _field_expiry(fields: dict[str, Any]) -> int | None:
-    """The moment that the file's own field names: epoch seconds, or a date with a zone.
+    """The expiry in the file's own field: epoch seconds, or a date with a time zone.
 
     KIS's `access_token_token_expired` is Korean time (KIS Developers, tokenP). Any other date
-    without a zone may be Korean time or UTC, which is a doubt.
+    without a time zone is ambiguous: Korean time or UTC.
     """
     name = "expires_at" if "expires_at" in fields else "access_token_token_expired"
     value = fields.get(name)
@@ -111,7 +111,7 @@ def _field_expiry(fields: dict[str, Any]) -> int | None:
     text = value.strip()
     if re.fullmatch(r"[0-9]+(\.[0-9]*)?", text, re.ASCII):
         return _seconds(float(text))
-    try:  # Python 3.9 and 3.10 know no `Z` and no `+0900`
+    try:  # Python 3.9 and 3.10 cannot parse `Z` and `+0900`
         text = re.sub(r"[Zz]$", "+00:00", text)
         moment = datetime.fromisoformat(re.sub(r"([+-]\d\d)(\d\d)$", r"\1:\2", text))
         if moment.tzinfo is None and name != "expires_at":
@@ -122,14 +122,14 @@ def _field_expiry(fields: dict[str, Any]) -> int | None:
 
 
 def _seconds(value: object) -> int | None:
-    """A number as an epoch second; larger numbers are milliseconds, and others are durations."""
+    """A number as epoch seconds; None if it cannot be that (larger ones are milliseconds)."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
     return int(value) if 0 < value < 10**11 else None
 
 
 def _ends_in_the_middle(text: str, error: ValueError) -> bool:
-    """Whether the JSON decoder met the end of the text, not something that is no JSON."""
+    """Whether decoding failed at the end of the text: the JSON is truncated."""
     rest = text[getattr(error, "pos", 0) :]
     return (
         not rest
@@ -143,18 +143,18 @@ READ_ONLY = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
 def _chown(descriptor: int, owner: tuple[int, int]) -> None:
-    if os.geteuid() == 0:  # for tests: nobody else may
+    if os.geteuid() == 0:  # only root may; tests also run as other users
         os.fchown(descriptor, *owner)
 
 
 def _plain(name: str) -> str:
     if "/" in name:
-        raise ValueError(f"{name!r} is no name of an entry")
+        raise ValueError(f"{name!r} is not the name of an entry")
     return name
 
 
 def kept_fingerprint(app_dir: str, token_path: str) -> str | None:
-    """Whose token the token file is, as this package remembers it; None if it does not."""
+    """The fingerprint of the token file's app key as this package stored it, or None."""
     try:
         with Directory(f"{app_dir}/tokens") as kept:
             line = (kept.read("whose") or b"").decode("utf-8", "replace").rstrip("\n")
@@ -167,11 +167,11 @@ def kept_fingerprint(app_dir: str, token_path: str) -> str | None:
 class Directory:
     """A directory that others may write to, opened once.
 
-    Raises OSError as `os.open` does: it is missing, no directory, or a link.
+    Raises OSError if it is missing, not a directory, or a link.
     """
 
     def __init__(self, path: str, beneath: int | None = None) -> None:
-        """`beneath`: the descriptor of the directory that a relative path begins at."""
+        """`beneath`: the descriptor of the directory to which `path` is relative."""
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
         self.descriptor = os.open(path, flags, dir_fd=beneath)
 
@@ -182,7 +182,7 @@ class Directory:
         os.close(self.descriptor)
 
     def stat(self, name: str) -> os.stat_result | None:
-        """Of the entry itself, not of what a link names; None if there is none."""
+        """The status of the entry itself, not of a link's target; None if there is none."""
         try:
             return os.stat(_plain(name), dir_fd=self.descriptor, follow_symlinks=False)
         except (OSError, ValueError):
@@ -202,9 +202,9 @@ class Directory:
             return content if len(content) <= FILE_LIMIT else None
 
     def write(self, name: str, content: bytes, owner: tuple[int, int]) -> None:
-        """A new file of mode 0600 takes the place of what has this name, at once.
+        """Replaces the entry of this name atomically by a new file of mode 0600.
 
-        Nobody can have made the file that is written: it is new, under a random name.
+        The new file is created under a random name with O_EXCL: it cannot be an existing file.
         """
         new = f".{name}.{os.urandom(8).hex()}"
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
@@ -225,7 +225,7 @@ class Directory:
         os.rename(_plain(old), _plain(new), src_dir_fd=self.descriptor, dst_dir_fd=self.descriptor)
 
     def set_aside(self, name: str, why: str) -> str:
-        """Gives an entry another name, which is returned; it is kept."""
+        """Renames an entry instead of deleting it; returns the new name."""
         new = f"{name}.{why}-{time.strftime('%Y%m%d-%H%M%S')}"
         while self.stat(new) is not None:
             new += "x"
@@ -233,17 +233,17 @@ class Directory:
         return new
 
     def own(self, owner: tuple[int, int], token_file: str) -> None:
-        """Makes the directory and its regular files the container's user's own.
+        """Gives the directory and its regular files to the container's user.
 
-        Links, pipes and other directories are left alone. The token file gets a mode with which its
-        owner can use it.
+        Links, pipes and directories in it are left alone. The token file becomes readable and
+        writable for its owner.
         """
         _chown(self.descriptor, owner)
         os.fchmod(self.descriptor, 0o700)
         for name in os.listdir(self.descriptor):
             try:
                 descriptor = os.open(name, READ_ONLY, dir_fd=self.descriptor)
-            except OSError:  # a link, or it has gone
+            except OSError:  # a link, or it was removed
                 continue
             try:
                 at = os.fstat(descriptor)
@@ -257,7 +257,7 @@ class Directory:
                 os.close(descriptor)
 
     def names(self, prefix: str) -> list[str]:
-        """The names that begin with `prefix`: of the newest `ENTRIES_LIMIT`, the newest first."""
+        """The names that begin with `prefix`; of more than `ENTRIES_LIMIT`, the newest."""
         found = [name for name in os.listdir(self.descriptor) if name.startswith(prefix)]
         if len(found) > ENTRIES_LIMIT:
             times = {name: at.st_mtime for name in found if (at := self.stat(name))}
@@ -270,17 +270,17 @@ class Directory:
         if at is None:
             return None
         if not stat.S_ISREG(at.st_mode):
-            return DAMAGED  # Docker makes a directory where a mounted file is missing
+            return DAMAGED  # Docker creates a directory if a mounted file is missing
         content = self.read(name)
         return UNKNOWN if content is None else examine(content)
 
 
 class Kept:
-    """What this package itself remembers of tokens, in `APP_DIR/tokens`, where only root can write.
+    """What this package stores about tokens in `APP_DIR/tokens`, where only root can write.
 
-    `whose` is the fingerprint of the token file's app key and the file's path; a parked token has
-    the fingerprint of its app key as its name: it is another key's, or was brought for the next
-    gateway of that key.
+    `whose` contains the fingerprint of the token file's app key and the file's path. A parked
+    token's file has the fingerprint of its app key as its name: it is of another key, or was
+    donated for the next gateway of that key.
     """
 
     def __init__(self, app_dir: str, token_dir: str, token_file: str) -> None:
@@ -289,9 +289,9 @@ class Kept:
         self.app_dir = app_dir
 
     def best(self, key: str) -> tuple[str, int]:
-        """What the next gateway of `key` finds: the state of a token file, and when its token ends.
+        """What the next gateway of `key` finds: the token file's state, and the token's expiry.
 
-        The state is as of `Evidence`, or `missing`; the end 0 if there is none.
+        The state is that of `Evidence`, or `missing`; the expiry is 0 if it is unknown.
         """
         state, ends = "missing", 0
         found = self._file()
@@ -303,9 +303,9 @@ class Kept:
         return state, ends
 
     def bring(self, content: bytes | None, key: str) -> bool:
-        """Parks a token for the next gateway of its key; False if it is of no use there.
+        """Parks a token for the next gateway of its key; False if it is not needed there.
 
-        It must be valid, and end later than what is there already.
+        It must be valid, and expire later than the token that is already there.
         """
         found = examine(content) if content else DAMAGED
         ends = found.valid_until or 0
@@ -317,10 +317,10 @@ class Kept:
         return True
 
     def ready(self, key: str, owner: tuple[int, int]) -> list[str]:
-        """Makes the token of `key` the one that its gateway finds. No gateway may run meanwhile.
+        """Puts the token of `key` into the token file. No gateway may run meanwhile.
 
-        A damaged file is set aside, another key's token is parked. Nothing is lost. Returns what
-        was done, in words.
+        A damaged file is set aside, another key's token is parked: no token is lost. Returns
+        messages that say what was done.
         """
         said = []
         make_token_dir(self.token_dir)
@@ -330,7 +330,7 @@ class Kept:
             if found and found.state == "damaged":
                 aside = directory.set_aside(self.token_file, "damaged")
                 said.append(
-                    f"the token file was damaged and is set aside: {self.token_dir}/{aside}"
+                    f"the token file is damaged and was set aside: {self.token_dir}/{aside}"
                 )
                 found = None
             elif found and whose not in (None, key):
@@ -379,7 +379,7 @@ class Kept:
 
 
 def make_token_dir(path: str) -> None:
-    """Makes the token directory, if it is missing, for root alone."""
+    """Makes the token directory if it is missing, for root only."""
     os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
     if not os.path.lexists(path):
         os.mkdir(path, 0o700)

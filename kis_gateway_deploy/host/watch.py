@@ -32,11 +32,11 @@ Seen = namedtuple("Seen", "evidence content stat")
 
 
 class TokenWatch:
-    """What becomes of a token file while a gateway runs.
+    """Watches a token file while a gateway runs, and counts issuances.
 
-    An issuance is a token that was not there before. KIS answers with the same token for six hours
-    (FACTS of KIS's token API), so a file that was written again with the same one may be an
-    issuance, too: that cannot be told.
+    An issuance is a token that was not there before. KIS returns the same token for six hours
+    (FACTS of KIS's token API), so a file that is rewritten with the same token may or may not be an
+    issuance.
     """
 
     def __init__(self, token_dir: str, name: str) -> None:
@@ -48,7 +48,7 @@ class TokenWatch:
         self.known = self._look()
 
     def look(self) -> str:
-        """The state of the file, as of `Observation`; counts what has come since."""
+        """The state of the file, as in `Observation`; counts new issuances."""
         if self._stat() != self.known.stat:
             seen = self._look()
             if seen.evidence is None or seen.evidence.state == "damaged":
@@ -75,7 +75,7 @@ class TokenWatch:
                 at, content = self._stat(), directory.read(self.name)
                 if content is None:
                     return Seen(directory.examine(self.name), b"", at)
-                return Seen(examine(content), content, at)  # of one reading: it may be written now
+                return Seen(examine(content), content, at)  # read once: it may change any time
         except OSError:
             return Seen(None, b"", None)
 
@@ -96,9 +96,9 @@ class TokenWatch:
 
 
 class Watch:
-    """One gate. `rules` are the gate's; `manifest` is that of the release that runs.
+    """One health gate. `manifest`: of the release that is started.
 
-    `say` is told what is waited for. `waiting`: the addresses at which clients wait for it.
+    `say` is called with progress messages. `waiting`: the addresses at which clients may wait.
     """
 
     def __init__(
@@ -119,14 +119,14 @@ class Watch:
         self.details: dict[str, Any] = {}
         self.log_read = 0.0
         self.log_found = (False, "")
-        self.asked = self.next_ask = 0.0  # of time.monotonic: the last question, and the next one
+        self.asked = self.next_ask = 0.0  # time.monotonic of the last probe, and of the next
         self.heard = ""
         self.since = self.started
 
     def run(self, set_aside: Callable[[], float]) -> tuple[bool, str]:
-        """Starts the container; whether it passed the gate, and why or why not.
+        """Starts the container; returns whether it passed the gate, and the reason.
 
-        `set_aside` sets the token file aside, and answers how many seconds KIS must be left alone.
+        `set_aside` sets the token file aside, and returns the seconds until KIS may be asked.
         """
         history = History()
         self._start()
@@ -136,24 +136,24 @@ class Watch:
             if verdict.kind in ("pass", "fail"):
                 return verdict.kind == "pass", verdict.reason
             if verdict.kind == "start":
-                self.say(f"  {verdict.reason}: it is started once more")
+                self.say(f"  {verdict.reason}: starting the gateway again")
                 wait_for_kis(verdict.wait, self.say)
                 self._start()
                 continue
             if verdict.kind == "aside":
                 self.say(
-                    f"  {verdict.reason}. Its token file has expired, or has a form that is not "
-                    "known here: it is set aside, and the gateway is started once more with one "
+                    f"  {verdict.reason}. Its token has expired, or its token file has an unknown "
+                    "form: setting the file aside and starting the gateway again, with one "
                     "issuance allowed"
                 )
                 self.rules = self.rules._replace(has_token=False)
                 seconds = set_aside()
                 wait_for_kis(seconds, self.say)
-                self.opened += seconds  # this wait is not the gateway's
+                self.opened += seconds  # this wait does not count against the deadline
                 self._start()
                 continue
             now = time.monotonic() - self.opened
-            # Until it listens, one kind of silence follows another.
+            # Until it listens, only the error in parentheses changes.
             what = verdict.reason.partition(" (")[0]
             if what != said or now - said_at >= SAY_AGAIN:
                 self.say(f"  {now:.0f} s: {verdict.reason}")
@@ -169,7 +169,7 @@ class Watch:
             announce(self.details)
 
     def _wait(self, history: History) -> None:
-        """Until the next look is due, or the container ends."""
+        """Waits until the next observation is due, or the container exits."""
         seconds = max(0.01, min(SECOND, self._due(history) - time.monotonic()))
         process = self.details.get("State", {}).get("Pid")
         if process and self.details["State"].get("Running"):
@@ -179,14 +179,14 @@ class Watch:
             time.sleep(seconds)
 
     def _due(self, history: History) -> float:
-        """When the next look is due, of time.monotonic."""
+        """When the next probe is due (time.monotonic)."""
         if history.good_since is None:
             return self.next_ask
         ends = self.opened + history.good_since + self.rules.min_healthy
         return min(self.next_ask, ends) if self.asked < ends else self.next_ask
 
     def _wait_for_engine_to_see(self) -> None:
-        """The engine may know of a container's end a moment later than the kernel."""
+        """Waits until the engine shows the exit, which may be a moment after the process ends."""
         deadline = time.monotonic() + 3
         while time.monotonic() < deadline:
             try:
@@ -261,7 +261,7 @@ class Watch:
 def start_while(
     engine: Control, container: str, meanwhile: Callable[[], None], seconds: float
 ) -> None:
-    """Starts a container, and does something every few milliseconds for so long.
+    """Starts a container, and meanwhile calls `meanwhile` repeatedly, for at most `seconds`.
 
     Raises EngineError if it cannot be started.
     """
@@ -286,7 +286,7 @@ def start_while(
 
 
 def wait_for_kis(seconds: float, say: Callable[[str], None]) -> None:
-    """Leaves KIS alone for so long, and says so."""
+    """Waits until KIS may be asked again, and says so."""
     until = time.monotonic() + seconds
     while (left := until - time.monotonic()) > 0:
         say(f"  KIS issues one token a minute per app key: waiting {left:.0f} s")
@@ -299,9 +299,9 @@ ERROR = re.compile(
 
 
 def excerpt(log: str, hidden: set[str]) -> list[str]:
-    """The lines of a log's first error, or its first lines, and its last ones.
+    """The lines at a log's first error, or else its first lines; and its last lines.
 
-    What is `hidden` is not shown.
+    The strings in `hidden` are not shown.
     """
     for secret in sorted(hidden, key=len, reverse=True):
         log = log.replace(secret, "(hidden)")

@@ -1,4 +1,4 @@
-"""testinfra over pyinfra's own connection: sudo, keys, jump hosts exactly as a deploy has them."""
+"""testinfra over pyinfra's own connection, with the sudo, keys and jump hosts of a deploy."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class PyinfraBackend(BaseBackend):  # type: ignore[misc] # testinfra has no type
         }
 
     def run(self, command: str, *args: str, **_: Any) -> CommandResult:
-        """pyinfra tells only success or failure: the status is the last line of standard error."""
+        """pyinfra returns no exit status: it is sent as the last line of standard error."""
         line = self.quote(command, *args)
         _is_good, output = self.pyinfra_host.run_shell_command(
             StringCommand(f"( {line}\n); echo {STATUS}$? >&2"), **self.arguments
@@ -43,7 +43,7 @@ class PyinfraBackend(BaseBackend):  # type: ignore[misc] # testinfra has no type
 
 
 def connect(hosts: dict[str, dict[str, Any]]) -> dict[str, Host | str]:
-    """By name: testinfra's host, or why there is none. `hosts` maps names to their data."""
+    """testinfra's host by name, or why it cannot be used. `hosts` maps names to their data."""
     inventory = Inventory((list(hosts.items()), {}))
     state = State(inventory, Config())
     found: dict[str, Host | str] = {}
@@ -59,6 +59,6 @@ def connect(hosts: dict[str, dict[str, Any]]) -> dict[str, Host | str]:
         backend.set_host(host)
         result = host.run("id -u")
         is_root = result.stdout.strip() == "0"
-        why = f"not root there: {result.stderr.strip() or 'set `_sudo` in its inventory data'}"
+        why = f"not root: {result.stderr.strip() or 'set `_sudo` in its inventory data'}"
         found[each.name] = host if is_root else why
     return found

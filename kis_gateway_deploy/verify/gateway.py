@@ -1,4 +1,4 @@
-"""A deployed gateway, asked about itself on its host."""
+"""Queries a deployed gateway on its host."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Gateway:
         self.host = inventory_host.host
 
     def run(self, *command: str) -> str:
-        """A command as root on the gateway's host; a failed test where it fails."""
+        """Runs a command as root on the gateway's host; fails the test if the command fails."""
         return run(self.host, *command)
 
     @property
@@ -42,7 +42,7 @@ class Gateway:
     @property
     def container(self) -> str:
         containers = self.containers
-        assert len(containers) == 1, f"{len(containers)} gateway containers are there, not 1"
+        assert len(containers) == 1, f"found {len(containers)} gateway containers, not 1"
         return containers[0]
 
     def inspect(self) -> dict[str, Any]:
@@ -54,7 +54,7 @@ class Gateway:
         self.run("docker", "compose", "--progress", "quiet", "--file", file, *arguments)
 
     def logs(self, since: str = "") -> str:
-        """What the container logged, all of it or since a moment of the host's clock."""
+        """The container's log, complete or since a time of the host's clock."""
         arguments = ["--since", since] if since else []
         result = self.host.run("docker logs %s " + " ".join(arguments), self.container)
         return str(result.stdout + result.stderr)
@@ -64,7 +64,7 @@ class Gateway:
         return self.run("date", "+%s.%N").strip()
 
     def wait_until_healthy(self) -> None:
-        """Asks what a client asks, on the host; without HTTP, that the container runs."""
+        """Waits until the gateway answers a client on the host; without HTTP, until it runs."""
         deadline = time.monotonic() + self.settings.rollout_healthy_deadline
         while why := self._is_unhealthy():
             assert time.monotonic() < deadline, (

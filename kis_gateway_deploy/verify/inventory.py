@@ -19,7 +19,7 @@ PYINFRA = Path(sys.executable).with_name("pyinfra")
 
 
 class InventoryError(Exception):
-    """The inventory cannot be verified: what is wrong with it, and with which host."""
+    """The inventory cannot be verified; the text says why, and for which host."""
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,10 @@ class InventoryHost:
 
 
 def load_inventory(inventory: str, limit: str) -> list[InventoryHost]:
-    """Every host of the inventory, or those that `limit` names, with commas; connected to once.
+    """Connects to every host of the inventory, or to those in `limit` (separated by commas).
 
-    The inventory is read by pyinfra in a process of its own: its command line patches the process
-    that imports it. Hosts without any setting of ours take no part.
+    pyinfra reads the inventory in a separate process, because its command line patches the process
+    that imports it. Hosts without any setting of this package are skipped.
 
     Raises:
         InventoryError: it is missing or empty, its settings are wrong, or a host does not answer.
@@ -80,7 +80,7 @@ def _read(inventory: str) -> dict[str, dict[str, Any]]:
 
 
 def run(host: Host, *command: str) -> str:
-    """The command's standard output; a failed test if it fails."""
+    """The command's standard output; fails the test if the command fails."""
     result = host.run(shlex.join(command))
     assert result.rc == 0, f"{shlex.join(command[:4])} …: {result.stderr.strip()}"
     return str(result.stdout)

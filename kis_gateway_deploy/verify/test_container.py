@@ -1,4 +1,4 @@
-"""The container: it runs the current release, keeps its token on the host, and tells no secret."""
+"""The container: it runs the current release, keeps its token on the host, leaks no secret."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 from kis_gateway_deploy.verify.gateway import Gateway
 
-# Shorter values (a user id, a port) stand in other places too, and are no secrets of any worth.
+# Shorter values (a user id, a port) are not secret, and may appear elsewhere by chance.
 SECRET_LENGTH = 16
 
-# Reads the token file, then looks for its token in what follows; the token is in no argument.
+# In awk: reads the token file, then searches the next input for its token, which is no argument.
 FINDS_THE_TOKEN = r"""
   NR == FNR { file = file $0; next }
   FNR == 1 {
@@ -23,14 +23,14 @@ FINDS_THE_TOKEN = r"""
 
 
 def test_one_container_runs_the_current_release(gateway: Gateway) -> None:
-    gateway.wait_until_healthy()  # the engine's first probe may be still to come
+    gateway.wait_until_healthy()  # it may have been started just now
     files = gateway.inspect()["Config"]["Labels"]["com.docker.compose.project.config_files"]
     assert files == f"{gateway.release_dir}/docker-compose.yml"
 
 
 def test_the_token_directory_of_the_host_is_mounted(gateway: Gateway) -> None:
     mounts = {mount["Destination"]: mount for mount in gateway.inspect()["Mounts"]}
-    assert "/app/tokens" in mounts, "the token volume is missing: the token dies with the container"
+    assert "/app/tokens" in mounts, "no token volume: the token is lost with the container"
     mount = mounts["/app/tokens"]
     source = gateway.settings.token_dir
     assert (mount["Type"], mount["Source"], mount["RW"]) == ("bind", source, True)

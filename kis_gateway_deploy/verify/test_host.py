@@ -1,4 +1,4 @@
-"""The host: what `up` put there, with the owners and modes that it should have."""
+"""The host: the files that `up` put there, with the right owners and modes."""
 
 from __future__ import annotations
 

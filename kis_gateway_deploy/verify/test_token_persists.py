@@ -1,4 +1,4 @@
-"""The reason for this project: the token outlives the container, whatever happens to that."""
+"""The purpose of this project: the token survives whatever happens to the container."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_the_token_file_is_there_and_valid(gateway: Gateway) -> None:
     place = settings.token_dir, settings.token_file
     state, valid_until = gateway.run("python3", "-I", "-S", "-c", EXAMINE, *place).split()
     assert state in {"token", "unknown"}, f"{settings.token_path} is {state}"
-    if state == "token":  # of another form only the gateway can tell
+    if state == "token":  # only the gateway knows the expiry of other forms
         assert int(valid_until) > float(gateway.now()), "the token in the file has expired"
 
 
@@ -33,7 +33,7 @@ def docker_restart(gateway: Gateway) -> None:
 
 
 def docker_kill(gateway: Gateway) -> None:
-    # The engine takes a kill by hand for a stop by hand and restarts nothing.
+    # `docker kill` counts as a manual stop: the engine does not restart the container.
     container = gateway.container
     gateway.run("docker", "kill", container)
     gateway.run("docker", "start", container)
@@ -56,7 +56,7 @@ def test_the_token_outlives(gateway: Gateway, event: Callable[[Gateway], None]) 
     gateway.wait_until_healthy()
     if gateway.settings.token_at_start:
         wait_for_log(gateway, gateway.settings.cached_token_log, since=began)
-    assert gateway.token_fingerprint() == token, "the token file has another content"
+    assert gateway.token_fingerprint() == token, "the content of the token file has changed"
     assert gateway.issuances() == issuances, "a token was issued that was not needed"
 
 
@@ -65,6 +65,6 @@ def wait_for_log(gateway: Gateway, pattern: str, since: str) -> None:
     while pattern not in gateway.logs(since):
         assert time.monotonic() < deadline, (
             f"the gateway did not log {pattern!r} (gateway_cached_token_log): "
-            "it does not say that it used the token it had"
+            "it may not have used its stored token"
         )
         time.sleep(0.2)

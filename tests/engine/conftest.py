@@ -1,4 +1,4 @@
-"""Deployments of their own on this machine's real engine, beside whatever else runs on it."""
+"""Separate deployments on the real engine of this machine, next to anything that runs there."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def ask_simulator(method: str, path: str, body: object = None) -> Any:
 
 @dataclass
 class Account:
-    """An app key of its own at the simulator, with the secrets file that holds it."""
+    """A separate app key at the simulator, and the secrets file that holds it."""
 
     secrets_file: Path
     app_key: str
@@ -48,7 +48,7 @@ class Account:
 
 @dataclass
 class Deployment:
-    """One gateway of this package with a project, port and directories of its own."""
+    """One gateway of this package with its own project, port and directories."""
 
     directory: Path
     account: Account
@@ -72,7 +72,7 @@ class Deployment:
         return Path(self.data["gateway_token_dir"]) / "kis_token.json"
 
     def inventory(self, **changes: Any) -> Path:
-        """An inventory file of this one host; a change to None leaves the setting out."""
+        """An inventory file with only this host; a change to None removes the setting."""
         data = {k: v for k, v in (self.data | changes).items() if v is not None}
         path = self.directory / "inventory.py"
         path.write_text(f"from pathlib import PosixPath\ntest = [('@local', {data!r})]\n")
@@ -123,13 +123,13 @@ class Deployment:
         return str(json.loads(self.token_file.read_text())["access_token"])
 
     def host_state(self) -> set[tuple[object, ...]]:
-        """Everything of this deployment on the host: a change to any of it shows."""
+        """The complete state of this deployment on the host, to detect any change."""
         state: set[tuple[object, ...]] = {("container", self.container())}
         for path in [*self.app_dir.rglob("*"), self.token_file.parent]:
             if path.name.endswith(".lock") and path.parent == self.app_dir:
                 continue  # an empty file that is only locked
             at = path.lstat()
-            # A directory's time changes with a file that came and went.
+            # The time of a directory changes with each temporary file.
             state.add((path, at.st_mode, at.st_uid, None if path.is_dir() else at.st_mtime))
         return state
 
@@ -154,9 +154,9 @@ def base_data(directory: Path, project: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """A running engine and simulator: brought up by the product itself, on whatever machine."""
+    """A running engine and simulator: the product itself installs and starts them."""
     directory = tmp_path_factory.mktemp("first")
-    account = new_account(directory, "first")  # unknown to the simulator, which is not there yet
+    account = new_account(directory, "first")  # unknown to the simulator, which does not run yet
     data = base_data(directory, "kis-test-first") | {
         "gateway_secrets_file": DEMO_CREDENTIALS,
         "gateway_token_at_start": False,
@@ -165,7 +165,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> None:
     with machine_lock():
         outcome = deployment.up()
         assert outcome.status == 0, outcome.output
-        deployment.compose("down")  # health checks of what nobody looks at make the rest slow
+        deployment.compose("down")  # its health checks would slow down the tests
 
 
 def new_account(directory: Path, name: str) -> Account:
@@ -182,7 +182,7 @@ def new_deployment(
     engine: None,  # noqa: ARG001 - it must run
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Callable[..., Deployment]]:
-    """Makes deployments with an app key of their own; they are taken down with the module."""
+    """Makes deployments, each with its own app key; they are taken down after the module."""
     made: list[Deployment] = []
 
     def make(name: str, **changes: Any) -> Deployment:
@@ -203,5 +203,5 @@ def new_deployment(
 
 @pytest.fixture(scope="session")
 def stubborn_settings() -> dict[str, Any]:
-    """The settings of a gateway as they are in the wild."""
+    """The settings of a gateway as found in the wild."""
     return {"gateway_image": "stubborn-gateway", "gateway_build_context": STUBBORN_GATEWAY}

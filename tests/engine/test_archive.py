@@ -1,4 +1,4 @@
-"""An image without a registry: sent to a host that lacks it, once, and pinned by its id."""
+"""An image without a registry: it is sent once to a host that lacks it, and pinned by its id."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def saved(
     stubborn_settings: dict[str, Any],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[tuple[str, Path]]:
-    """Id and tar of a gateway's image of which the host has all layers but the last."""
+    """Id and tar of a gateway image; the host has all its layers except the last."""
     deployment = new_deployment("built", **stubborn_settings)
     outcome = deployment.up()
     assert outcome.status == 0, outcome.output
@@ -68,7 +68,7 @@ def tar(saved: tuple[str, Path]) -> Path:
 
 @pytest.fixture(scope="module")
 def deployed(new_deployment: Callable[..., Deployment], tar: Path) -> tuple[Deployment, Outcome]:
-    """A gateway that came out of the tar, and how that went."""
+    """A gateway deployed from the tar, and the outcome of its deploy."""
     deployment = new_deployment("sent", **ARCHIVE, gateway_image_archive=tar)
     outcome = deployment.up()
     assert outcome.status == 0, outcome.output
@@ -76,7 +76,7 @@ def deployed(new_deployment: Callable[..., Deployment], tar: Path) -> tuple[Depl
 
 
 def has_classic_store() -> bool:
-    """Whether this engine can be sent an image without the layers that it has."""
+    """Whether an image can be sent to this engine without the layers that the engine has."""
     return "io.containerd.snapshotter" not in docker("info", "--format", "{{.DriverStatus}}")
 
 
@@ -84,18 +84,18 @@ def reference(image: str) -> str:
     return f"{NAME}:{image.removeprefix('sha256:')[:12]}"
 
 
-def test_what_runs_is_what_the_tar_holds(deployed: tuple[Deployment, Outcome], image: str) -> None:
+def test_the_image_of_the_tar_runs(deployed: tuple[Deployment, Outcome], image: str) -> None:
     deployment, _ = deployed
     assert deployment.inspect("{{.Image}}") == image
     assert deployment.inspect("{{.Config.Image}}") == reference(image)
 
 
-def test_the_operator_sees_how_far_it_is(deployed: tuple[Deployment, Outcome], image: str) -> None:
+def test_the_operator_sees_the_progress(deployed: tuple[Deployment, Outcome], image: str) -> None:
     lines = [line for line in deployed[1].output.splitlines() if reference(image) in line]
-    said = [line.partition(f"[@local] {reference(image)}: ")[2] for line in lines]
-    progress = [what for what in said if what]
+    messages = [line.partition(f"[@local] {reference(image)}: ")[2] for line in lines]
+    progress = [what for what in messages if what]
     if has_classic_store():
-        what = r"(\d+) of its (\d+) layers are there and are not sent"
+        what = r"(\d+) of its (\d+) layers are on the host and are not sent"
         there = re.fullmatch(what, progress.pop(0))
         assert there and int(there[1]) == int(there[2]) - 1
         assert re.fullmatch(rf"sending {FILLER / 1e6:.0f}\.\d MB", progress[1])
@@ -114,16 +114,16 @@ def test_a_second_up_sends_nothing(deployed: tuple[Deployment, Outcome]) -> None
     assert "sending" not in outcome.output
 
 
-def test_what_this_machine_has_by_that_name_is_the_same(
+def test_the_same_image_without_a_tar_is_no_change(
     deployed: tuple[Deployment, Outcome], image: str
 ) -> None:
-    """Without a tar, of the controller's own engine; here that is the host's, too."""
+    """Without a tar, the image is that of the controller's engine, here also the host's."""
     deployment, _ = deployed
     docker("tag", image, f"{NAME}:1.4")
     assert deployment.up(gateway_image_archive=None).changes() == 0
 
 
-def test_a_name_that_moved_on_is_a_change(
+def test_a_tag_that_was_moved_is_a_change(
     deployed: tuple[Deployment, Outcome], image: str, tmp_path: Path
 ) -> None:
     deployment, _ = deployed
@@ -131,11 +131,11 @@ def test_a_name_that_moved_on_is_a_change(
     docker("build", "--quiet", "--tag", f"{NAME}:1.4", str(tmp_path))
     outcome = deployment.up(gateway_image_archive=None)
     assert outcome.status == 0, outcome.output
-    assert "sending 0.0 MB" in outcome.output or not has_classic_store()  # the label is no layer
+    assert "sending 0.0 MB" in outcome.output or not has_classic_store()  # a label adds no layer
     newer = docker("image", "inspect", "--format", "{{.Id}}", f"{NAME}:1.4")
     assert newer != image
     assert deployment.inspect("{{.Image}}") == newer
-    assert deployment.up().status == 0  # back to the tar, and to what the other tests expect
+    assert deployment.up().status == 0  # back to the tar, as the other tests expect
     assert deployment.inspect("{{.Image}}") == image
 
 
@@ -162,12 +162,12 @@ def test_an_image_that_this_machine_lacks_is_refused_before_anything_is_touched(
     assert deployment.host_state() == before
 
 
-def test_an_image_that_cannot_be_loaded_leaves_the_gateway(
+def test_an_image_that_cannot_be_loaded_leaves_the_gateway_running(
     deployed: tuple[Deployment, Outcome], tmp_path: Path
 ) -> None:
     deployment, _ = deployed
     container = deployment.container()
-    config = f"{secrets.token_hex(32)}.json"  # which the archive lacks
+    config = f"{secrets.token_hex(32)}.json"  # a file that the archive lacks
     path = saved_tar(tmp_path / "damaged.tar", config)
     outcome = deployment.up(gateway_image_archive=path)
     outcome.assert_refused(config, "could not be loaded", "archive is damaged")
@@ -175,8 +175,8 @@ def test_an_image_that_cannot_be_loaded_leaves_the_gateway(
     assert get(f"{deployment.url}/health")[0] == 200
 
 
-def test_an_engine_that_is_gone_is_told_though_nobody_reads_the_image() -> None:
-    """The very program: a pipe that breaks would hide its words from whoever is still sending."""
+def test_a_missing_engine_is_reported_though_the_image_is_not_read() -> None:
+    """The real program: a broken pipe would hide its message from a sender that still writes."""
     image = Image(
         reference("sha256:0123456789abcdef"), saved=SavedImage("sha256:0123456789ab", None)
     )

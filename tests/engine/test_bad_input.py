@@ -1,4 +1,4 @@
-"""Each mistake is one clear message, and the running gateway does not notice."""
+"""Each mistake gives one clear message and does not affect the running gateway."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def deployed(new_deployment: Callable[..., Deployment]) -> Deployment:
 
 @pytest.fixture
 def untouched(deployed: Deployment) -> Iterator[Deployment]:
-    """The deployment; afterwards nothing of it may have changed, and it serves."""
+    """The deployment; after the test it must be unchanged and must serve."""
     before = deployed.host_state()
     yield deployed
     assert deployed.host_state() == before
@@ -56,7 +56,7 @@ def test_wrong_settings(untouched: Deployment, changes: dict[str, Any], words: l
 @pytest.mark.parametrize(
     ("content", "words"), [("not json", "is not JSON"), ("[]", "must hold a JSON object")]
 )
-def test_secrets_that_are_no_secrets(
+def test_an_invalid_secrets_file(
     untouched: Deployment, tmp_path: Path, content: str, words: str
 ) -> None:
     file = tmp_path / "keys.json"
@@ -76,7 +76,7 @@ def test_a_port_that_something_else_holds(untouched: Deployment) -> None:
         untouched.up(gateway_port=port).assert_refused(f"port {port} is held by something else")
 
 
-def test_an_image_that_cannot_be_had(untouched: Deployment) -> None:
+def test_an_image_that_cannot_be_pulled(untouched: Deployment) -> None:
     outcome = untouched.up(
         gateway_image=f"localhost:1/kis-nowhere:1@sha256:{'0' * 64}",
         gateway_image_source="registry",
@@ -89,12 +89,12 @@ def test_a_compose_warning(untouched: Deployment, tmp_path: Path) -> None:
     env_file = tmp_path / "gateway.env"
     env_file.write_text("GREETING=${NOBODY_SET_THIS}\n")
     outcome = untouched.up(gateway_env_file=str(env_file))
-    outcome.assert_refused("NOBODY_SET_THIS", "docker compose refuses the compose file")
+    outcome.assert_refused("NOBODY_SET_THIS", "docker compose rejects the compose file")
 
 
 def test_a_compose_error(untouched: Deployment) -> None:
     outcome = untouched.up(gateway_healthcheck={"test": ["CMD", "true"], "intervall": "2s"})
-    outcome.assert_refused("intervall", "docker compose refuses the compose file")
+    outcome.assert_refused("intervall", "docker compose rejects the compose file")
 
 
 def test_a_host_without_sudo(untouched: Deployment, tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def test_a_host_without_sudo(untouched: Deployment, tmp_path: Path) -> None:
 
 
 def test_too_little_disk(untouched: Deployment) -> None:
-    # A mount namespace of the run's own, in which Docker's data lie on a full, small disk.
+    # A mount namespace for this run, in which Docker's data directory is on a small, full disk.
     small = 'mount -t tmpfs -o size=1m tmpfs /var/lib/docker && exec "$@"'
     outcome = untouched.up(
         gateway_labels={"a": "change"}, prefix=("unshare", "--mount", "sh", "-c", small, "sh")
@@ -114,7 +114,7 @@ def test_too_little_disk(untouched: Deployment) -> None:
 
 
 def test_no_network_for_packages(tmp_path: Path) -> None:
-    """The very script, in a network namespace without a network; `hello` is nowhere installed."""
+    """The real script, in a namespace without a network; no machine has `hello` installed."""
     script = ROOT / "templates/bootstrap.sh"
     once = {"APT_CONFIG": str(tmp_path / "apt.conf")}
     Path(once["APT_CONFIG"]).write_text('Acquire::Retries "0";\n')
@@ -122,12 +122,10 @@ def test_no_network_for_packages(tmp_path: Path) -> None:
         result = command("unshare", "--net", "sh", script, "engine", "hello", env=os.environ | once)
     assert result.returncode == 1
     assert "The packages could not be installed: hello" in result.stderr
-    assert "reaches no package mirror" in result.stderr
+    assert "cannot reach a package mirror" in result.stderr
 
 
-def test_secrets_of_other_services_are_named_in_no_message(
-    untouched: Deployment, tmp_path: Path
-) -> None:
+def test_no_message_shows_secrets_of_other_services(untouched: Deployment, tmp_path: Path) -> None:
     file = tmp_path / "keys.json"
     file.write_text(json.dumps({"other-service": "s3cr3t-of-another"}))
     outcome = untouched.up(gateway_secrets_file=str(file))

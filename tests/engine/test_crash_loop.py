@@ -1,4 +1,4 @@
-"""The loop that this project is about, with a gateway as they are in the wild, and its end."""
+"""The crash loop that this project prevents, with a gateway as found in the wild."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from tests.engine.conftest import Deployment
 from tests.tools import docker, wait_for
 
 
-def test_a_token_inside_the_container_makes_a_crash_loop_of_a_recreation(
+def test_recreating_a_container_that_holds_its_token_causes_a_crash_loop(
     new_deployment: Callable[..., Deployment], stubborn_settings: dict[str, Any]
 ) -> None:
-    """The same image and the same account as below, run without this package."""
+    """The same image and the same kind of account as below, run without this package."""
     deployment = new_deployment("loop", **stubborn_settings)
-    assert deployment.up().status == 0  # builds the image; its token is put aside for the test
+    assert deployment.up().status == 0  # builds the image; the test uses another token
     image = deployment.inspect("{{.Config.Image}}")
     deployment.compose("down")
     other = new_deployment("loop-by-hand")
@@ -34,7 +34,7 @@ def test_a_token_inside_the_container_makes_a_crash_loop_of_a_recreation(
     try:
         wait_for(lambda: "초기화 완료" in docker("logs", first), "the first container has a token")
         assert other.account.count("issuances") == 1
-        docker("rm", "--force", first)  # what every re-creation does to it
+        docker("rm", "--force", first)  # as every re-creation does
         second = run_by_hand()
         wait_for(
             lambda: int(docker("inspect", "--format", "{{.RestartCount}}", second)) >= 3,

@@ -27,14 +27,14 @@ def client(engine: None) -> Control:  # noqa: ARG001 - it must run
 
 @pytest.fixture(scope="module")
 def image(client: Control) -> str:
-    """The name of an image with a shell that is here anyway."""
+    """The name of an image with a shell; the engine already has it."""
     names: list[str] = [name for found in client.images() for name in found["RepoTags"] or ()]
     return next(name for name in names if name.startswith("kis-simulator:"))
 
 
 @pytest.fixture
 def new_container(image: str) -> Iterator[Callable[..., str]]:
-    """Makes containers that are not started; they are removed with the test."""
+    """Creates containers without starting them; they are removed after the test."""
     made: list[str] = []
 
     def make(script: str, *flags: str) -> str:
@@ -68,7 +68,7 @@ def test_a_container_is_listed_started_and_stopped(
     assert [found["Id"] for found in client.containers(filters=filters)] == [summary["Id"]]
     wait_for(lambda: b"err\n" in client.logs(name), "the script runs")
     client.stop(name, grace=20)
-    assert state(client, name)["ExitCode"] == 3  # of its own accord: it had the time
+    assert state(client, name)["ExitCode"] == 3  # the script exited within the grace period
     client.stop(name)
     client.start(summary["Id"])
     assert state(client, name)["Running"]
@@ -76,7 +76,7 @@ def test_a_container_is_listed_started_and_stopped(
     assert not state(client, name)["Running"]
 
 
-def test_a_stop_without_a_grace_is_the_containers_own(
+def test_a_stop_without_a_grace_uses_the_containers_stop_timeout(
     client: Control, new_container: Callable[..., str]
 ) -> None:
     name = new_container("trap '' TERM; echo out; while :; do sleep 0.1; done", "--stop-timeout=1")
@@ -84,11 +84,11 @@ def test_a_stop_without_a_grace_is_the_containers_own(
     wait_for(lambda: client.logs(name), "the script runs")
     began = time.monotonic()
     client.stop(name)
-    assert time.monotonic() - began < 8  # not the engine's 10
+    assert time.monotonic() - began < 8  # the engine's default is 10
     assert state(client, name)["ExitCode"] == 137
 
 
-def test_what_is_not_there(client: Control) -> None:
+def test_missing_objects(client: Control) -> None:
     name = f"kis-test-{secrets.token_hex(6)}"
     assert client.inspect(name) is None
     assert client.image(f"{name}:1") is None
@@ -101,7 +101,7 @@ def test_what_is_not_there(client: Control) -> None:
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "../../info", "../../containers/json?all=1#"])
-def test_a_name_leads_to_nothing_else(client: Control, name: str) -> None:
+def test_a_name_cannot_reach_another_path(client: Control, name: str) -> None:
     try:
         assert client.inspect(name) is None
     except EngineError as error:
@@ -129,7 +129,7 @@ def test_images_and_the_engine_itself(client: Control, image: str) -> None:
 
 
 @pytest.mark.parametrize("flags", [(), ("--tty",)])
-def test_logs_are_those_of_the_command(
+def test_logs_equal_those_of_docker_logs(
     client: Control, new_container: Callable[..., str], flags: tuple[str, ...]
 ) -> None:
     name = new_container(COUNTS, *flags)
@@ -178,7 +178,7 @@ def test_a_container_is_removed(client: Control, new_container: Callable[..., st
 
 @pytest.fixture
 def archive() -> Iterator[tuple[str, str, bytes]]:
-    """An image that is not here: its name, its id, and what `docker save` wrote of it."""
+    """An image that the engine lacks: its name, its id, and its archive from `docker save`."""
     content = io.BytesIO()
     with tarfile.open(fileobj=content, mode="w") as layer:
         member = tarfile.TarInfo("random")
@@ -211,9 +211,7 @@ def test_an_image_is_loaded(client: Control, archive: tuple[str, str, bytes]) ->
     assert client.load([unnamed.stdout]) == [image_id]
 
 
-def test_an_archive_that_is_none_is_an_error(
-    client: Control, archive: tuple[str, str, bytes]
-) -> None:
+def test_an_invalid_archive_is_an_error(client: Control, archive: tuple[str, str, bytes]) -> None:
     name, _, content = archive
     for chunks in [[b"no archive"], [], [content[: len(content) // 2]]]:
         with pytest.raises(EngineError):

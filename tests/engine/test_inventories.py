@@ -1,4 +1,4 @@
-"""The inventories that come with the package are what they say."""
+"""The inventories that come with the package are valid."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from kis_gateway_deploy.settings import validate_fleet
 from tests.tools import BIN, command
 
 
-def test_the_example_fleet_is_valid_once_its_secrets_are_there(tmp_path: Path) -> None:
+def test_the_example_fleet_is_valid_if_its_secrets_exist(tmp_path: Path) -> None:
     (tmp_path / "kis").mkdir()
     secrets = {"kis-r-app-key": "real", "kis-v-app-key": "paper"}
     (tmp_path / "kis/secrets.json").write_text(json.dumps(secrets))

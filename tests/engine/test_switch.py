@@ -1,4 +1,4 @@
-"""A switch on a real engine: killed at each of its steps, raced, without a way back."""
+"""A switch on a real engine: killed at each step, in a race, and without a way back."""
 
 from __future__ import annotations
 
@@ -45,14 +45,12 @@ def state(deployment: Deployment) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_a_worker_that_is_killed_leaves_the_old_release_or_the_new_one(
-    deployed: Deployment, step: str
-) -> None:
+def test_a_killed_worker_leaves_the_old_or_the_new_release(deployed: Deployment, step: str) -> None:
     before = (deployed.app_dir / "current").readlink()
     change = changed()
     outcome = deployed.up(**change, die_at=step)
     has_passed = step in {"passed", "pointed"}
-    assert "the program that made the switch has died: another one goes back" in outcome.output
+    assert "the switch process died: another one completes or restores" in outcome.output
     assert (outcome.status == 0) is has_passed, outcome.output
     assert ((deployed.app_dir / "current").readlink() != before) is has_passed
     assert state(deployed)["outcome"] == ("switched" if has_passed else "restored")
@@ -64,7 +62,7 @@ def test_a_worker_that_is_killed_leaves_the_old_release_or_the_new_one(
 
 
 @pytest.mark.parametrize("step", ["begun", "created", "ready", "started"])
-def test_a_restart_whose_worker_is_killed_is_done_by_another(
+def test_another_worker_completes_a_restart_whose_worker_is_killed(
     deployed: Deployment, step: str
 ) -> None:
     outcome = deployed.run("restart", die_at=step)
@@ -73,8 +71,8 @@ def test_a_restart_whose_worker_is_killed_is_done_by_another(
     assert get(f"{deployed.url}/health")[0] == 200
 
 
-def test_a_request_that_was_made_from_an_older_reading_is_refused(deployed: Deployment) -> None:
-    """Another deploy is played between the reading and the first change."""
+def test_a_request_from_an_outdated_reading_is_refused(deployed: Deployment) -> None:
+    """Another deploy is simulated between the reading and the first change."""
     container = deployed.container()
     file = deployed.app_dir / "state.json"
     before = state(deployed)
@@ -101,7 +99,7 @@ def test_a_request_that_was_made_from_an_older_reading_is_refused(deployed: Depl
     assert deployed.container() == container
 
 
-def test_a_host_that_runs_what_is_asked_for_by_then_is_a_success(deployed: Deployment) -> None:
+def test_a_host_that_already_runs_the_requested_release_is_a_success(deployed: Deployment) -> None:
     """Another deploy of the same release comes between the reading and the switch."""
     inventory = deployed.inventory(**changed())
     hook = deployed.directory / "hook.py"
@@ -123,7 +121,7 @@ def test_a_host_that_runs_what_is_asked_for_by_then_is_a_success(deployed: Deplo
 
 
 @pytest.mark.parametrize("damage", ["removed", "dangling", "a directory"])
-def test_a_current_that_is_lost_is_found_again(deployed: Deployment, damage: str) -> None:
+def test_a_lost_current_link_is_found_again(deployed: Deployment, damage: str) -> None:
     current = deployed.app_dir / "current"
     release = current.readlink()
     current.unlink()
@@ -140,7 +138,7 @@ def test_a_current_that_is_lost_is_found_again(deployed: Deployment, damage: str
     assert current.is_symlink()
 
 
-def test_a_release_whose_image_lost_its_name_is_a_way_back(deployed: Deployment) -> None:
+def test_a_release_whose_image_lost_its_name_can_be_restored(deployed: Deployment) -> None:
     assert deployed.up().status == 0
     image = deployed.inspect("{{.Config.Image}}")
     docker("rmi", "--force", image)
@@ -160,7 +158,7 @@ def test_without_a_way_back_nothing_is_stopped(deployed: Deployment) -> None:
     (release / "docker-compose.yml").unlink()
     outcome = deployed.up(**changed())
     assert outcome.status == 1, outcome.output
-    assert "there is no way back to what runs now" in outcome.output
+    assert "what runs now could not be restored" in outcome.output
     assert "docker-compose.yml is missing" in outcome.output
     assert deployed.container() == container
     shutil.rmtree(release)
@@ -175,10 +173,10 @@ def test_a_project_name_in_roots_environment_changes_nothing(deployed: Deploymen
     assert docker("ps", "-aq", "--filter", "label=com.docker.compose.project=other") == ""
 
 
-def test_a_compose_that_knows_no_progress_flag_is_enough(
+def test_a_compose_without_the_progress_flag_is_supported(
     deployed: Deployment, tmp_path: Path
 ) -> None:
-    """Compose before 2.18, played by a plugin that refuses the flag."""
+    """A plugin that refuses the flag stands for Compose before 2.18."""
     places = ("/usr/local/lib", "/usr/local/libexec", "/usr/lib", "/usr/libexec")
     plugins = (Path(place) / "docker/cli-plugins/docker-compose" for place in places)
     real = next(path for path in plugins if path.exists())
@@ -192,8 +190,8 @@ def test_a_compose_that_knows_no_progress_flag_is_enough(
     assert outcome.status == 0, outcome.output
 
 
-def test_a_container_of_compose_run_is_nobodys(deployed: Deployment) -> None:
-    """One that `docker compose run` left behind is neither removed nor taken for the gateway."""
+def test_a_container_of_compose_run_is_ignored(deployed: Deployment) -> None:
+    """A container left by `docker compose run` is not removed and is not the gateway."""
     file = deployed.app_dir / "current/docker-compose.yml"
     docker(
         "compose", "--project-name", deployed.project, "--file", str(file),
@@ -212,8 +210,8 @@ def test_a_container_of_compose_run_is_nobodys(deployed: Deployment) -> None:
         docker("rm", one_off)
 
 
-def test_a_restore_goes_by_the_release_and_not_by_todays_inventory(deployed: Deployment) -> None:
-    """The new release has another port, another path and a health check of its own; it fails."""
+def test_a_restore_uses_the_release_and_not_the_current_inventory(deployed: Deployment) -> None:
+    """The new release has another port, another path and its own health check; it fails."""
     assert deployed.up().status == 0
     other = {
         "gateway_port": deployed.data["gateway_port"] + 1,
@@ -235,7 +233,7 @@ def test_a_restore_goes_by_the_release_and_not_by_todays_inventory(deployed: Dep
         ("mortal", "the container exited with status 7 after it had answered"),
     ],
 )
-def test_what_no_client_could_use_is_taken_back(
+def test_a_release_that_no_client_can_use_is_reverted(
     deployed: Deployment, habit: str, reason: str
 ) -> None:
     environment = deployed.data["gateway_environment"] | {"HABIT": habit}
@@ -247,10 +245,10 @@ def test_what_no_client_could_use_is_taken_back(
     assert "runs again and is healthy" in outcome.output
 
 
-def test_an_adopted_container_that_a_worker_dies_on_runs_again(
+def test_an_adopted_container_runs_again_after_its_worker_is_killed(
     new_deployment: Callable[..., Deployment], stubborn_settings: dict[str, Any]
 ) -> None:
-    """Running, with its token at a path of its own, which only its environment says."""
+    """The container runs; only its environment names the path of its token."""
     deployment = new_deployment("adopted", **stubborn_settings)
     assert deployment.up(gateway_token_at_start=False).status == 0  # builds the image
     image = deployment.inspect("{{.Config.Image}}")
@@ -273,14 +271,14 @@ def test_an_adopted_container_that_a_worker_dies_on_runs_again(
             outcome = adopting.up(gateway_adopt_container=name, die_at=step)
             assert outcome.status == 1, outcome.output
             taken = f"the token of the container {name} is taken over" in outcome.output
-            assert taken == (step == "created"), "it is taken once"
+            assert taken == (step == "created"), "the token is taken over once"
             assert f"Restored: the container {name} runs again" in outcome.output
             assert docker(*status, name) == "running unless-stopped"
             wait_for(lambda: get(f"{adopting.url}/health")[0] == 200, "it serves again")
-        docker("stop", name)  # a stopped one is adopted, too
+        docker("stop", name)  # a stopped container is adopted, too
         outcome = adopting.up(gateway_adopt_container=name)
         assert outcome.status == 0, outcome.output
-        assert f"the token of the container {name} ends no later than" in outcome.output
+        assert f"the token of the container {name} expires no later than" in outcome.output
         assert docker(*status, name) == "exited no"
         assert (adopting.account.count("issuances"), adopting.account.count("rejections")) == (1, 0)
         assert adopting.up(gateway_adopt_container=name).changes() == 0
@@ -288,7 +286,7 @@ def test_an_adopted_container_that_a_worker_dies_on_runs_again(
         docker("rm", "--force", name)
 
 
-def test_an_adoption_without_a_token_is_refused_and_says_how_to_go_on(
+def test_an_adoption_without_a_token_is_refused_and_explained(
     new_deployment: Callable[..., Deployment], stubborn_settings: dict[str, Any]
 ) -> None:
     adopting = new_deployment("no-token", **stubborn_settings)
@@ -312,7 +310,7 @@ def test_an_adoption_without_a_token_is_refused_and_says_how_to_go_on(
         docker("rm", "--force", name)
 
 
-def test_a_port_that_another_container_holds_is_told_by_its_name(
+def test_the_container_that_holds_the_port_is_named(
     new_deployment: Callable[..., Deployment], stubborn_settings: dict[str, Any]
 ) -> None:
     deployment = new_deployment("held", **stubborn_settings)

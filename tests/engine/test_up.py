@@ -69,7 +69,7 @@ def test_a_changed_setting_recreates_the_container_and_keeps_the_token(
     assert deployed.up().status == 0  # back to the settings that the other tests expect
 
 
-def test_a_rotated_secret_recreates_the_container_and_is_what_it_reads(
+def test_a_rotated_secret_recreates_the_container_which_reads_it(
     new_deployment: Callable[..., Deployment],
 ) -> None:
     deployment = new_deployment("rotated")
@@ -116,7 +116,7 @@ class Health(http.server.BaseHTTPRequestHandler):
 
 http.server.ThreadingHTTPServer(("0.0.0.0", 8080), Health).serve_forever()
 """
-# As the stubborn gateway's, so that the engine has all but the last layer.
+# Like the stubborn gateway's Dockerfile, so that the engine has all layers except the last.
 BROKEN = (
     (STUBBORN_GATEWAY / "Dockerfile").read_text().partition("COPY ")[0]
     + """\
@@ -128,7 +128,7 @@ CMD ["python3", "/server.py"]
 
 @pytest.fixture
 def broken(tmp_path: Path) -> dict[str, Any]:
-    """Settings of an image that answers one STATUS after the other, or ends at once without one."""
+    """Settings of an image that answers with each STATUS in turn, or exits at once without one."""
     (tmp_path / "server.py").write_text(SERVER)
     (tmp_path / "Dockerfile").write_text(BROKEN)
     return {
@@ -147,7 +147,7 @@ def broken(tmp_path: Path) -> dict[str, Any]:
     ],
     ids=["exits at once", "never healthy", "answers once"],
 )
-def test_a_broken_release_is_taken_back(
+def test_a_broken_release_is_reverted(
     deployed: Deployment, broken: dict[str, Any], status: str, reason: str
 ) -> None:
     token, current = deployed.token(), (deployed.app_dir / "current").readlink()
@@ -180,7 +180,7 @@ def test_a_first_release_that_is_broken_leaves_no_container_behind(
     assert deployment.token_file.parent.is_dir()
 
 
-def test_down_leaves_token_and_releases_and_up_brings_them_back(deployed: Deployment) -> None:
+def test_down_keeps_token_and_releases_and_up_uses_them_again(deployed: Deployment) -> None:
     token, issuances = deployed.token(), deployed.account.count("issuances")
     result = command(
         BIN / "pyinfra", "-y", deployed.inventory(), "deploy/down.py", cwd=deployed.checkout
@@ -201,7 +201,7 @@ def test_another_user_takes_the_token_over_and_gives_it_back(
     assert deployment.up().status == 0
     token = deployment.token()
 
-    def assert_all_is_of(user: int) -> None:
+    def assert_all_files_belong_to(user: int) -> None:
         directory = deployment.token_file.parent
         owners = {path.name: path.stat().st_uid for path in [directory, *directory.iterdir()]}
         assert owners == dict.fromkeys(owners, user)
@@ -211,17 +211,17 @@ def test_another_user_takes_the_token_over_and_gives_it_back(
 
     outcome = deployment.up(gateway_user="20001:20001")
     assert outcome.status == 0, outcome.output
-    assert_all_is_of(20001)
+    assert_all_files_belong_to(20001)
     rollback = command(
         BIN / "pyinfra", "-y", deployment.inventory(gateway_user="20001:20001"),
         "deploy/rollback.py", cwd=deployment.checkout,
     )  # fmt: skip
     assert rollback.returncode == 0, rollback.stderr
-    assert_all_is_of(10001)
+    assert_all_files_belong_to(10001)
 
 
-def test_secrets_show_nowhere_on_the_way(new_deployment: Callable[..., Deployment]) -> None:
-    """While `up` runs with all its output on: every command line, and the files being staged."""
+def test_no_secret_is_visible_during_up(new_deployment: Callable[..., Deployment]) -> None:
+    """Watches every command line and the staged files while `up` runs with all its output."""
     deployment = new_deployment("secret")
     secret = deployment.account.app_secret
     seen: set[str] = set()
@@ -234,11 +234,11 @@ def test_secrets_show_nowhere_on_the_way(new_deployment: Callable[..., Deploymen
                 try:
                     line = path.read_bytes()
                 except OSError:
-                    continue  # that process has ended
+                    continue  # the process has ended
                 if secret.encode() in line:
                     seen.add(f"command line: {line[:40]!r}")
             for path in deployment.app_dir.glob("releases/.staging*/secrets.json"):
-                with suppress(OSError):  # it was moved to its place
+                with suppress(OSError):  # the file was moved to its final place
                     modes.add(stat.S_IMODE(path.stat().st_mode))
 
     watcher = threading.Thread(target=watch)

@@ -1,4 +1,4 @@
-"""The verify suite is proven able to fail: on deployments that lack what it checks."""
+"""The verify suite can fail: it fails on deployments that lack what it checks."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_verify_passes_on_a_sound_deployment(
         (with_the_variable_misspelt, "test_the_variable_points_into_the_mounted_directory"),
     ],
 )
-def test_verify_fails_where_the_token_cannot_persist(
+def test_verify_fails_if_the_token_cannot_persist(
     new_deployment: Callable[..., Deployment],
     stubborn_settings: dict[str, Any],
     tmp_path: Path,
@@ -74,7 +74,7 @@ def test_verify_fails_where_the_token_cannot_persist(
     deployment = new_deployment(
         f"spoilt-{spoil.__name__.replace('_', '-')}",
         **stubborn_settings,
-        # A deploy would refuse such a gateway: its gate finds no token. Here it may not look.
+        # The gate would refuse this gateway, which has no token file; here it does not check.
         gateway_token_at_start=False,
         gateway_read_only=False,
     )
@@ -93,7 +93,7 @@ def test_verify_says_what_is_wrong_with_an_inventory(tmp_path: Path) -> None:
 
     def verify(inventory: Path) -> str:
         result = command(*VERIFY, "--inventory", inventory, cwd=ROOT)
-        assert result.returncode == 4  # pytest's usage error: not one test ran
+        assert result.returncode == 4  # pytest's usage error: no test ran
         assert "Traceback" not in result.stderr
         return result.stderr
 

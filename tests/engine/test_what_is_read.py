@@ -1,4 +1,4 @@
-"""What a reading sees of a host that is not as a deploy left it, and what `up` then does."""
+"""What a reading finds on a host that changed after a deploy, and what `up` then does."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def deployed(
 
 @pytest.fixture
 def token_file(deployed: Deployment) -> Iterator[Path]:
-    """The token file, as it was again after the test."""
+    """The token file, which is restored after the test."""
     content = deployed.token_file.read_bytes()
     yield deployed.token_file
     if deployed.token_file.is_dir():
@@ -44,7 +44,7 @@ def assert_drifted(deployment: Deployment, *words: str) -> None:
         assert word in drifted.output, drifted.output
 
 
-def test_a_running_gateway_that_nobody_touched_has_not_drifted(deployed: Deployment) -> None:
+def test_an_unchanged_gateway_has_not_drifted(deployed: Deployment) -> None:
     outcome = deployed.run("drift")
     assert outcome.status == 0, outcome.output
 
@@ -85,7 +85,7 @@ def test_a_token_with_backslashes_is_understood(deployed: Deployment, token_file
     assert outcome.status == 0, outcome.output
 
 
-def test_the_directory_was_moved_and_its_token_is_brought_over(
+def test_the_token_of_a_moved_directory_is_brought_over(
     new_deployment: Callable[..., Deployment], stubborn_settings: dict[str, Any]
 ) -> None:
     deployment = new_deployment("moved", **stubborn_settings)
@@ -104,7 +104,7 @@ def test_the_directory_was_moved_and_its_token_is_brought_over(
     assert deployment.run("drift").status == 0
 
 
-def test_the_directory_was_moved_with_a_token_that_has_expired(
+def test_a_moved_directory_with_an_expired_token_costs_an_issuance(
     new_deployment: Callable[..., Deployment], stubborn_settings: dict[str, Any]
 ) -> None:
     deployment = new_deployment("moved-expired", **stubborn_settings)
@@ -121,7 +121,7 @@ def test_the_directory_was_moved_with_a_token_that_has_expired(
     assert "issuances: 1 (@local)" in planned.output
 
 
-def test_the_directory_was_removed_and_a_recreation_costs_an_issuance(
+def test_a_removed_directory_costs_an_issuance(
     new_deployment: Callable[..., Deployment], stubborn_settings: dict[str, Any]
 ) -> None:
     deployment = new_deployment("gone", **stubborn_settings)
@@ -155,7 +155,7 @@ def test_a_second_gateway_may_not_use_the_same_token_directory(
 # Containers
 
 
-def test_a_one_off_container_is_nobodys(deployed: Deployment) -> None:
+def test_a_one_off_container_is_ignored(deployed: Deployment) -> None:
     compose_file = str(deployed.app_dir / "current/docker-compose.yml")
     docker("compose", "--file", compose_file, "run", "--detach", "kis-gateway", "sleep", "600")
     label = f"label=com.docker.compose.project={deployed.project}"
@@ -193,7 +193,7 @@ def test_a_project_of_the_same_name_is_refused_and_not_touched(
 
 
 @pytest.mark.parametrize("verb", ["restart", "rollback", "down"])
-def test_no_verb_touches_a_stranger_beside_our_gateway(deployed: Deployment, verb: str) -> None:
+def test_no_verb_touches_a_stranger_next_to_our_gateway(deployed: Deployment, verb: str) -> None:
     label = "com.docker.compose"
     stranger = docker(
         "run", "--detach", "--name", f"{deployed.project}-stranger", "--entrypoint", "sleep",
@@ -222,7 +222,7 @@ def test_restarts_are_drift_and_are_shown(
     assert "restarted once" in deployment.up().output
 
 
-def test_what_a_client_sees_is_drift(
+def test_a_bad_answer_to_a_client_is_drift(
     new_deployment: Callable[..., Deployment], stubborn_settings: dict[str, Any]
 ) -> None:
     deployment = new_deployment("client", **stubborn_settings)
@@ -238,7 +238,7 @@ def test_what_a_client_sees_is_drift(
 # The host
 
 
-def test_a_history_with_bytes_that_are_no_text_hinders_nothing(deployed: Deployment) -> None:
+def test_a_history_with_invalid_bytes_is_harmless(deployed: Deployment) -> None:
     history = deployed.app_dir / "history.jsonl"
     content = history.read_bytes()
     history.write_bytes(content + b'{"began": "\xff\xfe\n\x80\n')
@@ -256,10 +256,13 @@ def test_a_history_with_bytes_that_are_no_text_hinders_nothing(deployed: Deploym
     [
         ({"DOCKER_HOST": "tcp://192.0.2.1:2375"}, "docker uses tcp://192.0.2.1:2375"),
         ({"DOCKER_HOST": "unix:///nonexistent.sock"}, "/nonexistent.sock: No such file"),
-        ({"DOCKER_CONTEXT": "elsewhere"}, "the docker context elsewhere of this host is not there"),
+        (
+            {"DOCKER_CONTEXT": "elsewhere"},
+            "the docker context elsewhere does not exist on this host",
+        ),
     ],
 )
-def test_an_engine_that_cannot_be_asked_is_named(
+def test_an_unreachable_engine_is_named(
     deployed: Deployment, environment: dict[str, str], words: str
 ) -> None:
     state = deployed.host_state()

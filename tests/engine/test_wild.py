@@ -1,4 +1,4 @@
-"""Gateways with one habit of the wild each: deployed, changed, restarted, rolled back."""
+"""Gateways with one habit each, as found in the wild, through the deploys of a week."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ NewDeployment = Callable[..., Deployment]
 HABITS = {
     "a date without a zone": {"TOKEN_FORM": "naive"},
     "token and expires_at": {"TOKEN_FORM": "bare"},
-    "a form that nobody else can read": {"TOKEN_FORM": "sealed"},
+    "a form that only the gateway can read": {"TOKEN_FORM": "sealed"},
     "rewrites its file at each start": {"HABIT": "rewrites"},
 }
 
 
 def live_a_week(deployment: Deployment, say: str = "") -> None:
-    """Deployed, changed, restarted, rolled back, deployed: with the one token of its start."""
+    """Deploys, changes, restarts, rolls back and deploys again, with the first token."""
     change = {"gateway_labels": {"changed": "yes"}}
     week: list[tuple[str, dict[str, Any]]] = [
         *(("up", {}), ("up", change), ("restart", {}), ("rollback", {}), ("up", {})),
@@ -48,11 +48,11 @@ def test_a_gateway_with_a_habit_lives_a_week(
 ) -> None:
     deployment = new_deployment(f"wild-{secrets.token_hex(3)}", **stubborn_settings)
     deployment.data["gateway_environment"] |= HABITS[habit]
-    rewritten = "The token file was rewritten; whether KIS was asked cannot be told."
+    rewritten = "The token file was rewritten with the same token; KIS may have been asked."
     live_a_week(deployment, rewritten if "rewrites" in habit else "")
 
 
-# Of perl, which is in every Debian image; afterwards there is neither a shell nor python3.
+# A gateway in perl, which every Debian image has; shells and python3 are removed.
 BARE = """\
 ARG BASE_IMAGE=debian:trixie-slim
 FROM ${BASE_IMAGE}
@@ -94,7 +94,7 @@ def test_an_image_with_neither_python_nor_a_shell_lives_a_week(
     live_a_week(deployment)
 
 
-# What the gateway itself cannot read: it exits, and the file is set aside.
+# Files that the gateway itself cannot read: it exits, and the file is set aside.
 UNREADABLE = {
     "null": '{"access_token": null}',
     "an array": '["x"]',
@@ -103,7 +103,7 @@ UNREADABLE = {
 
 
 @pytest.mark.parametrize("form", UNREADABLE)
-def test_a_gateway_that_exits_on_a_file_gets_it_set_aside_and_one_issuance(
+def test_a_file_that_a_gateway_exits_on_is_set_aside_and_costs_one_issuance(
     new_deployment: NewDeployment, stubborn_settings: dict[str, Any], form: str
 ) -> None:
     deployment = new_deployment(f"exits-{secrets.token_hex(3)}", **stubborn_settings)
@@ -112,14 +112,14 @@ def test_a_gateway_that_exits_on_a_file_gets_it_set_aside_and_one_issuance(
     deployment.token_file.write_text(UNREADABLE[form])
     outcome = deployment.up(gateway_labels={"changed": "yes"})
     assert outcome.status == 0, outcome.output
-    assert "has a form that is not known here: it is set aside" in outcome.output
+    assert "has an unknown form: setting the file aside" in outcome.output
     assert "issuances: 1 (budget" in outcome.output
     [aside] = deployment.token_file.parent.glob("kis_token.json.aside-*")
     assert aside.read_text() == UNREADABLE[form]
     assert (deployment.account.count("issuances"), deployment.account.count("rejections")) == (2, 0)
 
 
-def test_a_release_that_fails_without_the_file_too_gets_it_back(
+def test_the_file_is_put_back_if_the_release_also_fails_without_it(
     new_deployment: NewDeployment, stubborn_settings: dict[str, Any]
 ) -> None:
     """The new release cannot read what the old one wrote, and does not reach KIS either."""
@@ -137,10 +137,10 @@ def test_a_release_that_fails_without_the_file_too_gets_it_back(
     assert (deployment.account.count("issuances"), deployment.account.count("rejections")) == (1, 0)
 
 
-def test_a_patient_gateway_gets_its_minute(
+def test_the_gate_waits_for_a_patient_gateway(
     new_deployment: NewDeployment, stubborn_settings: dict[str, Any]
 ) -> None:
-    """KIS has just issued; the gateway is refused, stays up, and asks again after 65 s."""
+    """KIS has just issued a token: it refuses the gateway, which asks again after 65 s."""
     deployment = new_deployment("patient", **stubborn_settings)
     deployment.data["gateway_environment"] |= {"HABIT": "patient"}
     account = json.loads(deployment.account.secrets_file.read_text())
@@ -153,7 +153,7 @@ def test_a_patient_gateway_gets_its_minute(
 
 
 def issue(account: dict[str, str]) -> None:
-    """Asks KIS for a token by other means than the gateway."""
+    """Asks KIS for a token without the gateway."""
     body = {
         "grant_type": "client_credentials",
         "appkey": account["kis-r-app-key"],
@@ -191,5 +191,5 @@ def test_wrong_credentials_fail_at_once_and_are_named(
     assert outcome.status == 1
     assert f"KIS refuses the app key or its secret ({code})" in outcome.output
     assert "No release ran before" in outcome.output
-    assert "once more" not in outcome.output
+    assert "starting the gateway again" not in outcome.output
     assert account["kis-r-app-secret"] not in outcome.output

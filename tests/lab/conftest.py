@@ -1,4 +1,4 @@
-"""Labs of their own: with other directories, names and addresses than an operator's."""
+"""Separate labs, with other directories, names and addresses than an operator's lab."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ http.server.ThreadingHTTPServer(("0.0.0.0", 8080), Health).serve_forever()
 
 @dataclass
 class OwnLab:
-    """A lab beside an operator's, driven by the same commands."""
+    """A lab next to an operator's lab, controlled by the same commands."""
 
     lab: Lab
 
@@ -63,7 +63,7 @@ class OwnLab:
 
 @pytest.fixture(scope="module")
 def new_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., OwnLab]]:
-    """Makes labs that are up; all are removed with the module, but for the images."""
+    """Makes running labs; all are removed after the module, except for the images."""
     made: list[OwnLab] = []
 
     def make(*arguments: str) -> OwnLab:
@@ -87,7 +87,7 @@ def lab(new_lab: Callable[..., OwnLab]) -> OwnLab:
 
 @pytest.fixture(scope="module")
 def deployed(lab: OwnLab) -> OwnLab:
-    """The same, with the reference gateway on its hosts."""
+    """The same lab, with the reference gateway on its hosts."""
     outcome = lab.pyinfra("deploy/up.py")
     assert outcome.status == 0, outcome.output
     return lab
@@ -95,9 +95,9 @@ def deployed(lab: OwnLab) -> OwnLab:
 
 @pytest.fixture(scope="module")
 def broken(fleet: Fleet, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Settings of an image that answers one STATUS after the other, or dies after DIES_AFTER s.
+    """Settings of an image that answers with each STATUS in turn, or dies after DIES_AFTER s.
 
-    `fleet` is the module's own.
+    Each module defines its own fixture `fleet`.
     """
     context = tmp_path_factory.mktemp("broken")
     (context / "server.py").write_text(SERVER)

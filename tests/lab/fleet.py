@@ -1,4 +1,4 @@
-"""Four hosts under a rollout, asked about themselves over SSH, all at once."""
+"""The hosts of a rollout, and readings of their state: over SSH, from all hosts in parallel."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.tools import BIN, Outcome, command, docker
 
 T = TypeVar("T")
 
-# The lab's own inventory, with changes for all hosts and for some.
+# The lab's inventory, with changes for all hosts and for some.
 INVENTORY = """\
 from inventory.lab import lab as _lab
 _all, _per_host = {everywhere!r}, {per_host!r}
@@ -44,7 +44,7 @@ QUICK = {
 
 
 def changed() -> dict[str, Any]:
-    """A setting that was never there before: it makes a release of its own."""
+    """A setting with a new value, which makes a new release."""
     return {"gateway_labels": {"changed": secrets.token_hex(4)}}
 
 
@@ -60,10 +60,10 @@ class Fleet:
 
     @property
     def gateway_image(self) -> str:
-        """The reference gateway's image, which the hosts were sent."""
+        """The reference gateway's image, which was sent to the hosts."""
         return find_image("kis-gateway", self.lab.gateway_archive).reference("kis-gateway")
 
-    # As an operator
+    # Actions of an operator
 
     def up(
         self, *flags: str, per_host: dict[str, dict[str, Any]] | None = None, **changes: Any
@@ -71,19 +71,19 @@ class Fleet:
         return self._pyinfra(self._inventory(changes, per_host), "deploy/up.py", *flags)
 
     def run(self, deploy: str, *flags: str) -> Outcome:
-        """Another verb, over the hosts as they were last deployed."""
+        """Runs another verb with the inventory of the last `up`."""
         return self._pyinfra(self.directory / "inventory.py", deploy, *flags)
 
     def run_with(self, data: dict[str, dict[str, Any]], deploy: str, *flags: str) -> Outcome:
-        """A verb over some hosts, each with changes of its own to the lab's inventory."""
-        path = self.directory / f"{secrets.token_hex(4)}.py"  # two may run side by side
+        """Runs a verb on some hosts, each with its own changes to the lab's inventory."""
+        path = self.directory / f"{secrets.token_hex(4)}.py"  # two runs may be concurrent
         path.write_text(SOME_HOSTS.format(data=data))
         return self._pyinfra(path, deploy, *flags)
 
     def inventory_of(self, data: dict[str, dict[str, Any]], bare: Sequence[str] = ()) -> Path:
-        """An inventory that imports nothing: these hosts with their changes, and `bare` ones.
+        """An inventory without imports: these hosts with their changes, and the hosts `bare`.
 
-        Those have no setting of this package.
+        A bare host has no setting of this package.
         """
         script = "import json; from inventory.lab import lab; print(json.dumps(lab, default=str))"
         read = command(sys.executable, "-c", script, cwd=ROOT, env=self._environment)
@@ -103,7 +103,7 @@ class Fleet:
         return self._pyinfra(inventory, deploy, *flags)
 
     def start_up(self, **changes: Any) -> subprocess.Popen[str]:
-        """`up` in the background, its output to be read as it comes."""
+        """Starts `up` in the background; the caller reads its output."""
         return subprocess.Popen(
             [BIN / "pyinfra", "-y", self._inventory(changes), "deploy/up.py"],
             stdout=subprocess.PIPE,
@@ -113,8 +113,8 @@ class Fleet:
             env=self._environment | {"PYTHONUNBUFFERED": "1"},
         )
 
-    def up_beside(self, **changes: Any) -> Outcome:
-        """`up` with an inventory file of its own, so that two can run at the same time."""
+    def up_concurrently(self, **changes: Any) -> Outcome:
+        """Runs `up` with its own inventory file, so that two can run at the same time."""
         path = self._inventory(changes, name=f"{secrets.token_hex(4)}.py")
         return self._pyinfra(path, "deploy/up.py")
 
@@ -169,21 +169,21 @@ class Fleet:
     def _environment(self) -> dict[str, str]:
         return os.environ | {"KIS_LAB_DIR": str(self.lab.directory)}
 
-    # As somebody who looks
+    # Observations
 
     def on(self, host: str, script: str) -> str:
-        """What a shell script says on a host, run there by the operator's user."""
+        """The output of a shell script that the operator's user runs on a host."""
         result = command("ssh", "-F", self.lab.ssh_config, host, script)
         assert result.returncode == 0, f"{host}: {script}: {result.stderr}"
         return result.stdout.strip()
 
     def address(self, host: str) -> str:
-        """In the lab's network."""
+        """The address of a host in the lab's network."""
         form = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}"
         return docker("inspect", "--format", form, self.lab.container(host))
 
     def in_container(self, host: str, *words: str) -> str:
-        """What a command says that is run as root on a host, past its sshd."""
+        """The output of a command that root runs on a host, without using its sshd."""
         return docker("exec", self.lab.container(host), *words)
 
     def _each(self, ask: Callable[[str], T]) -> dict[str, T]:
@@ -196,7 +196,7 @@ class Fleet:
         return self._each(lambda h: self.on(h, f"sudo docker ps -aq --no-trunc -f {project}"))
 
     def health(self) -> dict[str, str]:
-        """What Docker reports of the gateway's health check on each host."""
+        """The health of the gateway that Docker reports on each host."""
         project = "label=com.docker.compose.project=kis"
         script = (
             f"sudo docker ps -aq -f {project} | "
@@ -205,23 +205,23 @@ class Fleet:
         return self._each(lambda h: self.on(h, script))
 
     def engine_times(self) -> dict[str, str]:
-        """The time by each engine's own clock."""
+        """The time of each engine's clock."""
         return self._each(lambda h: self.on(h, "sudo docker info -f '{{.SystemTime}}'"))
 
     def engine_events(self, since: dict[str, str], until: dict[str, str]) -> dict[str, list[str]]:
-        """All events of each engine, but for the commands of health checks."""
+        """All events of each engine, except for the commands of health checks."""
 
         def ask(host: str) -> list[str]:
             span = f"--since {since[host]} --until {until[host]}"
-            said = self.on(
+            output = self.on(
                 host, f"sudo docker events {span} --format '{{{{.Type}}}} {{{{.Action}}}}'"
             )
-            return [event for event in said.splitlines() if "exec_" not in event]
+            return [event for event in output.splitlines() if "exec_" not in event]
 
         return self._each(ask)
 
     def releases(self) -> dict[str, str]:
-        """The release that `current` points at, which must be the one that the container is of."""
+        """The release that `current` names; the container must run the same release."""
         label = "com.docker.compose.project.working_dir"
         script = (
             "sudo readlink /opt/kis-gateway/current; "
@@ -229,19 +229,20 @@ class Fleet:
             f"xargs -r sudo docker inspect -f '{{{{index .Config.Labels \"{label}\"}}}}'"
         )
         found = {
-            name: said.split() for name, said in self._each(lambda h: self.on(h, script)).items()
+            name: output.split()
+            for name, output in self._each(lambda h: self.on(h, script)).items()
         }
         for name, (current, running) in found.items():
             assert Path(current).name == Path(running).name, f"{name}: {current} but {running}"
         return {name: Path(current).name for name, (current, _) in found.items()}
 
     def previous(self) -> dict[str, str]:
-        """The release that a rollback would go to."""
+        """The release that a rollback would restore."""
         script = "sudo readlink /opt/kis-gateway/previous || true"
         return self._each(lambda h: Path(self.on(h, script)).name)
 
     def compose_hashes(self) -> dict[str, str]:
-        """A hash of the compose file that runs; equal on all hosts when all run the same."""
+        """A hash of the current compose file; it is equal on hosts with the same release."""
         script = "sudo sha256sum /opt/kis-gateway/current/docker-compose.yml"
         return self._each(lambda h: self.on(h, script).split()[0])
 
@@ -251,7 +252,7 @@ class Fleet:
         return self._each(lambda h: self.on(h, script).split()[0])
 
     def serving(self) -> list[str]:
-        """The hosts whose gateway is ready, which it is only with a valid token."""
+        """The hosts whose gateway is ready, which requires a valid token."""
         probe = "curl -sf -m 5 -o /dev/null http://127.0.0.1:8080/ready"
         answers = self._each(lambda h: command("ssh", "-F", self.lab.ssh_config, h, probe))
         return [name for name, answer in answers.items() if answer.returncode == 0]

@@ -1,4 +1,4 @@
-"""From nothing: hosts without Docker, a gateway on all of them, and the proof that it is right."""
+"""From hosts without Docker to a verified gateway on each of them."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The budget of issuances: each event of an operator's year, and what it costs at KIS.
+"""The budget of issuances: each event of an operator's year, and its cost at KIS.
 
-Every row runs with the stubborn gateway, whose habits are those of gateways in the wild, and three
-with the reference gateway, too. The counters are the simulator's.
+Every row runs with the stubborn gateway, which has the habits of gateways in the wild; three rows
+also run with the reference gateway. The counters are those of the simulator.
 
 Simulated days and a year run only if asked for: `pytest -m simulation tests/services tests/lab`.
 """
@@ -32,7 +32,7 @@ ALL = ["lab-1", "lab-2", "lab-3", "lab-4"]
 FIFTH = "lab-5"
 PRICE = "/uapi/domestic-stock/v1/quotations/inquire-price?FID_INPUT_ISCD=005930"
 QUICK = {"rollout_min_healthy_time": 0, "rollout_healthy_deadline": 60, "rollout_batches": ["100%"]}
-# What Python runs first in the image `faked`: the clock is ahead by what a file says.
+# Python runs this first in the image `faked`: the clock is ahead by the offset in a file.
 FAKED_CLOCK = """\
 import time
 from pathlib import Path
@@ -72,7 +72,7 @@ class Account:
 
 @dataclass
 class Event:
-    """Hosts of a project of their own, with nothing on them yet, that run one kind of gateway."""
+    """Hosts with a new project and nothing deployed yet, for one kind of gateway."""
 
     fleet: Fleet
     gateway: str
@@ -104,7 +104,7 @@ class Event:
         verb: str = "up",
         **changes: Any,
     ) -> Outcome:
-        """`deploy/VERB.py` over `hosts`, all of the event's unless told."""
+        """Runs `deploy/VERB.py` on `hosts`; the default is all hosts of the event."""
         names = hosts or list(self.accounts)
         data = {
             name: self._settings(name, changes | (per_host or {}).get(name, {})) for name in names
@@ -112,7 +112,7 @@ class Event:
         return self.fleet.run_with(data, f"deploy/{verb}.py", *flags)
 
     def must(self, *flags: str, **options: Any) -> str:
-        """The same, which must succeed; what it said."""
+        """Like `up`, but the run must succeed; returns its output."""
         outcome = self.up(*flags, **options)
         assert outcome.status == 0, outcome.output
         return outcome.output
@@ -122,7 +122,7 @@ class Event:
         return f"/docker_data/{self.project}/kis_token.json"
 
     def on(self, script: str, *names: str) -> list[str]:
-        """What a script says on hosts, as root; on all of the event's unless told."""
+        """The output of a script that root runs on hosts; the default is all hosts of the event."""
         with ThreadPoolExecutor() as pool:
             return list(
                 pool.map(
@@ -150,7 +150,7 @@ def quoted(script: str) -> str:
 
 @pytest.fixture(scope="module")
 def fleet(new_lab: Callable[..., OwnLab], tmp_path_factory: pytest.TempPathFactory) -> Fleet:
-    """Five hosts that have the reference gateway's image, and run nothing."""
+    """Five hosts that have the reference gateway's image and run no gateway."""
     lab = new_lab("--hosts", "5")
     fleet = Fleet(lab.lab, tmp_path_factory.mktemp("fleet"))
     outcome = fleet.up(rollout_batches=["100%"], rollout_min_healthy_time=0)
@@ -177,7 +177,7 @@ def new_account(fleet: Fleet, tmp_path_factory: pytest.TempPathFactory) -> Calla
 
 @pytest.fixture(scope="module")
 def images(fleet: Fleet, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
-    """The settings of each kind of gateway's image."""
+    """The settings for the image of each kind of gateway."""
 
     def built(name: str, *lines: str, **files: Path) -> dict[str, Any]:
         context = tmp_path_factory.mktemp(name)
@@ -194,7 +194,7 @@ def images(fleet: Fleet, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     stubborn = ROOT / "tests" / "stubborn_gateway" / "gateway.py"
     run = 'CMD ["python3", "/app/gateway"]'
     forgetful = tmp_path_factory.mktemp("forgetful") / "gateway.py"
-    # It asks at each start, and writes what was there: KIS's answer is the same for six hours.
+    # Asks at each start and keeps the old expiry: KIS gives the same token for six hours.
     forgetful.write_text(
         stubborn.read_text()
         .replace("if TOKEN_FILE.exists()", "if False")
@@ -219,7 +219,7 @@ def images(fleet: Fleet, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
 
 @pytest.fixture
 def kind() -> str:
-    """The gateway of a test that does not name others."""
+    """The kind of gateway of a test that does not choose another."""
     return "stubborn"
 
 
@@ -280,7 +280,7 @@ def test_a_first_deploy_with_two_keys(
 
 
 def start_by_hand(event: Event, *more: str) -> None:
-    """The gateway as somebody ran it before: its token is in the container."""
+    """Starts a gateway without this package: its token is in the container."""
     event.on("mkdir -p /root/old", ALL[0])
     account = event.accounts[ALL[0]]
     content = account.secrets_file.read_text()
@@ -306,9 +306,9 @@ ADOPT: dict[str, Any] = {"gateway_adopt_container": "old-gateway"}
 
 @pytest.fixture
 def adopting(new_event: NewEvent, new_account: NewAccount, kind: str) -> Event:
-    """One host on which a gateway runs whose token is in its container."""
+    """One host that runs a gateway with its token in the container."""
     first = new_event(kind, {ALL[0]: new_account()})
-    first.must()  # the host has the image
+    first.must()  # so that the host has the image
     event = new_event(kind, {ALL[0]: new_account()})
     first.must(verb="down")
     start_by_hand(event)
@@ -326,7 +326,7 @@ def test_adopting_a_running_unpersisted_gateway(adopting: Event) -> None:
     assert owner == ["10001:10001 600"]
     state = "docker inspect -f '{{.State.Status}} {{.HostConfig.RestartPolicy.Name}}' old-gateway"
     assert adopting.on(state, ALL[0]) == ["exited no"]
-    # Its work is done: the next deploys are as any.
+    # The adoption is complete: later deploys are normal deploys.
     assert "issuances: 0 (budget 0)" in adopting.must(**ADOPT)
     assert "issuances: 0 (budget 0)" in adopting.must(**ADOPT, **changed())
     assert adopting.counted() == [(1, 0)]
@@ -358,7 +358,7 @@ def test_a_year_of_deploys(four: Event) -> None:
 
 
 def on_or_empty(event: Event, script: str) -> list[str]:
-    """Of hosts that boot: nothing from one that does not answer yet."""
+    """Like `Event.on`, but empty while a host boots and does not answer yet."""
     try:
         return event.on(script)
     except AssertionError:
@@ -378,7 +378,7 @@ def test_real_to_paper_to_real(new_event: NewEvent, new_account: NewAccount, kin
     assert "issuances: 0 (budget 0)" in event.must()
     assert event.on(f"sha256sum <{event.token_file}") == first
     assert (real.counted(), paper.counted()) == ((1, 0), (1, 0))
-    # A rollback goes back to the key of that release, too.
+    # A rollback also restores the key of that release.
     assert "issuances: 0 (budget 0)" in event.must(verb="rollback")
     assert (real.counted(), paper.counted()) == ((1, 0), (1, 0))
 
@@ -400,7 +400,7 @@ def test_a_corrupt_token_file(
     attempt = f"{event.token_file}.attempt"  # KIS was asked some minutes ago, not just now
     event.on(f"sed -i 's/: [0-9.]*,/: 1795000000,/' {attempt} 2>/dev/null || true")
     event.on(DAMAGE[damage].format(file=event.token_file))
-    if kind == "stubborn":  # it crashes at the file, and Docker starts it again and again
+    if kind == "stubborn":  # it crashes on the file, and Docker restarts it repeatedly
         event.on(event.container().replace("inspect -f '{{.Id}}'", "restart"))
         wait_for(lambda: int(event.restarts()[0]) >= 1, "it is in a crash loop")
     output = event.must(**changed())
@@ -452,7 +452,7 @@ def test_a_day_passes_under_load(
             ask_simulator(fleet.lab, "PUT", "clock", {"advance": 600})
             statuses += pool.map(get_price, urls)
     assert statuses == [200] * len(statuses)
-    assert event.counted() == [(2, 0)]  # that of the first deploy, and one
+    assert event.counted() == [(2, 0)]  # one of the first deploy, and one later
     assert event.restarts() == ["0"]
 
 
@@ -476,7 +476,7 @@ def address(fleet: Fleet, name: str) -> str:
 def test_the_issuing_host_is_refused_for_two_minutes(
     new_event: NewEvent, new_account: NewAccount
 ) -> None:
-    """With both kinds of gateway at the same time, for it takes its two minutes."""
+    """Both kinds of gateway run at the same time, because the test takes two minutes."""
     accounts = [new_account(), new_account()]
     events = [
         new_event("reference", dict.fromkeys(ALL, accounts[0])),
@@ -499,16 +499,16 @@ def assert_refused_and_served(event: Event, output: str) -> None:
     assert "issuances: 1 (budget 1)" in output
     [(issuances, rejections)] = event.counted()
     assert issuances == 1
-    assert 1 <= rejections <= 3  # one a minute
+    assert 1 <= rejections <= 3  # one per minute
     assert event.restarts() == ["0"] * 4
     policy = event.on(event.container("{{.HostConfig.RestartPolicy.Name}}"))
     assert policy == ["unless-stopped"] * 4
 
 
-# Beside the table
+# Not in the table
 
 
-def test_hosts_that_share_nothing_ask_one_after_the_other(
+def test_hosts_that_share_no_token_ask_one_after_the_other(
     new_event: NewEvent, new_account: NewAccount
 ) -> None:
     event = new_event("stubborn", dict.fromkeys(ALL[:2], new_account()))
@@ -518,12 +518,12 @@ def test_hosts_that_share_nothing_ask_one_after_the_other(
     assert event.counted() == [(2, 0)]
 
 
-def test_a_container_that_loops_is_stopped_before_anybody_asks(
+def test_a_container_in_a_crash_loop_is_stopped_before_a_host_asks(
     new_event: NewEvent, new_account: NewAccount
 ) -> None:
     account = new_account()
     event = new_event("stubborn", {ALL[0]: account})
-    event.must()  # KIS has just issued, and what comes now is refused
+    event.must()  # KIS has just issued a token and refuses the next request
     event.must(verb="down")
     event.on(f"mv {event.token_file} {event.token_file}.lost")
     start_by_hand(event)
@@ -551,7 +551,7 @@ def test_an_adoption_that_fails_starts_the_old_container_again(adopting: Event) 
 def test_a_gateway_that_asks_without_need_fails_the_gate(
     new_event: NewEvent, new_account: NewAccount, images: dict[str, dict[str, Any]]
 ) -> None:
-    """Six hours later, so that KIS answers with a new token: the same one would show nothing."""
+    """Six hours later KIS issues a new token; the same token would prove nothing."""
     event = new_event("stubborn", {ALL[0]: new_account()})
     event.must()
     ask_simulator(event.fleet.lab, "PUT", "clock", {"advance": 6 * 3600 + 61})
@@ -565,7 +565,7 @@ def test_a_gateway_that_asks_without_need_fails_the_gate(
     assert event.counted() == [(2, 0)]
 
 
-def test_a_token_on_its_way_is_in_no_line_of_what_pyinfra_says(
+def test_a_token_that_is_brought_to_a_host_is_in_no_output_of_pyinfra(
     new_event: NewEvent, new_account: NewAccount
 ) -> None:
     event = new_event("stubborn", dict.fromkeys(ALL[:2], new_account()))
@@ -582,7 +582,7 @@ def test_a_token_on_its_way_is_in_no_line_of_what_pyinfra_says(
 def test_few_sessions_are_enough_for_a_token_to_reach_many_hosts(
     new_event: NewEvent, new_account: NewAccount
 ) -> None:
-    """An sshd opens ten a connection unless told otherwise (sshd_config(5), MaxSessions)."""
+    """By default, sshd allows ten per connection (sshd_config(5), MaxSessions)."""
     event = new_event("stubborn", dict.fromkeys(ALL, new_account()))
     few = "/etc/ssh/sshd_config.d/few.conf"
     event.on(f"echo 'MaxSessions 2' >{few} && systemctl restart ssh", ALL[0])
@@ -593,10 +593,10 @@ def test_few_sessions_are_enough_for_a_token_to_reach_many_hosts(
     assert event.counted() == [(1, 0)]
 
 
-def test_a_host_outside_of_the_limit_that_may_have_the_token_is_not_passed_over(
+def test_a_host_outside_the_limit_that_may_have_the_token_refuses_the_run(
     new_event: NewEvent, new_account: NewAccount
 ) -> None:
-    """A new token would end that host's; nobody outside of the limit is connected to."""
+    """A new token would end that of the other host; no host outside the limit is contacted."""
     event = new_event("stubborn", dict.fromkeys(ALL[:2], new_account()))
     event.must("--limit", "lab-1", rollout_share_token=False)
     outcome = event.up("--limit", "lab-2")
@@ -610,7 +610,7 @@ def test_a_host_outside_of_the_limit_that_may_have_the_token_is_not_passed_over(
     assert event.counted() == [(1, 0)]
 
 
-def test_a_form_that_is_not_known_is_left_alone_and_said(
+def test_a_file_of_unknown_form_is_left_alone_and_reported(
     new_event: NewEvent, new_account: NewAccount
 ) -> None:
     event = new_event("stubborn", {ALL[0]: new_account()})

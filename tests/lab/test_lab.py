@@ -51,7 +51,7 @@ def test_without_a_lab_the_inventory_says_what_to_do(tmp_path: Path) -> None:
     assert "Traceback" not in result.stdout + result.stderr
 
 
-def test_hosts_answer_over_ssh_and_are_who_they_say(lab: OwnLab) -> None:
+def test_hosts_answer_over_ssh_with_their_own_names_and_keys(lab: OwnLab) -> None:
     hosts = lab.lab.hosts()
     assert [host.name for host in hosts] == [f"lab-{n}" for n in range(1, HOSTS + 1)]
     for host in hosts:
@@ -70,13 +70,13 @@ def test_a_host_key_that_is_not_pinned_is_refused(lab: OwnLab) -> None:
     assert "Host key verification failed" in outcome.output
 
 
-def test_ssh_is_open_to_this_machine_alone(lab: OwnLab) -> None:
+def test_ssh_is_open_only_to_this_machine(lab: OwnLab) -> None:
     for name in container_ids(lab):
         template = "{{range .HostConfig.PortBindings}}{{range .}}{{.HostIp}} {{end}}{{end}}"
         assert set(docker("inspect", "--format", template, name).split()) <= {"127.0.0.1"}
 
 
-def test_each_host_has_an_engine_of_its_own(lab: OwnLab) -> None:
+def test_each_host_has_its_own_engine(lab: OwnLab) -> None:
     answers = {
         lab.ssh(host, "sudo docker info --format '{{.Driver}} {{.ID}}'").output
         for host in lab.lab.hosts()
@@ -95,13 +95,13 @@ def test_up_deploys_to_all_hosts_and_a_second_up_changes_nothing(deployed: OwnLa
 
 
 @pytest.mark.parametrize("way", ["systemctl reboot", "loss of power"])
-def test_a_rebooted_host_has_gateway_and_token_back_by_itself(deployed: OwnLab, way: str) -> None:
+def test_gateway_and_token_are_back_after_a_reboot(deployed: OwnLab, way: str) -> None:
     host = deployed.lab.hosts()[0]
     container = deployed.lab.container(host.name)
     before, started = token(deployed, host), boot(container)
     match way:
         case "systemctl reboot":
-            deployed.ssh(host, "sudo", "systemctl", "reboot")  # the connection breaks with it
+            deployed.ssh(host, "sudo", "systemctl", "reboot")  # this breaks the connection
         case "loss of power":
             docker("kill", container)
             docker("start", container)
@@ -115,7 +115,7 @@ def boot(container: str) -> str:
     return docker("inspect", "--format", "{{.State.StartedAt}}", container)
 
 
-def test_an_up_that_was_killed_is_made_good_by_the_next(deployed: OwnLab) -> None:
+def test_the_next_up_repairs_an_up_that_was_killed(deployed: OwnLab) -> None:
     before = container_ids(deployed)
     killed = subprocess.Popen(
         [sys.executable, "-m", "lab.lab", "up", "--hosts", str(HOSTS + 1)],
@@ -129,11 +129,11 @@ def test_an_up_that_was_killed_is_made_good_by_the_next(deployed: OwnLab) -> Non
 
     outcome = deployed("up", "--hosts", str(HOSTS))
     assert outcome.status == 0, outcome.output
-    assert container_ids(deployed) == before  # what was right was kept
+    assert container_ids(deployed) == before  # intact containers were kept
     assert deployed.pyinfra("deploy/up.py").changes() == 0
 
 
-def test_down_leaves_no_trace_and_other_labs_alone(
+def test_down_leaves_no_trace_and_does_not_touch_other_labs(
     lab: OwnLab, new_lab: Callable[..., OwnLab]
 ) -> None:
     before = container_ids(lab)

@@ -1,4 +1,4 @@
-"""Hosts whose operator's user has another login shell than sh, or one that talks."""
+"""Hosts whose operator's user has a login shell other than sh, or one that prints text."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from tests.lab.conftest import OwnLab
 from tests.lab.fleet import Fleet, changed
 
-# What is changed about a host, as root, by what an operator would call it.
+# The script that root runs on each host to change the shell of the operator's user.
 SHELLS = {
     "lab-1": "apt-get install -qqy fish >/dev/null && chsh -s /usr/bin/fish ops",
     "lab-2": "apt-get install -qqy tcsh >/dev/null && chsh -s /usr/bin/tcsh ops",
@@ -38,8 +38,8 @@ def test_every_login_shell_is_read_and_deployed_to(fleet: Fleet) -> None:
     assert [host["state"] for host in hosts] == ["read"] * len(SHELLS)
 
 
-def test_a_token_with_backslashes_is_no_damage_to_any_login_shell(fleet: Fleet) -> None:
-    """As `json.dump` writes Korean; fish changes backslashes in quotes."""
+def test_every_login_shell_keeps_the_backslashes_of_a_token(fleet: Fleet) -> None:
+    """`json.dump` writes Korean with backslashes; fish changes backslashes in quotes."""
     path = "/docker_data/kis_tokens/kis_token.json"
     for host in SHELLS:
         script = f'sed -i \'s/{{/{{"note": "\\\\\\\\ud1a0\\\\\\\\ud070", /\' {path}; cat {path}'
@@ -50,8 +50,8 @@ def test_a_token_with_backslashes_is_no_damage_to_any_login_shell(fleet: Fleet) 
     assert fleet.issuances() == dict.fromkeys(fleet.names, 1)
 
 
-def test_a_hosts_journal_gets_short_lines(fleet: Fleet) -> None:
-    """sudo logs each command: they are the same for every request and every script."""
+def test_the_journal_of_a_host_gets_only_short_lines(fleet: Fleet) -> None:
+    """sudo logs each command, which is the same for every request and every script."""
     script = "journalctl --sync; journalctl -o cat SYSLOG_IDENTIFIER=sudo | wc -c"
 
     def written() -> int:

@@ -1,4 +1,4 @@
-"""Faults at random moments; in no make target: pytest -m simulation tests/lab."""
+"""Faults at random moments. No make target runs them: pytest -m simulation tests/lab."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.tools import wait_for
 
 ALL = ["lab-1", "lab-2", "lab-3", "lab-4"]
 INTERRUPTIONS = 30
-ROLLOUTS_AT_ONCE = 10
+CONCURRENT_ROLLOUTS = 10
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def test_controllers_are_interrupted_at_random_moments(fleet: Fleet) -> None:
         moment = chance.uniform(0.3, longest)
         which = chance.choice([SIGKILL, SIGINT, SIGTERM, SIGHUP])
         process = fleet.start_up(**changed())
-        time.sleep(moment)  # the moment is what the test is about
+        time.sleep(moment)  # the test is about this moment
         was_running = process.poll() is None
         process.send_signal(which)
         output, _ = process.communicate()
@@ -61,16 +61,18 @@ def test_controllers_are_interrupted_at_random_moments(fleet: Fleet) -> None:
 
 @pytest.mark.simulation
 @pytest.mark.parametrize("are_equal", [True, False], ids=["equal releases", "different releases"])
-def test_two_rollouts_at_once_have_one_winner_on_each_host(fleet: Fleet, are_equal: bool) -> None:
+def test_two_concurrent_rollouts_have_one_winner_on_each_host(
+    fleet: Fleet, are_equal: bool
+) -> None:
     assert fleet.up().status == 0
     chance = random.Random(15)  # noqa: S311 - the same moments in each run
-    for number in range(ROLLOUTS_AT_ONCE):
+    for number in range(CONCURRENT_ROLLOUTS):
         one = changed()
         delay = chance.uniform(0, 4)
         with ThreadPoolExecutor() as pool:
-            first = pool.submit(fleet.up_beside, **one)
-            time.sleep(delay)  # the moment is what the test is about
-            second = pool.submit(fleet.up_beside, **(one if are_equal else changed()))
+            first = pool.submit(fleet.up_concurrently, **one)
+            time.sleep(delay)  # the test is about this moment
+            second = pool.submit(fleet.up_concurrently, **(one if are_equal else changed()))
             outcomes = [first.result(), second.result()]
         what = f"{number}, {delay:.2f} s apart"
         words = "\n".join(outcome.output for outcome in outcomes)
@@ -85,12 +87,19 @@ def test_two_rollouts_at_once_have_one_winner_on_each_host(fleet: Fleet, are_equ
 
 
 # Before anything is sent, while the release is sent, in a switch, and before a batch.
-SILENT_AT = ["Check every host", "Put the release on the host", "[lab-2] switch:", "batch 2 of"]
+UNREACHABLE_AT = [
+    "Check every host",
+    "Put the release on the host",
+    "[lab-2] switch:",
+    "batch 2 of",
+]
 
 
 @pytest.mark.simulation
-@pytest.mark.parametrize("moment", SILENT_AT)
-def test_a_host_that_falls_silent_ends_the_run_and_is_named(fleet: Fleet, moment: str) -> None:
+@pytest.mark.parametrize("moment", UNREACHABLE_AT)
+def test_a_host_that_becomes_unreachable_ends_the_run_and_is_named(
+    fleet: Fleet, moment: str
+) -> None:
     began = time.monotonic()
     with fleet.silence_later("lab-2") as silence:
         outcome = fleet.interrupt(moment, silence)

@@ -1,4 +1,4 @@
-"""Rollouts over four hosts: in order, one batch at a time, and back again when one is bad."""
+"""Rollouts over four hosts: in order, one batch at a time, and reverted if a host fails."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def fleet(new_lab: Callable[..., OwnLab], tmp_path_factory: pytest.TempPathFacto
 
 @pytest.fixture(autouse=True)
 def all_serve_afterwards(fleet: Fleet) -> Any:
-    """Each test leaves the fleet serving; the token is never asked for a second time."""
+    """Each test leaves the fleet serving; no second token is requested."""
     yield
     assert fleet.serving() == ALL
     assert fleet.issuances() == dict.fromkeys(ALL, 1)
@@ -54,7 +54,7 @@ def test_the_canary_is_switched_alone_and_the_rest_in_batches(fleet: Fleet) -> N
 
 
 def test_a_broken_release_stops_at_the_canary(fleet: Fleet, broken: dict[str, Any]) -> None:
-    """One that is healthy for a while; other faults are tried on the local engine."""
+    """The release is healthy for a while; tests on the local engine cover other faults."""
     before, releases = fleet.containers(), fleet.releases()
     outcome = fleet.up(
         **broken,
@@ -105,7 +105,7 @@ def test_hosts_switched_before_a_failure_are_reverted_or_kept(
     assert [after[name] for name in ALL[1:]] == [releases[name] for name in ALL[1:]]
     assert (after["lab-1"] == releases["lab-1"]) == (revert == "fleet")
     if revert == "fleet":
-        assert fleet.previous() == previous  # a rollback must not go to what was bad
+        assert fleet.previous() == previous  # a rollback must not restore the bad release
     last = fleet.history("lab-1")[-1]["action"]
     assert last == ("revert" if revert == "fleet" else "up")
     assert fleet.up().status == 0
@@ -126,18 +126,18 @@ def test_hosts_switched_before_a_failure_are_reverted_or_kept(
     ],
     ids=["image that does not exist", "compose file that is invalid"],
 )
-def test_what_fails_before_the_first_switch_touches_no_container(
+def test_a_failure_before_the_first_switch_touches_no_container(
     fleet: Fleet, changes: dict[str, Any], words: str
 ) -> None:
     before = fleet.containers(), fleet.releases()
-    # On the last host only: the others are staged, and none is switched.
+    # Only on the last host: the release is staged on the others, and no host is switched.
     outcome = fleet.up(**changed(), per_host={"lab-4": changes})
     assert outcome.status == 1
     assert words in outcome.output
     assert (fleet.containers(), fleet.releases()) == before
 
 
-def test_a_port_that_is_taken_on_one_host_touches_none(fleet: Fleet) -> None:
+def test_a_port_that_is_taken_on_one_host_leaves_all_hosts_untouched(fleet: Fleet) -> None:
     before = fleet.containers(), fleet.releases()
     tunnel = [
         "ssh",
@@ -166,7 +166,7 @@ def test_a_host_that_does_not_answer_stops_the_rollout_before_any_switch(fleet: 
     assert fleet.containers() == before
 
 
-# More of them are tried on the local engine.
+# The tests on the local engine have more moments.
 MOMENTS = ["Put the release on the host", "[lab-2] switch:"]
 
 
@@ -196,7 +196,7 @@ def test_a_cut_connection_leaves_the_host_serving(fleet: Fleet, moment: str) -> 
 
 
 @pytest.mark.parametrize("which", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_begins_no_batch_and_takes_back_those_before(
+def test_after_a_signal_no_batch_begins_and_switched_hosts_are_reverted(
     fleet: Fleet, which: signal.Signals
 ) -> None:
     releases = fleet.releases()
@@ -206,8 +206,8 @@ def test_a_signal_begins_no_batch_and_takes_back_those_before(
     assert fleet.releases() == releases
 
 
-def test_a_host_that_falls_silent_in_its_switch_ends_the_run(fleet: Fleet) -> None:
-    """The switch itself ends on the host."""
+def test_a_host_that_becomes_unreachable_in_its_switch_ends_the_run(fleet: Fleet) -> None:
+    """The switch ends on the host without the controller."""
     began = time.monotonic()
     with fleet.silence_later("lab-2") as silence:
         assert fleet.interrupt("[lab-2] switch:", silence).status == 1
@@ -223,7 +223,7 @@ def test_an_engine_that_restarts_during_a_switch(fleet: Fleet) -> None:
     assert_settles_and_next_up_finishes(fleet)
 
 
-def test_of_two_rollouts_at_once_one_works_and_the_other_says_who(fleet: Fleet) -> None:
+def test_the_second_of_two_concurrent_rollouts_is_refused_and_names_the_first(fleet: Fleet) -> None:
     second: list[Any] = []
 
     def up_again(_: subprocess.Popen[str]) -> None:
@@ -235,7 +235,7 @@ def test_of_two_rollouts_at_once_one_works_and_the_other_says_who(fleet: Fleet) 
     outcome, seconds = second
     assert outcome.status == 1
     assert "[lab-1] a switch is under way here (up by " in outcome.output
-    assert seconds < 15  # at once: it does not wait for the other's end
+    assert seconds < 15  # refused at once, not after the end of the first
     assert fleet.up().status == 0
 
 

@@ -27,7 +27,7 @@ def fleet(new_lab: Callable[..., OwnLab], tmp_path_factory: pytest.TempPathFacto
 
 @pytest.fixture(autouse=True)
 def both_serve_afterwards(fleet: Fleet) -> Iterator[None]:
-    """Each test leaves both hosts serving; the token is never asked for a second time."""
+    """Each test leaves both hosts serving; no second token is requested."""
     tokens = fleet.tokens()
     yield
     assert fleet.serving() == BOTH

@@ -1,4 +1,4 @@
-"""`verify` reaches a host by every way that `up` does; from a clone, and from a wheel."""
+"""`verify` connects to a host in every way that `up` supports, from a clone and from a wheel."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def fleet(new_lab: Callable[..., OwnLab], tmp_path_factory: pytest.TempPathFacto
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The programs of an environment that has nothing but the package, from its wheel."""
+    """The programs of an environment with only the package, installed from its wheel."""
     directory = tmp_path_factory.mktemp("wheel")
     bin_ = directory / "environment" / "bin"
     for step in (
@@ -51,7 +51,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def agent(tmp_path: Path) -> Iterator[str]:
-    """The socket of an ssh-agent with eight keys, none of which any host knows."""
+    """The socket of an ssh-agent with eight keys that no host accepts."""
     socket = tmp_path / "agent"
     with subprocess.Popen(["ssh-agent", "-D", "-a", socket], stdout=subprocess.DEVNULL) as process:
         try:
@@ -96,7 +96,7 @@ def test_a_jump_host_that_only_the_ssh_config_names(fleet: Fleet, tmp_path: Path
     assert_deploys_and_verifies(fleet, {inner.name: data})
 
 
-def test_an_agent_with_more_keys_than_a_host_tries(
+def test_an_agent_with_more_keys_than_max_auth_tries(
     fleet: Fleet, agent: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SSH_AUTH_SOCK", agent)
@@ -110,7 +110,7 @@ def test_a_shell_that_prints_at_its_start(fleet: Fleet) -> None:
 
 
 def test_directories_that_are_links(fleet: Fleet) -> None:
-    """An administrator moved them to a bigger disk."""
+    """An administrator moved the directories to a bigger disk."""
     assert fleet.run_with({"lab-2": {}}, "deploy/down.py").status == 0
     for directory in ("/opt", "/docker_data"):
         script = f"mv {directory} /srv{directory} && ln -s /srv{directory} {directory}"
@@ -118,7 +118,7 @@ def test_directories_that_are_links(fleet: Fleet) -> None:
     assert_deploys_and_verifies(fleet, {"lab-2": {}})
 
 
-def test_sudo_that_wants_a_password(fleet: Fleet) -> None:
+def test_sudo_that_requires_a_password(fleet: Fleet) -> None:
     script = f"echo 'ops:{SUDO_PASSWORD}' | chpasswd; sed -i s/NOPASSWD:// /etc/sudoers.d/*"
     fleet.in_container("lab-1", "sh", "-c", script)
     assert fleet.run_with({"lab-1": {}}, "deploy/plan.py").status == 1
@@ -144,7 +144,7 @@ def test_the_wheel_deploys_and_verifies_from_another_directory(
     assert fleet.run_on(inventory, "deploy/drift.py").status == 0  # a clone makes the same release
 
 
-def test_up_is_a_step_of_a_foreign_deploy_beside_hosts_that_take_no_part(
+def test_up_is_a_step_of_a_foreign_deploy_with_hosts_that_take_no_part(
     fleet: Fleet, wheel: Path, tmp_path: Path
 ) -> None:
     inventory = fleet.inventory_of(

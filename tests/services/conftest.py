@@ -1,4 +1,4 @@
-"""Fixtures of the service tests: real WSGI servers on loopback, each in a thread of its own."""
+"""Fixtures of the service tests: real WSGI servers on loopback, each in its own thread."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class _PassUnderscores(WSGIRequestHandler):
     """Passes on headers such as KIS's ``tr_id``, as gunicorn does with ``--header-map dangerous``.
 
-    Without being told so, both servers drop every header that has an underscore in its name.
+    By default, both servers drop every header that has an underscore in its name.
     """
 
     def make_environ(self) -> WSGIEnvironment:
@@ -69,7 +69,7 @@ class RunningSimulator:
     def control(self, method: str, path: str, body: object = None) -> Any:
         """Call the control API and return its JSON answer.
 
-        ``simulator.control("PUT", "clock", {"advance": 60})``. Raises ``requests.HTTPError`` where
+        ``simulator.control("PUT", "clock", {"advance": 60})``. Raises ``requests.HTTPError`` if
         the simulator refuses.
         """
         response = requests.request(

@@ -1,4 +1,4 @@
-"""The gateway over HTTP, in front of the simulator; some of it as the process that is deployed."""
+"""The gateway over HTTP, in front of the simulator; some tests run the deployed process."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import requests
 from kis_gateway.app import build_app
 from kis_gateway.config import ConfigurationError, Settings
 from kis_gateway.keeper import CACHED_TOKEN_USED, CLIENT_READY, Keeper
-from kis_gateway.kis import MAX_IN_FLIGHT, Kis
+from kis_gateway.kis import MAX_IN_FLIGHT, Kis, json_object
 from kis_gateway.limiter import WINDOW_SECONDS, Limiter, TooManyRequests
 from kis_gateway.metrics import Metrics
 from kis_gateway.tokens import TokenStore, fingerprint_of
@@ -56,7 +57,7 @@ StartGateway = Callable[..., str]
 
 @pytest.fixture
 def gateway(serve: Serve, environ: dict[str, str]) -> Iterator[StartGateway]:
-    """``gateway(**environ)`` starts one in this process, its keeper running; returns its URL."""
+    """``gateway(**environ)`` starts a gateway and its keeper in this process; returns its URL."""
     keepers: list[Keeper] = []
 
     def start(limiter: Limiter | None = None, read_timeout: float = 10, **more: str) -> str:
@@ -80,7 +81,7 @@ def gateway(serve: Serve, environ: dict[str, str]) -> Iterator[StartGateway]:
 
 
 def metric(url: str, line: str) -> float:
-    """The value of one line of /metrics, by all that is before it; 0 where there is none."""
+    """The value of a metric, by its name and labels in /metrics; 0 if it is missing."""
     for found in requests.get(f"{url}/metrics", timeout=5).text.splitlines():
         name, _, value = found.rpartition(" ")
         if name == line:
@@ -107,7 +108,7 @@ def test_ready_and_forwarding(gateway: StartGateway, simulator: RunningSimulator
     assert metric(url, "kis_token_expiry_timestamp_seconds") > time.time() + 86000
 
 
-def test_paper_is_another_host_with_another_key(
+def test_paper_trading_uses_another_host_and_another_key(
     gateway: StartGateway, simulator: RunningSimulator
 ) -> None:
     url = gateway(KIS_ENVIRONMENT="paper", KIS_BASE_URL=simulator.paper_url)
@@ -134,12 +135,12 @@ def test_paper_is_another_host_with_another_key(
         "/uapi",
     ],
 )
-def test_nothing_but_uapi_is_forwarded(
+def test_only_uapi_is_forwarded(
     gateway: StartGateway, simulator: RunningSimulator, path: str
 ) -> None:
     url = gateway()
     host, port = url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=5) as raw:  # no client tidies the path
+    with socket.create_connection((host, int(port)), timeout=5) as raw:  # clients normalize paths
         raw.sendall(f"POST {path} HTTP/1.0\r\nContent-Length: 2\r\n\r\n{{}}".encode())
         answer = b"".join(iter(lambda: raw.recv(4096), b""))
     assert answer.split()[1] == b"404"
@@ -148,7 +149,7 @@ def test_nothing_but_uapi_is_forwarded(
     assert (counters["requests"], counters["issuances"], counters["rejections"]) == (0, 1, 0)
 
 
-def test_without_a_token_it_is_alive_and_not_ready(
+def test_a_gateway_without_a_token_is_alive_and_not_ready(
     gateway: StartGateway, simulator: RunningSimulator
 ) -> None:
     simulator.control(
@@ -175,7 +176,7 @@ def test_without_a_token_it_is_alive_and_not_ready(
         ({"kind": "hang", "seconds": 5}, 504, "kis_timeout"),
     ],
 )
-def test_kis_out_of_reach(
+def test_kis_is_unreachable(
     gateway: StartGateway,
     simulator: RunningSimulator,
     fault: dict[str, object],
@@ -190,12 +191,12 @@ def test_kis_out_of_reach(
     assert "12345678" not in answer.text
     assert metric(url, 'kis_upstream_requests_total{msg_cd="",status="none"}') == 1
     counters = simulator.control("GET", "counters")["real"][simulator.credentials["kis-r-app-key"]]
-    assert counters["requests"] == 1  # never a second try: it might have been an order
+    assert counters["requests"] == 1  # no second try: the request might be an order
     simulator.control("DELETE", "faults")
     assert requests.get(url + PRICE, timeout=5).status_code == 200
 
 
-def test_kis_own_errors_are_passed_on(gateway: StartGateway, simulator: RunningSimulator) -> None:
+def test_errors_of_kis_are_passed_on(gateway: StartGateway, simulator: RunningSimulator) -> None:
     url = gateway()
     simulator.control(
         "POST", "faults", {"path": "/uapi", "kind": "error", "code": "EGW00201", "count": 1}
@@ -224,7 +225,7 @@ def test_a_refused_token_is_replaced_from_the_file(
 def test_a_refused_token_is_replaced_by_one_issuance(
     gateway: StartGateway, simulator: RunningSimulator, environ: dict[str, str]
 ) -> None:
-    """Four requests at once meet a token that KIS does not know."""
+    """Four concurrent requests have a token that KIS does not know."""
     path = Path(environ["KIS_TOKEN_FILE_PATH"])
     path.write_text(json.dumps({"access_token": "stale", "expires_at": time.time() + 3600}))
     url = gateway()
@@ -253,7 +254,7 @@ def test_an_expired_token_is_replaced_too(
     path = Path(environ["KIS_TOKEN_FILE_PATH"])
     cached = {"access_token": elsewhere.value, "expires_at": elsewhere.expires_at}
     path.write_text(json.dumps(cached))
-    url = gateway()  # whose clock is a day behind KIS's
+    url = gateway()  # its clock is a day behind that of KIS
     assert requests.get(url + PRICE, timeout=15).json().get("rt_cd") == "0"
     counters = simulator.control("GET", "counters")["real"][simulator.credentials["kis-r-app-key"]]
     assert counters["codes"] == {"EGW00123": 1}
@@ -272,7 +273,7 @@ def test_a_second_refusal_within_the_minute_makes_no_second_issuance(
     assert (counters["issuances"], counters["rejections"]) == (1, 0)
 
 
-def test_over_the_limit_it_answers_429(gateway: StartGateway) -> None:
+def test_requests_over_the_limit_get_429(gateway: StartGateway) -> None:
     limiter = Limiter(2, clock=lambda: 0.0, sleep=lambda _: None)
     url = gateway(limiter)
     statuses = [requests.get(url + PRICE, timeout=5).status_code for _ in range(12)]
@@ -314,7 +315,7 @@ def test_when_kis_hangs_the_gateway_stays_alive(
     assert requests.get(url + PRICE, timeout=5).status_code == 200
 
 
-def test_the_limiter_allows_so_many_in_any_window() -> None:
+def test_the_limiter_holds_its_limit_in_any_window() -> None:
     now = [0.0]
     limiter = Limiter(3, clock=lambda: now[0], sleep=lambda _: None)
     starts = [now[0] + limiter.wait_for_turn(60) for now[0] in (0, 0.1, 0.9, 1.0, 1.0, 1.0, 1.0)]
@@ -338,11 +339,11 @@ def test_the_limiter_counts_all_threads() -> None:
     assert sorted(waits) == pytest.approx([n // 5 * WINDOW_SECONDS for n in range(20)])
 
 
-# The process that is deployed.
+# The deployed process.
 
 
 class RecordingKis(BaseHTTPRequestHandler):
-    """Issues a token and echoes each other request's raw headers, which no WSGI server keeps."""
+    """Issues a token; echoes the raw headers of other requests, which WSGI servers change."""
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"])).decode()
@@ -421,7 +422,7 @@ def running(environ: dict[str, str], log: Path) -> Iterator[str]:
         process.wait()
 
 
-def test_headers_are_kis_own_and_nothing_else(
+def test_only_headers_of_the_kis_api_are_forwarded(
     environ: dict[str, str], recording_kis: str, tmp_path: Path
 ) -> None:
     with running({**environ, "KIS_BASE_URL": recording_kis}, tmp_path / "log") as url:
@@ -525,7 +526,7 @@ def test_bad_settings_are_named(
     assert "SE CRET" not in str(caught.value)
 
 
-def test_white_space_around_a_credential_is_left_out_and_mentioned(
+def test_white_space_around_a_credential_is_removed_and_logged(
     environ: dict[str, str], caplog: pytest.LogCaptureFixture
 ) -> None:
     content = {"kis-r-app-key": "KEY", "kis-r-app-secret": "SECRET\n"}
@@ -551,3 +552,34 @@ def test_bad_settings_end_the_process_with_one_line(environ: dict[str, str]) -> 
     assert (result.stdout + result.stderr).splitlines() == [
         "kis-gateway cannot start: SECRETS_FILE /nowhere does not exist: is it mounted?"
     ]
+
+
+def test_half_sent_requests_do_not_block_the_others(
+    environ: dict[str, str], tmp_path: Path
+) -> None:
+    with running(environ, tmp_path / "log") as url, ExitStack() as stack:
+        address = ("127.0.0.1", urlsplit(url).port)
+        for _ in range(100):
+            half = stack.enter_context(socket.create_connection(address))
+            half.sendall(b"GET /health HTTP/1.1\r\n")
+        wait_for(lambda: is_alive(url), "answers while requests are half sent", 40)
+
+
+def is_alive(url: str) -> bool:
+    try:
+        return requests.get(f"{url}/health", timeout=1).ok
+    except requests.RequestException:
+        return False
+
+
+@pytest.mark.parametrize("header", ["SCRIPT_NAME", "PATH_INFO"])
+def test_no_header_changes_the_path(environ: dict[str, str], tmp_path: Path, header: str) -> None:
+    with running(environ, tmp_path / "log") as url:
+        answer = requests.get(f"{url}/health", headers={header: "/elsewhere"}, timeout=5)
+        assert (answer.status_code, answer.json()) == (200, {"status": "alive"})
+
+
+def test_deep_json_from_kis_is_no_object() -> None:
+    answer = requests.Response()
+    answer._content = b'{"a":' * 100_000
+    assert json_object(answer) == {}

@@ -39,7 +39,7 @@ CONNECTION_REFUSED = "http://127.0.0.1:1"
         {"access_token_token_expired": "2026-01-02 09:00:00", "expires_in": 86400},
     ],
 )
-def test_reads_each_shape_of_token_file(fields: dict[str, Any]) -> None:
+def test_each_form_of_token_file_is_read(fields: dict[str, Any]) -> None:
     token = parse_token({"access_token": "abc", **fields})
     assert (token.value, token.expires_at) == ("abc", EXPIRY)
     assert "abc" not in repr(token)
@@ -63,13 +63,13 @@ def test_reads_each_shape_of_token_file(fields: dict[str, Any]) -> None:
         {"access_token": "abc", "expires_in": 86400},
     ],
 )
-def test_refuses_what_is_no_token_and_does_not_quote_it(data: object) -> None:
+def test_an_invalid_token_is_refused_and_not_quoted(data: object) -> None:
     with pytest.raises(UnreadableToken) as caught:
         parse_token(data)
     assert "abc" not in str(caught.value)
 
 
-def test_a_token_ends_ten_minutes_early() -> None:
+def test_a_token_counts_as_expired_ten_minutes_early() -> None:
     token = Token("abc", EXPIRY)
     assert token.is_valid(EXPIRY - 600.1)
     assert not token.is_valid(EXPIRY - 600)
@@ -102,7 +102,7 @@ class Bench:
         app_key: str | None = None,
         read_timeout: float = 10,
     ) -> Keeper:
-        """A gateway process just started: it knows nothing but what the directory holds."""
+        """A gateway process that has just started: it knows only what the directory holds."""
         settings = Settings(
             **{
                 **vars(self.settings),
@@ -188,7 +188,7 @@ def test_a_restart_uses_the_cached_token(bench: Bench, log: pytest.LogCaptureFix
     "content",
     [b"", b"\x00\xff\xfe", b'{"access_token": "abc', b"[" * 100_000, b"[]", b'{"token": 1}'],
 )
-def test_a_corrupt_file_is_a_miss(
+def test_a_corrupt_token_file_is_a_miss(
     bench: Bench, log: pytest.LogCaptureFixture, content: bytes
 ) -> None:
     bench.path.write_bytes(content)
@@ -201,7 +201,7 @@ def test_a_corrupt_file_is_a_miss(
     assert str(bench.path) in warnings[0]
 
 
-def test_a_corrupt_memory_of_the_attempt_is_a_miss(bench: Bench) -> None:
+def test_a_corrupt_record_of_the_attempt_is_a_miss(bench: Bench) -> None:
     bench.path.with_name("kis_token.json.attempt").write_text("{")
     keeper = bench.keeper()
     keeper.step()
@@ -215,7 +215,7 @@ def test_an_expired_file_is_replaced(bench: Bench) -> None:
     assert bench.written()["access_token"] != "old"
 
 
-def test_a_foreign_token_is_never_used_and_not_replaced_in_silence(
+def test_a_foreign_token_is_never_used_and_its_replacement_is_logged(
     bench: Bench, log: pytest.LogCaptureFixture
 ) -> None:
     foreign = fingerprint_of("another key")
@@ -228,11 +228,13 @@ def test_a_foreign_token_is_never_used_and_not_replaced_in_silence(
     assert token.value != "foreign"
     assert bench.written()["app_key_fingerprint"] == fingerprint_of(bench.settings.app_key)
     assert any("another app key" in message and foreign in message for message in log.messages)
-    aside = bench.path.with_name(f"{bench.path.name}.of-{foreign}")  # it may come back
+    aside = bench.path.with_name(f"{bench.path.name}.of-{foreign}")  # its key may be used again
     assert json.loads(aside.read_text())["access_token"] == "foreign"
 
 
-def test_a_token_that_kis_repeats_and_refuses_is_asked_for_ever_less_often(bench: Bench) -> None:
+def test_a_token_that_kis_repeats_and_refuses_is_requested_less_and_less_often(
+    bench: Bench,
+) -> None:
     keeper = bench.keeper()
     keeper.step()
     asked = bench.count("issuances")
@@ -270,7 +272,7 @@ def test_two_gateways_on_one_directory_make_one_issuance(bench: Bench) -> None:
     assert bench.count("rejections") == 0
 
 
-def test_while_another_holds_the_lock_nobody_asks(bench: Bench) -> None:
+def test_no_gateway_asks_while_another_process_holds_the_lock(bench: Bench) -> None:
     keeper = bench.keeper()
     thread = threading.Thread(target=keeper.step)
     with TokenStore(bench.path, "another process").lock():
@@ -286,7 +288,7 @@ def test_while_another_holds_the_lock_nobody_asks(bench: Bench) -> None:
     assert bench.count("issuances") == 0
 
 
-def test_a_restart_honours_the_minute(bench: Bench) -> None:
+def test_a_restarted_gateway_waits_for_the_end_of_the_minute(bench: Bench) -> None:
     bench.keeper().step()
     bench.path.unlink()
     bench.advance(30)
@@ -304,7 +306,7 @@ def test_a_restart_honours_the_minute(bench: Bench) -> None:
     assert bench.count("new_tokens") == 1
 
 
-def test_another_keys_attempt_does_not_count(bench: Bench) -> None:
+def test_an_attempt_with_another_key_does_not_count(bench: Bench) -> None:
     other = bench.keeper(app_key="X" * 36)
     other.step()
     assert other.status().token is None
@@ -321,7 +323,7 @@ def test_an_attempt_from_the_future_does_not_count(bench: Bench) -> None:
     assert keeper.status().token is not None
 
 
-def test_asked_too_soon_it_stays_up_and_tries_after_the_minute(bench: Bench) -> None:
+def test_a_gateway_that_asks_too_soon_stays_up_and_retries_after_the_minute(bench: Bench) -> None:
     elsewhere = Kis(bench.settings)
     elsewhere.issue_token()
     keeper = bench.keeper(jitter=1)
@@ -344,7 +346,7 @@ def test_asked_too_soon_it_stays_up_and_tries_after_the_minute(bench: Bench) -> 
         ({"app_key": "WRONG" * 7 + "X"}, "EGW00103", "kis-r-app-key"),
     ],
 )
-def test_wrong_credentials_are_explained_and_not_asked_again_soon(
+def test_wrong_credentials_are_explained_and_not_retried_soon(
     bench: Bench, log: pytest.LogCaptureFixture, wrong: dict[str, str], code: str, field: str
 ) -> None:
     bench.settings = Settings(**{**vars(bench.settings), **wrong})
@@ -369,7 +371,7 @@ def test_wrong_credentials_are_explained_and_not_asked_again_soon(
         ({"kind": "hang", "seconds": 10}, "did not answer within 0.5 s"),
     ],
 )
-def test_kis_out_of_reach(bench: Bench, fault: dict[str, object] | None, reason: str) -> None:
+def test_kis_is_unreachable(bench: Bench, fault: dict[str, object] | None, reason: str) -> None:
     if fault:
         bench.simulator.control("POST", "faults", {"path": "/oauth2", **fault})
     base_url = None if fault else CONNECTION_REFUSED
@@ -382,7 +384,7 @@ def test_kis_out_of_reach(bench: Bench, fault: dict[str, object] | None, reason:
         assert reason in status.problem
         delays.append(round(status.next_attempt_in))
         bench.advance(status.next_attempt_in)
-        if fault and fault["kind"] == "hang":  # one is enough: each waits in real time
+        if fault and fault["kind"] == "hang":  # one round is enough: it waits in real time
             break
     assert delays == [61, 122, 244, 300, 300][: len(delays)]
     bench.simulator.control("DELETE", "faults")
@@ -391,7 +393,7 @@ def test_kis_out_of_reach(bench: Bench, fault: dict[str, object] | None, reason:
         assert keeper.status().token is not None
 
 
-def test_the_expiry_is_the_absolute_one(bench: Bench) -> None:
+def test_the_absolute_expiry_is_used(bench: Bench) -> None:
     """KIS answers with the same token for six hours, and each time with expires_in 86400."""
     bench.keeper().step()
     before = bench.written()
@@ -404,7 +406,9 @@ def test_the_expiry_is_the_absolute_one(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize(("jitter", "before_expiry"), [(0.0, 900), (1.0, 661)])
-def test_refreshes_in_the_first_window(bench: Bench, jitter: float, before_expiry: float) -> None:
+def test_a_token_is_refreshed_in_the_first_window(
+    bench: Bench, jitter: float, before_expiry: float
+) -> None:
     keeper = bench.keeper(jitter)
     keeper.step()
     old = bench.written()
@@ -420,7 +424,7 @@ def test_refreshes_in_the_first_window(bench: Bench, jitter: float, before_expir
     assert bench.written()["access_token"] == token.value
 
 
-def test_a_failed_refresh_keeps_the_old_token_until_it_must_go(
+def test_a_failed_refresh_keeps_the_old_token_until_it_ends(
     bench: Bench, log: pytest.LogCaptureFixture
 ) -> None:
     keeper = bench.keeper(jitter=0)
@@ -442,7 +446,7 @@ def test_a_failed_refresh_keeps_the_old_token_until_it_must_go(
     assert keeper.status().token is not None
 
 
-def test_a_refused_token_is_exchanged_for_the_files_newer_one(bench: Bench) -> None:
+def test_a_refused_token_is_replaced_by_a_newer_one_in_the_file(bench: Bench) -> None:
     keeper = bench.keeper()
     keeper.step()
     refused = keeper.status().token
@@ -456,7 +460,7 @@ def test_a_refused_token_is_exchanged_for_the_files_newer_one(bench: Bench) -> N
     assert bench.count("issuances") == 1
 
 
-def test_a_refused_token_is_forgotten_by_the_file_and_the_minute_holds(bench: Bench) -> None:
+def test_a_refused_token_is_removed_from_the_file_and_the_minute_is_kept(bench: Bench) -> None:
     keeper = bench.keeper()
     keeper.step()
     refused = keeper.status().token
@@ -464,7 +468,9 @@ def test_a_refused_token_is_forgotten_by_the_file_and_the_minute_holds(bench: Be
     keeper.replace(refused, timeout=0)
     keeper.step()
     assert keeper.status().token is None
-    assert keeper.replace(refused, timeout=5) is None  # at once: the keeper waits for the minute
+    assert (
+        keeper.replace(refused, timeout=5) is None
+    )  # returns at once: the keeper waits for the minute
     assert not bench.path.exists()
     assert bench.count("issuances") == 1
     bench.advance(61)
@@ -474,10 +480,10 @@ def test_a_refused_token_is_forgotten_by_the_file_and_the_minute_holds(bench: Be
     assert bench.count("rejections") == 0
 
 
-def test_a_directory_that_cannot_be_written_to_is_explained_and_kis_is_not_asked(
+def test_an_unwritable_directory_is_explained_and_kis_is_not_asked(
     bench: Bench,
 ) -> None:
-    """What cannot be remembered is not asked for. (A file in its way stops root too.)"""
+    """If an attempt cannot be recorded, KIS is not asked. (Directories block even root.)"""
     (bench.path.parent / "kis_token.json.tmp").mkdir()
     (bench.path.parent / "kis_token.json.attempt.tmp").mkdir()
     keeper = bench.keeper()
@@ -513,7 +519,7 @@ def test_retry_delay(code: str | None, failures: int, jitter: float, delay: floa
 
 
 def test_nothing_secret_is_logged(bench: Bench, log: pytest.LogCaptureFixture) -> None:
-    """Everything at DEBUG, the libraries included, over a life with all kinds of trouble."""
+    """All loggers are at DEBUG, libraries included; the steps include many kinds of errors."""
     log.set_level(logging.DEBUG)
     keeper = bench.keeper()
     secrets = [bench.settings.app_secret]

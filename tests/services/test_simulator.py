@@ -1,4 +1,4 @@
-"""The KIS simulator keeps KIS's rules: each of them, over HTTP, on a clock that the test sets."""
+"""The KIS simulator follows KIS's rules: each rule over HTTP, on a clock that the test sets."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ TOO_SOON = {
 
 
 class Kis:
-    """A client of the simulator that says what it sends, and nothing else."""
+    """A client of the simulator that sends only what the test says."""
 
     def __init__(
         self, simulator: RunningSimulator, kind: Literal["real", "paper"] = "real"
@@ -76,7 +76,7 @@ class Kis:
         return requests.request(method, self.url + path, headers=sent | headers, timeout=5)
 
     def code(self, token: str | None, **headers: str) -> str:
-        """``msg_cd`` of a call, whose shape and status are those of a refusal if it is one."""
+        """``msg_cd`` of a call; checks the shape and the status of a refusal."""
         response = self.call(token, **headers)
         body = response.json()
         if response.status_code != 200:
@@ -102,7 +102,7 @@ class Kis:
 
 @pytest.fixture
 def frozen(simulator: RunningSimulator) -> RunningSimulator:
-    """The simulator at nine in the morning in Seoul, its clock standing still."""
+    """The simulator at nine in the morning in Seoul, with a stopped clock."""
     simulator.control("PUT", "clock", {"now": NOW, "rate": 0})
     return simulator
 
@@ -118,7 +118,7 @@ def paper(frozen: RunningSimulator) -> Kis:
 
 
 def refusal(response: requests.Response) -> str:
-    """``error_code`` of a refusal under /oauth2, which has the shape and status of one."""
+    """``error_code`` of a refusal under /oauth2; checks its shape and status."""
     assert response.status_code == 403
     assert response.json().keys() == {"error_description", "error_code"}
     return str(response.json()["error_code"])
@@ -127,7 +127,7 @@ def refusal(response: requests.Response) -> str:
 def wait_until(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 10
     while not condition():
-        assert time.monotonic() < deadline, "waited for 10 s in vain"
+        assert time.monotonic() < deadline, "not within 10 s"
         time.sleep(0.01)
 
 
@@ -152,7 +152,7 @@ def test_opaque_tokens_are_as_long_as_the_limit_and_work(kis: Kis) -> None:
     assert kis.code(token) == "MCA00000"
 
 
-def test_expiry_is_in_korean_time_without_a_zone_a_day_later(kis: Kis) -> None:
+def test_the_expiry_is_a_day_later_in_korean_time_without_a_zone(kis: Kis) -> None:
     answer = kis.ask().json()
     assert answer["access_token_token_expired"] == "2026-03-03 09:00:00"
     assert answer["expires_in"] == DAY
@@ -185,7 +185,7 @@ def test_second_issuance(kis: Kis, after: float, outcome: str) -> None:
         assert second.json() == TOO_SOON
         assert second.json()["error_description"] in second.text  # not escaped
     else:
-        # The same token keeps its absolute expiry, while expires_in says a whole day at any age.
+        # The same token keeps its absolute expiry, but expires_in is always a full day.
         assert second.json()["expires_in"] == DAY
         assert (second.json() == first) == (outcome == "same")
 
@@ -208,7 +208,7 @@ def test_whether_a_refusal_extends_the_minute(kis: Kis, extend: bool, outcome: i
     assert kis.ask().status_code == outcome
 
 
-def test_switches_of_the_six_hour_rule(kis: Kis) -> None:
+def test_the_rules_of_the_six_hours_can_be_switched(kis: Kis) -> None:
     kis.rules(expires_in_counts_down=True)
     first = kis.ask().json()
     kis.advance(HOUR)
@@ -228,7 +228,7 @@ def test_what_a_new_token_does_to_the_old_one(kis: Kis, dies: bool, code: str) -
     new = kis.token()
     assert kis.code(old) == code
     assert kis.code(new) == "MCA00000"
-    kis.advance(18 * HOUR)  # at its own time, the old one ends in any case
+    kis.advance(18 * HOUR)  # the old token expires now in any case
     assert kis.code(old) == ("EGW00121" if dies else "EGW00123")
     assert kis.code(new) == "MCA00000"
 
@@ -272,16 +272,16 @@ def test_one_key_on_both_hosts_has_two_states(kis: Kis, paper: Kis) -> None:
         ({"grant_type": "password"}, "EGW00116"),
     ],
 )
-def test_bad_credentials_are_refused_before_the_minute_is_looked_at(
+def test_bad_credentials_are_refused_before_the_minute_is_checked(
     kis: Kis, wrong: dict[str, str], code: str
 ) -> None:
     assert refusal(kis.ask(**wrong)) == code
-    kis.token()  # the minute was not used up
-    assert refusal(kis.ask(**wrong)) == code  # and does not hide the error
+    kis.token()  # the refusal did not use up the minute
+    assert refusal(kis.ask(**wrong)) == code  # the minute does not hide the error
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", " "])
-def test_white_space_at_the_end_of_the_secret_is_a_wrong_secret(kis: Kis, end: str) -> None:
+def test_a_secret_with_white_space_at_its_end_is_wrong(kis: Kis, end: str) -> None:
     assert refusal(kis.ask(appsecret=kis.secret + end)) == "EGW00105"
 
 
@@ -338,7 +338,7 @@ def test_counters(kis: Kis) -> None:
     kis.ask(appsecret="wrong")
     kis.ask(appkey="unknown")
     kis.advance(MINUTE)
-    kis.token()  # the same one: a phone message all the same
+    kis.token()  # the same token, and still a phone message
     kis.call(token)
     kis.call("wrong")
     assert kis.counters() == {
@@ -358,7 +358,7 @@ def test_retry_after(kis: Kis, switch: bool, header: str | None) -> None:
     assert kis.ask().headers.get("Retry-After") == header
 
 
-def test_many_refusals_block_the_key_for_a_day_if_so_switched(kis: Kis) -> None:
+def test_many_refusals_block_the_key_for_a_day_if_enabled(kis: Kis) -> None:
     kis.rules(block_after_rejections=3)
     kis.token()
     assert [refusal(kis.ask()) for _ in range(4)] == ["EGW00133"] * 3 + ["EGW00103"]
@@ -394,7 +394,7 @@ def test_approval_key(kis: Kis) -> None:
     answer = kis.post("/oauth2/Approval", **body, secretkey=kis.secret)
     assert answer.status_code == 200
     assert answer.json().keys() == {"approval_key"}
-    # The name of the field is another one than for a token.
+    # The name of the field differs from that of a token request.
     assert refusal(kis.post("/oauth2/Approval", **body, appsecret=kis.secret)) == "EGW00105"
 
 
@@ -467,7 +467,7 @@ def test_an_injected_error_may_have_any_status(kis: Kis) -> None:
 
 
 def exchange(url: str) -> bytes:
-    """What comes back for a bare request for a token; raises ``ConnectionResetError`` on a RST."""
+    """The answer to a minimal token request; raises ``ConnectionResetError`` on a RST."""
     address = urlsplit(url)
     assert address.hostname
     assert address.port
@@ -483,7 +483,7 @@ def test_connection_reset(kis: Kis) -> None:
     assert b"EGW00116" in exchange(kis.url)
 
 
-def test_an_answer_that_hangs_was_carried_out(kis: Kis) -> None:
+def test_a_request_whose_answer_hangs_is_carried_out(kis: Kis) -> None:
     kis.fault(path="/oauth2/tokenP", kind="hang", seconds=600)
     with pytest.raises(requests.ReadTimeout):
         requests.post(
@@ -500,7 +500,7 @@ def test_an_answer_that_hangs_was_carried_out(kis: Kis) -> None:
     assert refusal(kis.ask()) == "EGW00133"
 
 
-def test_clearing_the_faults_lets_go_what_hangs(kis: Kis) -> None:
+def test_clearing_the_faults_releases_hanging_answers(kis: Kis) -> None:
     kis.fault(path="/oauth2/tokenP", kind="hang", seconds=600)
     answers: list[requests.Response] = []
     client = threading.Thread(target=lambda: answers.append(kis.ask()))
@@ -571,7 +571,7 @@ def test_mistakes_are_explained(
     assert words in response.json()["error"]
 
 
-def test_reset_returns_to_the_first_moment(kis: Kis) -> None:
+def test_reset_restores_the_initial_state(kis: Kis) -> None:
     kis.rules(old_token_dies=False)
     body = {"app_key": kis.key, "app_secret": "changed", "host": "real"}
     kis.simulator.control("PUT", "credentials", body)
@@ -588,9 +588,9 @@ def test_reset_returns_to_the_first_moment(kis: Kis) -> None:
     kis.token()
 
 
-def test_the_control_api_tells_no_secret(kis: Kis) -> None:
+def test_the_control_api_shows_no_secret(kis: Kis) -> None:
     token = kis.token()
-    kis.ask(appkey=kis.secret, appsecret=kis.key)  # each in the other's field
+    kis.ask(appkey=kis.secret, appsecret=kis.key)  # key and secret are swapped
     kis.call(token, appkey=kis.secret)
     for path in ("counters", "rules", "clock", "health"):
         text = json.dumps(kis.simulator.control("GET", path))
@@ -598,7 +598,28 @@ def test_the_control_api_tells_no_secret(kis: Kis) -> None:
         assert token not in text
 
 
-# As in the container.
+def test_deep_json_is_a_refusal_as_any_other_body(kis: Kis) -> None:
+    deep = b'{"appkey":' * 100_000
+    assert requests.post(f"{kis.url}/oauth2/tokenP", data=deep, timeout=5).status_code == 403
+    headers = {"appkey": kis.key, "appsecret": kis.secret}
+    answer = requests.post(f"{kis.url}/uapi/hashkey", data=deep, headers=headers, timeout=5)
+    assert (answer.status_code, answer.json()["BODY"]) == (200, None)
+    assert requests.put(f"{kis.url}/_simulator/clock", data=deep, timeout=5).status_code == 400
+
+
+def test_query_names_have_no_case(kis: Kis) -> None:
+    """`mojito2` sends them in lower case, and KIS accepts them."""
+    token = kis.token()
+    path = PRICE.partition("?")[0]
+    quotes = [
+        kis.call(token, f"{path}?{query}").json()["output"]
+        for query in ("FID_INPUT_ISCD=005930", "fid_input_iscd=005930")
+    ]
+    assert quotes[0] == quotes[1]
+    assert quotes[0]["stck_shrn_iscd"] == "005930"
+
+
+# With gunicorn, as in the container.
 
 
 @pytest.fixture
@@ -634,13 +655,13 @@ def test_in_gunicorn(in_gunicorn: tuple[str, str], frozen: RunningSimulator) -> 
     real_url, paper_url = in_gunicorn
     paper = Kis(replace(frozen, real_url=real_url, paper_url=paper_url), "paper")
 
-    # The port tells the host, not the name that the client calls it.
+    # The port selects the KIS host, not the name in the Host header.
     headers = {"Host": "openapivts.koreainvestment.com:29443"}
     assert requests.get(f"{real_url}{PRICE}", headers=headers, timeout=5).status_code == 500
     assert paper.simulator.control("GET", "counters")["real"]["(unknown)"]["requests"] == 1
-    # Names of headers with an underscore pass.
+    # Headers with an underscore in their name are passed on.
     assert paper.call(paper.token()).headers["tr_id"] == "FHKST01010100"
-    # A reset is one.
+    # The fault `reset` is a TCP RST.
     paper.fault(path="/oauth2", kind="reset")
     with pytest.raises(ConnectionResetError):
         exchange(paper_url)

@@ -1,13 +1,17 @@
-"""A gateway as they are in the wild, with the habits that this project is about.
+"""A gateway as found in the wild, with the habits that this project has to handle.
 
-It asks KIS for a token while it starts and exits where it gets none; it trusts any file that it
-finds, does not say whose key the token is for, writes in place, and answers /health 200 always.
-Its token file is in the container unless KIS_TOKEN_FILE_PATH says otherwise. TOKEN_FORM is how it
-writes it: `json`; `sealed`, which only the gateway can read; `naive`, with a date without a zone;
-`bare`, with `token` in place of `access_token`. HABIT is one more: `rewrites` its file at each
-start; `patient`, it waits for 65 s where KIS refuses it; `private`, it listens on 127.0.0.1 of its
-own; `flaky`, it answers every other request with 503; `mortal`, it ends 3 s after its start. It
-answers 503 while a file `bad` is beside its token.
+It asks KIS for a token while it starts, and exits if it gets none. It trusts any token file that it
+finds, does not record the app key of the token, writes in place, and always answers /health with
+200. Its token file is in the container unless KIS_TOKEN_FILE_PATH names another path.
+
+TOKEN_FORM is the form of the file: `json`; `sealed`: only the gateway can read it; `naive`: with a
+date without a zone; `bare`: with `token` in place of `access_token`.
+
+HABIT is one more habit: `rewrites`: it rewrites its file at each start; `patient`: it waits for
+65 s if KIS refuses it; `private`: it listens only on 127.0.0.1 of the container; `flaky`: it
+answers every other request with 503; `mortal`: it exits 3 s after its start.
+
+It answers 503 while a file `bad` is next to its token file.
 """
 
 import base64
@@ -46,7 +50,9 @@ def write(token: str, expires_at: float) -> None:
     text = json.dumps({"access_token": token, "expires_at": expires_at})
     if FORM == "sealed":
         text = "SEALED:" + base64.b64encode(text.encode()).decode()
-    if FORM == "naive":  # the container's zone is UTC; in Korea this moment is in the past
+    if (
+        FORM == "naive"
+    ):  # the container's zone is UTC; read as Korean time, this moment is in the past
         ends = datetime.now() + timedelta(hours=8)
         text = json.dumps({"access_token": "opaque", "expires_at": ends.isoformat()})
     if FORM == "bare":
@@ -76,7 +82,7 @@ def token() -> str:
         with urllib.request.urlopen(request, timeout=5) as answer:
             issued = json.load(answer)
     except urllib.error.HTTPError as error:
-        # As httpx and requests do: the code on one line, the status on the next.
+        # Like httpx and requests: the code on one line, the status on the next.
         print(f"token refused: {error.read().decode()}", flush=True)
         if HABIT != "patient":
             raise

@@ -1,4 +1,4 @@
-"""A host as its settings want it; each test changes the one thing that it is about."""
+"""Builders of an up-to-date host; each test changes only the detail that it tests."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MIB_IN_KB = 1024
 
 
 def host_data(**changes: Any) -> dict[str, Any]:
-    """Inventory data that is valid, under the inventory's names."""
+    """Valid inventory data, with the names that an inventory uses."""
     return {
         "gateway_image": "registry.example/kis:1.4",
         "gateway_secrets_file": SECRETS_FILE,
@@ -30,13 +30,13 @@ def host_data(**changes: Any) -> dict[str, Any]:
 
 
 def settings(**changes: Any) -> Settings:
-    """Valid settings; `changes` are attributes, `port` and not `gateway_port`."""
+    """Valid settings; `changes` use attribute names: `port`, not `gateway_port`."""
     named = {alias(field): value for field, value in changes.items()}
     return Settings.model_validate(host_data(**named))
 
 
 def release() -> Release:
-    """A release of those settings whose files need not be read or rendered."""
+    """A release of those settings; no file is read and no template is rendered."""
     files = {
         COMPOSE_FILE: File(b"services: {}", 0o600),
         "secrets.json": File(b"{}", 0o400, 10001, 10001),
@@ -45,7 +45,7 @@ def release() -> Release:
 
 
 def saved_tar(path: Path, config: str) -> Path:
-    """Writes what `docker save` writes first of all: which image it is, by its configuration."""
+    """Writes the manifest of a `docker save` tar, which names the configuration of the image."""
     manifest = json.dumps([{"Config": config, "RepoTags": None, "Layers": []}]).encode()
     with tarfile.open(path, "w") as tar:
         info = tarfile.TarInfo("manifest.json")
@@ -71,7 +71,7 @@ def container(**changes: Any) -> Container:
 
 
 def reading(**changes: Any) -> Reading:
-    """A Debian 13 host on which that release runs, so that nothing is left to do."""
+    """A Debian 13 host that runs that release: there is nothing to change."""
     values = {
         "uid": 0,
         "clock": 1795470000,
@@ -107,7 +107,7 @@ NO_TOKEN: dict[str, Any] = {
     "token_file_says": None,
 }
 
-# What a machine lacks that nobody deployed to yet.
+# The differences of a machine before its first deploy.
 FRESH: dict[str, Any] = {
     **NO_TOKEN,
     "docker_cli": False,
@@ -126,7 +126,7 @@ FRESH: dict[str, Any] = {
 
 
 def jwt(**claims: object) -> str:
-    """A token as KIS issues it; nobody here checks its signature."""
+    """A token in the form that KIS issues; no test checks its signature."""
 
     def part(value: object) -> str:
         return base64.urlsafe_b64encode(json.dumps(value).encode()).decode().rstrip("=")

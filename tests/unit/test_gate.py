@@ -1,7 +1,7 @@
-"""The health gate's table: what is seen, what is remembered, and what follows.
+"""The health gate as a table: an observation, the history before it, and the expected verdict.
 
-Rows marked "as before" are verdicts of the gate in sh that this one replaces, on the cases of the
-lab; the others are the rules that are new.
+Rows marked "as before" have the verdicts of the earlier shell gate on the cases of the lab; the
+other rows test new rules.
 """
 
 from __future__ import annotations
@@ -31,24 +31,24 @@ LAZY: dict[str, Any] = {"token_at_start": False}
 
 Row = tuple[str, dict[str, Any], dict[str, Any], dict[str, Any], str, str]
 
-# What the row is about; observation, history and rules as they differ; the verdict, words of it.
+# Name of the row; changes to observation, history and rules; the verdict; words of its reason.
 ROWS: list[Row] = [
-    # Before the first good answer nothing counts but the deadline.
-    ("not asked yet", {}, {}, {}, "wait", "nobody has asked it yet"),
+    # Before the first good answer, only the deadline counts.
+    ("not asked yet", {}, {}, {}, "wait", "not probed yet"),
     ("bad answer at first", BAD, {}, {}, "wait", "HTTP 503"),
-    ("bad answers for long", BAD | {"t": 119}, {}, {}, "wait", "HTTP 503"),
+    ("bad answers for a long time", BAD | {"t": 119}, {}, {}, "wait", "HTTP 503"),
     ("never healthy, as before", BAD | {"t": 120}, {}, {}, "fail", "not healthy within 120 s"),
-    ("says what was heard", BAD | {"t": 120}, {}, {}, "fail", "HTTP 503"),
+    ("reports the last answer", BAD | {"t": 120}, {}, {}, "fail", "HTTP 503"),
     ("never answers", {"t": 120}, {}, {}, "fail", "not healthy within 120 s"),
     ("short deadline", BAD | {"t": 8}, {}, {"deadline": 8}, "fail", "not healthy within 8 s"),
     ("first good answer", GOOD | {"t": 2}, {}, {}, "wait", "HTTP 200"),
     ("no minimum time, as before", GOOD | {"t": 2}, {}, {"min_healthy": 0}, "pass", ""),
-    # It lasts for the whole of the minimum healthy time.
+    # The gateway must answer for the complete minimum healthy time.
     ("good for a while", GOOD | {"t": 11.9}, ANSWERED, {}, "wait", ""),
     ("good for long enough, as before", GOOD | {"t": 12}, ANSWERED, {}, "pass", "HTTP 200"),
-    ("not asked at its end", {"t": 12}, ANSWERED, {}, "wait", "the gateway answers"),
+    ("not asked at the end", {"t": 12}, ANSWERED, {}, "wait", "the gateway answers"),
     ("good beyond the deadline", GOOD | {"t": 130}, {"good_since": 119}, {}, "pass", ""),
-    # After it one bad answer fails.
+    # After a good answer, one bad answer fails.
     ("bad after good", BAD | {"t": 3}, ANSWERED, {}, "fail", "a bad answer after a good one"),
     ("bad at the end", BAD | {"t": 12}, ANSWERED, {}, "fail", "HTTP 503"),
     (
@@ -60,15 +60,15 @@ ROWS: list[Row] = [
         "timed out",
     ),
     (
-        "refused on 127.0.0.1 of its own",
+        "listens only inside the container",
         {"answer": "bad", "heard": "connection refused", "t": 120},
         {},
         {},
         "fail",
         "connection refused",
     ),
-    # It exits.
-    ("exits at once: once more", EXITED, {}, {}, "start", "status 7"),
+    # The gateway exits.
+    ("exits at once: started again", EXITED, {}, {}, "start", "status 7"),
     ("exits twice", EXITED, {"starts": 2}, {}, "start", "status 7"),
     ("exits three times, as before", EXITED, {"starts": 3}, {}, "fail", "a crash loop"),
     ("exits after it answered", EXITED | {"t": 4}, ANSWERED, {}, "fail", "after it had answered"),
@@ -76,7 +76,7 @@ ROWS: list[Row] = [
     ("exits while it asks, as before", EXITED, {}, ASKS, "fail", "status 7"),
     ("removed by somebody", {"status": "gone"}, {}, {}, "fail", "removed by something else"),
     ("removed after it answered", {"status": "gone"}, ANSWERED, {}, "fail", "removed"),
-    # KIS refuses it a token: its minute.
+    # KIS refuses a token (EGW00133): the gateway is started again after a minute.
     ("refused and exits, as before", EXITED | {"refused": True}, {}, ASKS, "start", "EGW00133"),
     ("refused with a token", EXITED | {"refused": True}, {}, {}, "start", "EGW00133"),
     (
@@ -94,7 +94,7 @@ ROWS: list[Row] = [
         {},
         ASKS,
         "fail",
-        "again and again (EGW00133)",
+        "keeps refusing it a token (EGW00133)",
     ),
     ("refused and stays up", BAD | {"refused": True, "t": 120}, {}, ASKS, "wait", ""),
     ("refused and stays up, later", BAD | {"t": 299}, {"extended": True}, ASKS, "wait", ""),
@@ -123,11 +123,11 @@ ROWS: list[Row] = [
         "",
     ),
     ("refused after it answered", EXITED | {"refused": True}, ANSWERED, {}, "fail", "answered"),
-    # KIS refuses its credentials.
+    # KIS refuses the credentials.
     ("wrong app key", {"credentials": "EGW00103"}, {}, {}, "fail", "EGW00103"),
     ("wrong secret", EXITED | {"credentials": "EGW00105"}, {}, ASKS, "fail", "EGW00105"),
     ("wrong key, answers", GOOD | {"credentials": "EGW00103"}, ANSWERED, {}, "fail", "refuses the"),
-    # Its token: only what is certain.
+    # The token file: only a certain defect fails.
     (
         "no token file, as before",
         GOOD | {"token": "missing", "t": 120},
@@ -150,19 +150,19 @@ ROWS: list[Row] = [
     ("form unknown", GOOD | {"token": "unknown", "t": 12}, ANSWERED, {}, "pass", ""),
     ("asks later, no file", GOOD | {"token": "missing", "t": 12}, ANSWERED, LAZY, "pass", ""),
     ("asks later, expired", GOOD | {"token": "expired", "t": 12}, ANSWERED, LAZY, "pass", ""),
-    # A token that was replaced.
+    # The gateway replaced its token.
     (
         "replaced one valid for long",
         GOOD | {"replaced": 8 * 3600, "t": 12},
         ANSWERED,
         {},
         "fail",
-        "it replaced one that was valid for another 480 min",
+        "it replaced one that was still valid for 480 min",
     ),
     ("replaced one about to end", GOOD | {"replaced": 1200, "t": 12}, ANSWERED, {}, "pass", ""),
     ("replaced one that had ended", GOOD | {"replaced": -60, "t": 12}, ANSWERED, {}, "pass", ""),
     ("replaced before it answers", {"replaced": 1201}, {}, {}, "fail", "did not need"),
-    # The gateway judges its own file.
+    # The gateway cannot read its token file.
     ("exits on an unknown file", EXITED | {"token": "unknown"}, {}, {}, "aside", "status 7"),
     ("exits on an expired file", EXITED | {"token": "expired"}, {}, ASKS, "aside", "status 7"),
     (
@@ -174,7 +174,7 @@ ROWS: list[Row] = [
         "status 7",
     ),
     (
-        "exits without it, too",
+        "exits without the file, too",
         EXITED | {"token": "missing"},
         {"aside": True, "starts": 2},
         ASKS,
@@ -189,8 +189,15 @@ ROWS: list[Row] = [
         "fail",
         "status 7",
     ),
-    ("answered, then exits on it", EXITED | {"token": "unknown"}, ANSWERED, {}, "fail", "answered"),
-    # It restarts by other means.
+    (
+        "exits on it after an answer",
+        EXITED | {"token": "unknown"},
+        ANSWERED,
+        {},
+        "fail",
+        "answered",
+    ),
+    # Something else restarts the gateway.
     ("restarted before it answers", {"start": "s2"}, {"start": "s1"}, {}, "wait", ""),
     (
         "restarted again and again",
@@ -210,16 +217,23 @@ ROWS: list[Row] = [
     ),
     # The engine's own health check counts only if the operator set it.
     ("unhealthy but answers", GOOD | {"health": "unhealthy", "t": 12}, ANSWERED, {}, "pass", ""),
-    ("unhealthy and set", GOOD | {"health": "unhealthy"}, {}, CHECKED, "fail", "gateway_healthch"),
     (
-        "starting and set",
+        "unhealthy, check set",
+        GOOD | {"health": "unhealthy"},
+        {},
+        CHECKED,
+        "fail",
+        "gateway_healthch",
+    ),
+    (
+        "starting, check set",
         GOOD | {"health": "starting", "t": 12},
         ANSWERED,
         CHECKED,
         "wait",
         "start",
     ),
-    ("healthy and set", GOOD | {"health": "healthy", "t": 12}, ANSWERED, CHECKED, "pass", ""),
+    ("healthy, check set", GOOD | {"health": "healthy", "t": 12}, ANSWERED, CHECKED, "pass", ""),
     (
         "starting for too long",
         GOOD | {"health": "starting", "t": 120},
@@ -228,7 +242,7 @@ ROWS: list[Row] = [
         "fail",
         "still says starting",
     ),
-    # A program without HTTP: stability.
+    # A program without HTTP only has to keep running.
     ("runs", {"t": 1}, {}, NO_HTTP, "wait", "the container is running"),
     ("ran for long enough", {"t": 12}, {"good_since": 1}, NO_HTTP, "pass", ""),
     ("without HTTP, exits", EXITED, {"good_since": 1}, NO_HTTP, "fail", "status 7"),
@@ -242,7 +256,7 @@ ROWS: list[Row] = [
     ),
     # The engine does not answer.
     ("engine restarts", {"status": "unknown"}, {}, {}, "wait", "engine does not answer"),
-    ("engine stays away", {"status": "unknown", "t": 120}, {}, {}, "fail", "engine does not"),
+    ("engine stays down", {"status": "unknown", "t": 120}, {}, {}, "fail", "engine does not"),
 ]
 
 
@@ -251,7 +265,7 @@ ROWS: list[Row] = [
     [row[1:] for row in ROWS],
     ids=[row[0] for row in ROWS],
 )
-def test_the_table(
+def test_each_row_of_the_table(
     seen: dict[str, Any], history: dict[str, Any], rules: dict[str, Any], kind: str, words: str
 ) -> None:
     given = {"t": 1, "start": "s1"} | seen
@@ -260,12 +274,12 @@ def test_the_table(
     assert words in verdict.reason
 
 
-def test_the_table_is_long_enough_to_be_one() -> None:
+def test_the_table_has_at_least_60_different_rows() -> None:
     assert len({row[0] for row in ROWS}) == len(ROWS) >= 60
 
 
 def run(*seen: dict[str, Any], rules: Rules = RULES) -> list[Verdict]:
-    """The verdicts on one observation after another, a second each unless it says its `t`."""
+    """The verdicts on consecutive observations, one per second unless they set `t`."""
     history, verdicts = History(), []
     for number, each in enumerate(seen):
         observation = Observation(**{"t": number, "start": "s1"} | each)
@@ -274,7 +288,7 @@ def run(*seen: dict[str, Any], rules: Rules = RULES) -> list[Verdict]:
     return verdicts
 
 
-def test_a_gateway_that_answers_for_the_whole_time_passes() -> None:
+def test_a_gateway_that_answers_for_the_minimum_time_passes() -> None:
     kinds = [verdict.kind for verdict in run(BAD, BAD, *[GOOD] * 11)]
     assert kinds == ["wait"] * 12 + ["pass"]
 
@@ -293,7 +307,7 @@ def test_a_crash_loop_ends_with_the_third_exit() -> None:
     assert kinds == ["start", "start", "fail"]
 
 
-def test_a_refused_gateway_gets_a_minute_between_its_starts_and_three_in_all() -> None:
+def test_a_refused_gateway_is_started_each_minute_for_three_extra_minutes() -> None:
     refused = EXITED | {"refused": True}
     rules = RULES._replace(has_token=False)
     verdicts = run(*[refused | {"t": t} for t in (1, 63, 125, 187, 249)], rules=rules)

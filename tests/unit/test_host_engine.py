@@ -1,4 +1,4 @@
-"""The client of the engine's socket, against a server that answers with what a test gives it."""
+"""The client of the engine's socket, against a fake engine with prepared answers."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ TOO_NEW = reply('{"message": "client version 1.44 is too new"}', "400 Bad Reques
 
 
 class FakeEngine(ThreadingUnixStreamServer):
-    """Answers by path (without version and query); anything else is a 404."""
+    """Finds its answer by the path, without version and query; any other path gets a 404."""
 
     daemon_threads = True
     block_on_close = False
@@ -62,7 +62,7 @@ class FakeEngine(ThreadingUnixStreamServer):
         return [line.split()[1] for line, _ in self.requests]
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A client that hangs up is what many of these tests are about."""
+        """Ignores errors: in many of these tests the client closes the connection early."""
 
 
 class Handler(StreamRequestHandler):
@@ -110,39 +110,39 @@ def error_of(call: Callable[[], Any]) -> EngineError:
     return caught.value
 
 
-# What is sent
+# Requests
 
 
 @pytest.mark.parametrize(
-    ("newest", "status", "oldest", "spoken"),
+    ("newest", "status", "oldest", "used"),
     [
         ("1.41", "400 Bad Request", "1.12", "1.41"),  # Engine 20.10
-        ("1.9", "400 Bad Request", "1.1", "1.9"),  # numbers, not decimals
+        ("1.9", "400 Bad Request", "1.1", "1.9"),  # compared as numbers, not as decimals
         ("1.44", "200 OK", "1.24", "1.44"),
         ("1.52", "200 OK", "1.44", "1.44"),  # Engine 29
-        ("1.60", "400 Bad Request", "1.48", "1.48"),  # one that is to come
+        ("1.60", "400 Bad Request", "1.48", "1.48"),  # a future version
     ],
 )
-def test_the_newest_version_that_both_know_is_spoken(
-    fake: FakeEngine, engine: Control, newest: str, status: str, oldest: str, spoken: str
+def test_the_newest_version_that_both_sides_support_is_used(
+    fake: FakeEngine, engine: Control, newest: str, status: str, oldest: str, used: str
 ) -> None:
     fake.answers["/_ping"] = reply("OK", status, version=newest)
     fake.answers["/version"] = reply(f'{{"MinAPIVersion": "{oldest}"}}')
     fake.answers["/info"] = reply("{}")
     assert engine.info() == engine.info() == {}
-    assert fake.targets()[-2:] == [f"/v{spoken}/info?"] * 2
+    assert fake.targets()[-2:] == [f"/v{used}/info?"] * 2
     assert len([target for target in fake.targets() if "_ping" in target]) == 1
 
 
 @pytest.mark.parametrize("version", ["", "1", "1.x", "1.41.1", "\u0663.\u0661", "9" * 5000 + ".1"])
-def test_what_names_no_version_is_no_engine(
+def test_an_answer_without_a_version_is_an_error(
     fake: FakeEngine, engine: Control, version: str
 ) -> None:
     fake.answers["/_ping"] = reply("OK", version=version)
     assert error_of(engine.info).status == 0
 
 
-def test_what_a_query_holds_arrives_as_it_is(fake: FakeEngine, engine: Control) -> None:
+def test_query_values_arrive_unchanged(fake: FakeEngine, engine: Control) -> None:
     fake.answers["/containers/json"] = reply('[{"Id": "a"}]')
     filters = {"label": ["a=b&c", "한국=1 2"]}
     assert engine.containers(all=True, filters=filters) == [{"Id": "a"}]
@@ -154,7 +154,9 @@ def test_what_a_query_holds_arrives_as_it_is(fake: FakeEngine, engine: Control) 
 
 
 @pytest.mark.parametrize("name", ["a/b", "../x", "a?b#c", "a b\r\nX: y", "이름", "\udc80", "%2f"])
-def test_a_name_is_one_component_of_a_path(fake: FakeEngine, engine: Control, name: str) -> None:
+def test_a_name_is_encoded_as_one_component_of_the_path(
+    fake: FakeEngine, engine: Control, name: str
+) -> None:
     assert engine.inspect(name) is None
     assert engine.image(name) is None
     for target, kind in zip(fake.targets()[-2:], ["containers", "images"], strict=True):
@@ -163,27 +165,25 @@ def test_a_name_is_one_component_of_a_path(fake: FakeEngine, engine: Control, na
         assert unquote(path.split("/")[3], errors="surrogatepass") == name
 
 
-def test_an_archive_is_sent_as_it_comes(fake: FakeEngine, engine: Control) -> None:
-    said = [b'{"stream":"Loaded image: kis:1\\nLoaded image: ', b'kis:2\\n"}\r\n']
-    fake.answers["/images/load"] = chunked(*said, b'{"stream":"Loaded image ID: sha256:ab\\n"}\n')
+def test_an_archive_is_sent_unchanged(fake: FakeEngine, engine: Control) -> None:
+    parts = [b'{"stream":"Loaded image: kis:1\\nLoaded image: ', b'kis:2\\n"}\r\n']
+    fake.answers["/images/load"] = chunked(*parts, b'{"stream":"Loaded image ID: sha256:ab\\n"}\n')
     chunks = [b"x" * 70_000, b"", b"0\r\n\r\n", b"end"]
     assert engine.load(iter(chunks)) == ["kis:1", "kis:2", "sha256:ab"]
     assert fake.requests[-1][1] == b"".join(chunks)
 
 
-def test_an_archive_that_cannot_be_read_is_not_the_engines_error(
-    fake: FakeEngine, engine: Control
-) -> None:
+def test_an_unreadable_archive_is_not_an_engine_error(fake: FakeEngine, engine: Control) -> None:
     def chunks() -> Iterator[bytes]:
         yield b"begin"
         raise OSError("the archive is damaged")
 
     with pytest.raises(OSError, match="the archive is damaged"):
         engine.load(chunks())
-    assert fake.targets() == ["/v1.44/_ping"]  # the other request never became whole
+    assert fake.targets() == ["/v1.44/_ping"]  # the second request was never completed
 
 
-def test_a_refusal_before_the_whole_archive_was_sent_is_told(
+def test_a_refusal_before_the_end_of_the_archive_is_reported(
     fake: FakeEngine, engine: Control
 ) -> None:
     fake.reads_bodies = False
@@ -192,7 +192,7 @@ def test_a_refusal_before_the_whole_archive_was_sent_is_told(
     assert (error.status, str(error)) == (500, "no space left")
 
 
-# What is answered
+# Answers
 
 
 @pytest.mark.parametrize(
@@ -212,7 +212,7 @@ def test_a_body_of_every_form_is_read(fake: FakeEngine, engine: Control, answer:
     assert engine.info() == {"a": [1]}
 
 
-def test_an_empty_answer_is_none(fake: FakeEngine, engine: Control) -> None:
+def test_an_empty_answer_returns_none(fake: FakeEngine, engine: Control) -> None:
     fake.answers["/containers/a/start"] = b"HTTP/1.1 204 No Content\r\n\r\n"
     fake.answers["/containers/a/stop"] = b"HTTP/1.1 304 Not Modified\r\n\r\n"
     engine.start("a")
@@ -221,9 +221,11 @@ def test_an_empty_answer_is_none(fake: FakeEngine, engine: Control) -> None:
     assert "POST /v1.41/containers/a/stop?t=1 " in fake.requests[-2][0]
 
 
-def test_a_stop_may_take_the_containers_own_time(fake: FakeEngine, engine: Control) -> None:
+def test_a_stop_may_take_as_long_as_the_containers_stop_timeout(
+    fake: FakeEngine, engine: Control
+) -> None:
     def late() -> Iterator[bytes]:
-        fake.over.wait(0.5)  # longer than another request may take
+        fake.over.wait(0.5)  # longer than the time limit of other requests
         yield reply()
 
     fake.answers["/containers/a/json"] = reply('{"Config": {"StopTimeout": 3}}')
@@ -255,7 +257,7 @@ def test_a_stop_may_take_the_containers_own_time(fake: FakeEngine, engine: Contr
         ),
     ],
 )
-def test_a_refusal_is_told_in_the_engines_words(
+def test_a_refusal_has_the_message_of_the_engine(
     fake: FakeEngine, engine: Control, answer: bytes, status: int, text: str
 ) -> None:
     fake.answers["/info"] = answer
@@ -263,7 +265,7 @@ def test_a_refusal_is_told_in_the_engines_words(
     assert (error.status, str(error)) == (status, text)
 
 
-def test_what_is_not_there_is_none(fake: FakeEngine, engine: Control) -> None:
+def test_inspecting_a_missing_object_returns_none(fake: FakeEngine, engine: Control) -> None:
     assert engine.inspect("a") is None
     assert engine.image("a") is None
     assert error_of(lambda: engine.logs("a")).status == 404
@@ -322,7 +324,7 @@ def test_a_malformed_answer_is_an_error(fake: FakeEngine, engine: Control, answe
 
 
 @pytest.mark.parametrize("answer", ["{}", "[1]", "[{}, null]"])
-def test_a_list_of_anything_else_is_an_error(
+def test_a_list_with_wrong_items_is_an_error(
     fake: FakeEngine, engine: Control, answer: str
 ) -> None:
     fake.answers["/containers/json"] = fake.answers["/images/json"] = reply(answer)
@@ -330,21 +332,21 @@ def test_a_list_of_anything_else_is_an_error(
     assert error_of(engine.images).status == 0
 
 
-def test_an_answer_that_ends_early_is_an_error_wherever_it_ends(
+def test_a_truncated_answer_is_always_an_error(fake: FakeEngine, engine: Control) -> None:
+    for complete, end in [(chunked(b'{"a"', b": 1}"), b"\r\n"), (reply('{"a": 1}'), b"")]:
+        for length in range(len(complete) - len(end)):
+            fake.answers["/info"] = complete[:length]
+            assert error_of(engine.info).status == 0, complete[:length]
+
+
+def test_a_damaged_answer_returns_a_value_or_raises_an_error(
     fake: FakeEngine, engine: Control
 ) -> None:
-    for whole, ends in [(chunked(b'{"a"', b": 1}"), b"\r\n"), (reply('{"a": 1}'), b"")]:
-        for length in range(len(whole) - len(ends)):
-            fake.answers["/info"] = whole[:length]
-            assert error_of(engine.info).status == 0, whole[:length]
-
-
-def test_a_damaged_answer_ends_in_a_value_or_an_error(fake: FakeEngine, engine: Control) -> None:
     choose = random.Random(13)  # noqa: S311 - the same answers every time
     fake.answers["/containers/a/json"] = reply('{"Config": {}}')
-    whole = chunked(frame(b"out\n"), frame(b"err\n", 2), b'{"stream":"Loaded image: a"}\n')
+    complete = chunked(frame(b"out\n"), frame(b"err\n", 2), b'{"stream":"Loaded image: a"}\n')
     for _ in range(150):
-        damaged = bytearray(whole)
+        damaged = bytearray(complete)
         for _ in range(choose.randint(1, 4)):
             damaged[choose.randrange(len(damaged))] = choose.choice(b"\0\r\n019aZ:{[\xff")
         for path in ["/info", "/images/load", "/containers/a/logs"]:
@@ -361,7 +363,7 @@ def test_a_damaged_answer_ends_in_a_value_or_an_error(fake: FakeEngine, engine: 
                 assert str(error)
 
 
-# How much, and how long
+# Limits of size and time
 
 
 def test_a_body_has_a_limit(fake: FakeEngine, engine: Control) -> None:
@@ -370,7 +372,7 @@ def test_a_body_has_a_limit(fake: FakeEngine, engine: Control) -> None:
     assert "more than 7 bytes" in str(error_of(lambda: engine.get("/info", limit=7)))
 
 
-def test_a_body_without_an_end_is_not_read_to_its_end(fake: FakeEngine, engine: Control) -> None:
+def test_reading_an_endless_body_stops_at_the_limit(fake: FakeEngine, engine: Control) -> None:
     sent: list[int] = []
 
     def endless(piece: bytes) -> Iterator[bytes]:
@@ -386,12 +388,12 @@ def test_a_body_without_an_end_is_not_read_to_its_end(fake: FakeEngine, engine: 
 
 
 @pytest.mark.parametrize("begin", [b"", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 200 OK\r\n\r\n"])
-def test_the_time_limit_is_that_of_the_whole_request(
+def test_the_time_limit_covers_the_complete_request(
     fake: FakeEngine, engine: Control, begin: bytes
 ) -> None:
     def trickle() -> Iterator[bytes]:
         yield begin
-        while not fake.over.wait(0.02):  # each step is far quicker than the limit
+        while not fake.over.wait(0.02):  # each step is much shorter than the limit
             yield b"x"
 
     fake.answers["/info"] = trickle
@@ -402,7 +404,9 @@ def test_the_time_limit_is_that_of_the_whole_request(
     assert (error.status, "within the time limit" in str(error)) == (0, True)
 
 
-def test_an_engine_that_reads_nothing_has_the_same_limit(fake: FakeEngine, engine: Control) -> None:
+def test_the_time_limit_also_covers_an_engine_that_does_not_read(
+    fake: FakeEngine, engine: Control
+) -> None:
     def wait() -> Iterator[bytes]:
         fake.over.wait()
         yield b""
@@ -411,7 +415,7 @@ def test_an_engine_that_reads_nothing_has_the_same_limit(fake: FakeEngine, engin
     fake.answers["/images/load"] = wait
     chunks = (b"x" * 100_000 for _ in range(1000))
     assert "within the time limit" in str(error_of(lambda: engine.load(chunks, seconds=0.3)))
-    assert next(chunks)  # not all was asked for
+    assert next(chunks)  # the archive was not read completely
 
 
 def test_without_an_engine_the_error_names_the_socket(tmp_path: Path) -> None:
@@ -447,7 +451,7 @@ FRAMES = b"".join(frame(content, stream) for content, stream in LINES)
 
 
 @pytest.mark.parametrize("size", [1, 3, 7, 8, 1000])
-def test_frames_are_taken_off_logs(fake: FakeEngine, engine: Control, size: int) -> None:
+def test_frames_are_removed_from_logs(fake: FakeEngine, engine: Control, size: int) -> None:
     fake.answers["/containers/a/json"] = reply('{"Config": {"Tty": false}}')
     pieces = [FRAMES[at : at + size] for at in range(0, len(FRAMES), size)]
     fake.answers["/containers/a/logs"] = chunked(*pieces)
@@ -504,7 +508,7 @@ def test_logs_that_cannot_be_read_are_an_error(
         ),
     ],
 )
-def test_what_is_changed_is_one_request(
+def test_each_change_is_one_request(
     fake: FakeEngine,
     engine: Control,
     act: Callable[[Control], None],
@@ -519,7 +523,7 @@ def test_what_is_changed_is_one_request(
     assert sent == body
 
 
-def test_what_is_gone_already_need_not_be_removed(fake: FakeEngine, engine: Control) -> None:
+def test_removing_a_missing_container_is_no_error(fake: FakeEngine, engine: Control) -> None:
     fake.answers["/containers/a"] = reply('{"message": "No such container"}', "404 Not Found")
     engine.remove("a")
     fake.answers["/containers/a/update"] = reply(
@@ -528,11 +532,11 @@ def test_what_is_gone_already_need_not_be_removed(fake: FakeEngine, engine: Cont
     assert error_of(lambda: engine.set_restart_policy("a", "no")).status == 404
 
 
-# What it costs a host
+# Imports and open files on a host
 
 
-def test_nothing_dear_is_imported_and_nothing_left_open(fake: FakeEngine) -> None:
-    """As on a host: isolated, without site packages; a warning is a failure."""
+def test_no_slow_module_is_imported_and_no_file_stays_open(fake: FakeEngine) -> None:
+    """Runs as on a host: isolated, without site packages; a warning is an error."""
     fake.answers["/info"] = reply("{}")
     program = f"""
 import sys
@@ -546,8 +550,8 @@ for path in ("/", {str(fake.server_address)!r}):
         sys.exit("no error")
     except EngineError:
         pass
-dear = {{"http", "urllib", "typing", "dataclasses", "email", "ssl", "subprocess", "logging"}}
-sys.exit(", ".join(dear & set(sys.modules)) or None)
+slow = {{"http", "urllib", "typing", "dataclasses", "email", "ssl", "subprocess", "logging"}}
+sys.exit(", ".join(slow & set(sys.modules)) or None)
 """
     result = subprocess.run(
         [sys.executable, "-I", "-S", "-X", "dev", "-W", "error", "-c", program],

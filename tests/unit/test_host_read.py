@@ -1,4 +1,4 @@
-"""The parts of a reading that ask no engine."""
+"""The parts of a reading that do not use the engine."""
 
 from __future__ import annotations
 
@@ -47,11 +47,13 @@ def labels(**changes: str) -> dict[str, str]:
         ({"files": ""}, "stranger"),
     ],
 )
-def test_ours_is_what_was_made_from_a_file_of_ours(changes: dict[str, str], kind: str) -> None:
+def test_a_container_is_ours_if_its_compose_file_is_ours(
+    changes: dict[str, str], kind: str
+) -> None:
     assert containers.kind_of(labels(**changes), REQUEST) == kind
 
 
-def test_podman_in_the_place_of_docker_is_seen(tmp_path: Path) -> None:
+def test_podman_in_place_of_docker_is_detected(tmp_path: Path) -> None:
     script, link, real = (tmp_path / name for name in ("script", "link", "docker"))
     script.write_text('#!/bin/sh\nexec /usr/bin/podman "$@"\n')
     (tmp_path / "podman").write_bytes(b"\x7fELF")
@@ -70,7 +72,7 @@ def test_listening_sockets_are_read_from_the_kernel() -> None:
         assert ipv6.getsockname()[:2] in set(read._listening("/proc/net/tcp6"))
 
 
-def test_an_address_of_ipv4_in_ipv6_is_one_of_ipv4(tmp_path: Path) -> None:
+def test_an_ipv4_mapped_ipv6_address_is_read_as_ipv4(tmp_path: Path) -> None:
     table = tmp_path / "tcp6"
     line = "0: 0000000000000000FFFF00000100007F:1F90 0:0 0A"
     table.write_text(f"header\n{line}\nshort\n")
@@ -79,7 +81,7 @@ def test_an_address_of_ipv4_in_ipv6_is_one_of_ipv4(tmp_path: Path) -> None:
 
 @pytest.fixture
 def host(tmp_path: Path) -> dict[str, Any]:
-    """A request about directories that are there."""
+    """A request with directories that exist."""
     for name in ("app", "tokens"):
         (tmp_path / name).mkdir()
     app_dir, token_dir = str(tmp_path / "app"), str(tmp_path / "tokens")
@@ -107,7 +109,7 @@ def read_tokens(host: dict[str, Any]) -> dict[str, Any]:
     return found | read._kept_tokens(host, found)
 
 
-def test_whose_a_token_is_and_what_is_parked(host: dict[str, Any]) -> None:
+def test_the_app_key_of_the_token_and_the_parked_tokens_are_read(host: dict[str, Any]) -> None:
     app_dir, token_dir = Path(host["app_dir"]), Path(host["token_dir"])
     (token_dir / "t.json").write_text(file(3600))
     (app_dir / "tokens").mkdir()
@@ -122,7 +124,7 @@ def test_whose_a_token_is_and_what_is_parked(host: dict[str, Any]) -> None:
     assert read_tokens(host)["token_key"] is None
 
 
-def test_an_attempt_is_believed_only_in_its_form(host: dict[str, Any]) -> None:
+def test_an_attempt_file_counts_only_if_it_is_valid(host: dict[str, Any]) -> None:
     path = Path(host["token_dir"]) / "t.json.attempt"
     good = {"attempted_at": 1795469000.5, "app_key_fingerprint": KEY}
     path.write_text(json.dumps(good))
@@ -133,12 +135,12 @@ def test_an_attempt_is_believed_only_in_its_form(host: dict[str, Any]) -> None:
         assert "attempted" not in read_tokens(host)
 
 
-def test_a_donor_gives_the_token_of_the_key_that_lasts_longest(host: dict[str, Any]) -> None:
+def test_a_donor_gives_the_token_of_the_key_that_expires_last(host: dict[str, Any]) -> None:
     app_dir, token_dir = Path(host["app_dir"]), Path(host["token_dir"])
 
     def given() -> str | None:
-        said = token(host)["token"]
-        return b64decode(said).decode() if said else None
+        encoded = token(host)["token"]
+        return b64decode(encoded).decode() if encoded else None
 
     assert given() is None
     (app_dir / "tokens").mkdir()
@@ -155,7 +157,7 @@ def test_a_donor_gives_the_token_of_the_key_that_lasts_longest(host: dict[str, A
     assert given() is None
 
 
-def test_a_donor_follows_no_link(host: dict[str, Any], tmp_path: Path) -> None:
+def test_a_donor_does_not_follow_links(host: dict[str, Any], tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.write_text(file(3600))
     (Path(host["token_dir"]) / "t.json").symlink_to(secret)
@@ -208,12 +210,12 @@ def test_the_app_directory_is_read(host: dict[str, Any]) -> None:
         ("manifest", "release.json is missing"),
     ],
 )
-def test_a_release_is_intact_if_its_files_are_those_of_its_manifest(
+def test_a_release_is_intact_if_its_files_match_its_manifest(
     host: dict[str, Any], name: str, damage: str
 ) -> None:
     directory = put_release(Path(host["app_dir"]), KEY, KEY)
     file = directory / "docker-compose.yml"
-    (directory / "image").write_text("sha256:1")  # beside them
+    (directory / "image").write_text("sha256:1")  # not in the manifest
     assert read._app_directory(host)["release_damage"] == ""
     if name == "content":
         file.write_text("name: evil\n")
@@ -226,7 +228,7 @@ def test_a_release_is_intact_if_its_files_are_those_of_its_manifest(
     assert read._app_directory(host)["release_damage"] == damage
 
 
-def test_who_changes_a_host_now_is_read(host: dict[str, Any]) -> None:
+def test_the_change_under_way_and_its_author_are_read(host: dict[str, Any]) -> None:
     app_dir = host["app_dir"]
     state = {"generation": "0123456789abcdef", "by": "kim@desk", "began": 7, "secret": "no"}
     releases.store_state(app_dir, state | {"adopted": {"id": "c0ffee", "replaced": True}})
@@ -249,14 +251,14 @@ def test_who_changes_a_host_now_is_read(host: dict[str, Any]) -> None:
         ({"DOCKER_CONTEXT": "mine"}, "unix:///run/mine.sock"),
     ],
 )
-def test_the_engine_is_the_one_that_docker_asks(
+def test_the_engine_is_the_one_that_docker_uses(
     environment: dict[str, str], address: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     for name in ("DOCKER_HOST", "DOCKER_CONTEXT"):
         monkeypatch.delenv(name, raising=False)
     for name, value in (environment | {"DOCKER_CONFIG": str(tmp_path)}).items():
         monkeypatch.setenv(name, value)
-    # As `docker context create` names it.
+    # The path that `docker context create` uses.
     meta = tmp_path / "contexts/meta" / sha256(b"mine").hexdigest()
     meta.mkdir(parents=True)
     endpoints = {"docker": {"Host": "unix:///run/mine.sock"}}
@@ -264,15 +266,13 @@ def test_the_engine_is_the_one_that_docker_asks(
     assert containers.engine_address() == address
 
 
-def test_a_context_that_is_not_there_is_named(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_missing_docker_context_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("DOCKER_HOST", raising=False)
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
     (tmp_path / "config.json").write_text('{"currentContext": "desktop"}')
-    with pytest.raises(EngineError, match="the docker context desktop of this host is not there"):
+    with pytest.raises(EngineError, match="the docker context desktop does not exist on this host"):
         containers.engine_address()
-    with pytest.raises(EngineError, match="no socket of this host"):
+    with pytest.raises(EngineError, match="not a unix socket"):
         containers.socket_path("ssh://somewhere")
 
 
@@ -286,7 +286,7 @@ class Answers(http.server.BaseHTTPRequestHandler):
         pass
 
 
-def test_what_a_client_sees_is_the_status_or_why_there_is_none() -> None:
+def test_a_client_sees_the_status_or_the_error() -> None:
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answers) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         port = server.server_address[1]

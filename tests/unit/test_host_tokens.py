@@ -1,4 +1,4 @@
-"""The forms of token files, and what a hostile token directory may hold."""
+"""The forms of token files, and hostile entries of a token directory."""
 
 from __future__ import annotations
 
@@ -141,19 +141,19 @@ def octets(text: str) -> bytes:
 
 
 @pytest.mark.parametrize(("text", "valid_until", "file_says"), TOKENS.values(), ids=TOKENS)
-def test_the_end_of_a_token(text: str, valid_until: int, file_says: int | None) -> None:
+def test_the_expiry_of_a_token(text: str, valid_until: int, file_says: int | None) -> None:
     found = examine(octets(text))
     assert (found.state, found.valid_until, found.file_says) == ("token", valid_until, file_says)
 
 
 @pytest.mark.parametrize(("text", "file_says"), UNKNOWN.values(), ids=UNKNOWN)
-def test_a_form_that_is_not_known(text: str, file_says: int | None) -> None:
+def test_an_unknown_form(text: str, file_says: int | None) -> None:
     found = examine(octets(text))
     assert (found.state, found.valid_until, found.file_says) == ("unknown", None, file_says)
 
 
 @pytest.mark.parametrize("text", DAMAGED.values(), ids=DAMAGED)
-def test_damage_is_what_is_empty_or_ends_in_the_middle(text: str) -> None:
+def test_an_empty_or_truncated_file_is_damaged(text: str) -> None:
     assert examine(octets(text)).state == "damaged"
 
 
@@ -164,7 +164,7 @@ def test_a_file_may_name_its_app_key(name: object, whose: str | None) -> None:
     assert examine(file(expires_at=ENDS, app_key_fingerprint=name).encode()).whose == whose
 
 
-def test_every_beginning_of_a_token_file_is_damage() -> None:
+def test_a_token_file_truncated_at_any_byte_is_damaged() -> None:
     content = file(expires_at=ENDS, note="토큰", list=[True, None, {"a": -1.5e3}]).encode()
     states = {examine(content[:length]).state for length in range(len(content))}
     assert states == {"damaged"}
@@ -183,7 +183,7 @@ def state(directory: Path, name: str = "t.json") -> str | None:
         return found.state if found else None
 
 
-def test_what_is_no_regular_file_is_damage(tokens: Path) -> None:
+def test_a_path_that_is_no_regular_file_is_damaged(tokens: Path) -> None:
     good = tokens.parent / "good"
     good.write_text(file(expires_at=ENDS))
     assert state(tokens) is None
@@ -196,7 +196,7 @@ def test_what_is_no_regular_file_is_damage(tokens: Path) -> None:
         assert state(tokens, name) == "damaged"
 
 
-def test_a_file_that_is_too_large_or_has_two_names_is_not_read(tokens: Path) -> None:
+def test_a_file_that_is_too_large_or_has_two_hard_links_is_not_read(tokens: Path) -> None:
     content = file(expires_at=ENDS).encode()
     (tokens / "full").write_bytes(content.ljust(FILE_LIMIT))
     assert state(tokens, "full") == "token"
@@ -209,7 +209,7 @@ def test_a_file_that_is_too_large_or_has_two_names_is_not_read(tokens: Path) -> 
         assert state(tokens, name) == "unknown"
 
 
-def test_a_name_leads_nowhere_else(tokens: Path) -> None:
+def test_a_name_cannot_leave_the_directory(tokens: Path) -> None:
     (tokens.parent / "other").write_text("of root")
     with Directory(str(tokens)) as opened:
         assert opened.read("../other") is None
@@ -218,13 +218,13 @@ def test_a_name_leads_nowhere_else(tokens: Path) -> None:
         assert opened.stat("x" * 5000) is None
 
 
-def test_a_link_is_not_a_token_directory(tokens: Path) -> None:
+def test_a_link_is_not_accepted_as_the_token_directory(tokens: Path) -> None:
     (tokens.parent / "link").symlink_to(tokens)
     with pytest.raises(OSError, match="link"):
         Directory(str(tokens.parent / "link"))
 
 
-def test_of_many_entries_the_newest_are_looked_at(tokens: Path) -> None:
+def test_only_the_newest_of_many_entries_are_listed(tokens: Path) -> None:
     for number in range(1100):
         path = tokens / f"t.{number}\n"
         path.touch()

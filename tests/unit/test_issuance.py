@@ -23,7 +23,7 @@ NONE = Gateway(KEY)
 
 
 def seen(**changes: Any) -> Gateway:
-    """Of a host without a token, but for `changes`."""
+    """The gateway of a host without a token, with these changes."""
     return gateway_of(reading(**NO_TOKEN | changes), KEY)
 
 
@@ -52,7 +52,7 @@ TOKEN = {
         (TOKEN | {"refused": CLOCK - 5}, Gateway(KEY, DAY, asked=5)),
     ],
 )
-def test_what_a_reading_shows(changes: dict[str, Any], expected: Gateway) -> None:
+def test_the_gateway_of_a_reading(changes: dict[str, Any], expected: Gateway) -> None:
     found = seen(**changes)
     compared = ("key_fingerprint", "adopted", "asked", "loops")
     assert [getattr(found, name) for name in compared] == [
@@ -61,7 +61,7 @@ def test_what_a_reading_shows(changes: dict[str, Any], expected: Gateway) -> Non
     assert max(found.in_file, 0) == expected.in_file
 
 
-def test_a_file_in_an_unknown_form_is_trusted_but_given_to_nobody() -> None:
+def test_a_file_of_unknown_form_is_trusted_but_not_shared() -> None:
     found = seen(token_state="unknown")
     assert found.has_token
     result = distribute(["a", "b"], {"a": found, "b": NONE})
@@ -69,11 +69,11 @@ def test_a_file_in_an_unknown_form_is_trusted_but_given_to_nobody() -> None:
 
 
 @pytest.mark.parametrize(("left", "loops"), [(599, True), (601, False)])
-def test_a_gateway_loops_only_where_its_token_is_of_no_use(left: int, loops: bool) -> None:
+def test_a_gateway_loops_only_if_its_token_is_unusable(left: int, loops: bool) -> None:
     assert seen(**(TOKEN | {"token_expires": CLOCK + left, "refused": CLOCK - 5})).loops is loops
 
 
-def test_a_token_in_a_container_counts_whether_that_runs_or_not() -> None:
+def test_a_token_in_a_container_counts_even_if_the_container_is_stopped() -> None:
     old = {"adopted_id": "old", "adopted_token_expires": CLOCK + DAY}
     assert seen(containers=(container(id="old"),), **old).adopted == DAY
     assert seen(containers=(container(id="old", status="exited"),), **old).adopted == DAY
@@ -82,9 +82,7 @@ def test_a_token_in_a_container_counts_whether_that_runs_or_not() -> None:
 MOUNTED = {"token_mount": "other", "mounted_token_expires": CLOCK + DAY}
 
 
-def test_a_token_in_what_the_container_has_mounted_counts_like_one_of_an_adopted_container() -> (
-    None
-):
+def test_a_token_in_the_mounted_directory_counts_like_that_of_an_adopted_container() -> None:
     found = seen(**MOUNTED)
     assert found == Gateway(KEY, in_file=found.in_file, adopted=DAY)
     assert found.has_token
@@ -93,7 +91,7 @@ def test_a_token_in_what_the_container_has_mounted_counts_like_one_of_an_adopted
 
 
 @pytest.mark.parametrize("left", [-DAY, 2 * DAY])
-def test_of_two_tokens_outside_the_directory_the_one_that_ends_last_counts(left: int) -> None:
+def test_the_token_outside_the_directory_that_expires_last_counts(left: int) -> None:
     old = {"adopted_id": "old", "adopted_token_expires": CLOCK + left}
     found = seen(**MOUNTED, **old, containers=(container(id="old"),))
     assert found.adopted == max(left, DAY)
@@ -108,14 +106,14 @@ def test_of_two_tokens_outside_the_directory_the_one_that_ends_last_counts(left:
     ],
     ids=["nothing is known", "its release", "a release of another key"],
 )
-def test_a_mounted_token_is_of_the_app_key_of_the_release_that_runs(
+def test_a_mounted_token_has_the_app_key_of_the_running_release(
     releases: dict[str, str], counts: bool
 ) -> None:
     found = seen(**MOUNTED, releases=releases)
     assert (found.adopted, found.has_token) == ((DAY, True) if counts else (0, False))
 
 
-def test_a_gateway_whose_mounted_token_is_of_use_does_not_loop() -> None:
+def test_a_gateway_with_a_usable_mounted_token_does_not_loop() -> None:
     assert seen(refused=CLOCK - 5).loops
     assert not seen(**MOUNTED, refused=CLOCK - 5).loops
 
@@ -135,7 +133,7 @@ def test_a_gateway_whose_mounted_token_is_of_use_does_not_loop() -> None:
         ({"token_state": "unknown", "token_file_says": CLOCK + DAY}, False),
     ],
 )
-def test_a_token_is_doubtful_unless_its_file_says_that_it_lasts(
+def test_a_token_is_doubtful_unless_its_file_shows_that_it_is_valid(
     changes: dict[str, Any], is_doubtful: bool
 ) -> None:
     assert seen(**changes).is_doubtful is is_doubtful
@@ -145,17 +143,17 @@ DOUBTFUL = Gateway(KEY, in_file=DAY, is_doubtful=True)
 
 
 @pytest.mark.parametrize("share", [True, False])
-def test_a_gateway_with_a_doubtful_token_is_not_waited_for(share: bool) -> None:
+def test_no_host_waits_for_a_gateway_with_a_doubtful_token(share: bool) -> None:
     result = distribute(["a", "b"], {"a": DOUBTFUL, "b": HAS}, share=share)
     assert (result.issuers, result.donor_of, result.first) == ((), {}, ())
 
 
-def test_a_doubtful_token_is_given_to_others() -> None:
+def test_a_doubtful_token_is_shared() -> None:
     result = distribute(["a", "b"], {"a": NONE, "b": DOUBTFUL})
     assert (result.issuers, result.donor_of) == ((), {"a": "b"})
 
 
-def test_a_doubtful_token_that_is_about_to_end_is_none() -> None:
+def test_a_doubtful_token_that_expires_soon_does_not_count() -> None:
     ending = Gateway(KEY, in_file=WORTH_KEEPING, is_doubtful=True)
     assert distribute(["a"], {"a": ending}).issuers == ("a",)
 
@@ -164,7 +162,7 @@ def planned(gateways: dict[str, Gateway], share: bool = True, now: float = 0) ->
     return Rollout.plan(list(gateways), ["100%"], gateways, share, now)
 
 
-def test_the_budget_is_one_where_a_gateway_may_ask() -> None:
+def test_the_budget_is_one_if_a_gateway_may_ask() -> None:
     rollout = planned({"a": DOUBTFUL, "b": HAS, "c": NONE})
     assert [rollout.budget(name) for name in "abc"] == [1, 0, 0]
     assert rollout.count == "issuances: 0 (budget 1)"
@@ -174,28 +172,28 @@ def test_the_budget_is_one_where_a_gateway_may_ask() -> None:
 @pytest.mark.parametrize(
     ("left", "has"), [(WORTH_KEEPING, False), (WORTH_KEEPING + 1, True), (-1, False)]
 )
-def test_a_token_that_is_about_to_be_replaced_is_none(left: int, has: bool) -> None:
+def test_a_token_that_is_replaced_soon_does_not_count(left: int, has: bool) -> None:
     assert Gateway(KEY, in_file=left).has_token is has
 
 
-def test_one_asks_and_the_others_get_its_token() -> None:
+def test_one_host_asks_and_the_others_get_its_token() -> None:
     result = distribute(["a", "b", "c"], {"a": NONE, "b": NONE, "c": NONE})
     assert (result.issuers, result.first) == (("a",), ("a",))
     assert result.donor_of == {"b": "a", "c": "a"}
 
 
-def test_a_token_that_is_there_is_given_at_once_also_by_a_host_that_is_not_switched() -> None:
+def test_an_existing_token_is_shared_at_once_even_from_a_host_that_is_not_switched() -> None:
     result = distribute(["a", "b"], {"a": NONE, "b": NONE, "c": HAS, "d": Gateway(OTHER, DAY)})
     assert (result.issuers, result.first) == ((), ())
     assert result.donor_of == {"a": "c", "b": "c"}
 
 
-def test_of_several_tokens_the_one_that_ends_last_is_given() -> None:
+def test_the_token_that_expires_last_is_shared() -> None:
     gateways = {"a": NONE, "b": Gateway(KEY, DAY - 9), "c": HAS}
     assert distribute(["a"], gateways).donor_of == {"a": "c"}
 
 
-def test_a_token_in_a_container_is_there_for_others_once_it_is_adopted() -> None:
+def test_a_token_in_a_container_is_shared_after_its_adoption() -> None:
     adopting = Gateway(KEY, adopted=DAY)
     result = distribute(["a", "b"], {"a": NONE, "b": adopting})
     assert (result.issuers, result.donor_of, result.first) == ((), {"a": "b"}, ("b",))
@@ -205,7 +203,7 @@ def test_a_token_in_a_container_is_there_for_others_once_it_is_adopted() -> None
 LAZY = Gateway(KEY, asks_at_start=False)
 
 
-def test_none_waits_for_a_gateway_that_asks_at_its_first_request() -> None:
+def test_no_host_waits_for_a_gateway_that_asks_at_its_first_request() -> None:
     result = distribute(["a", "b"], {"a": LAZY, "b": NONE})
     assert (result.issuers, result.donor_of, result.first) == (("b",), {"a": "b"}, ("b",))
     result = distribute(["a"], {"a": LAZY})
@@ -215,19 +213,19 @@ def test_none_waits_for_a_gateway_that_asks_at_its_first_request() -> None:
     assert (result.issuers, result.donor_of) == (("b",), {})
 
 
-def test_each_key_is_asked_for_once() -> None:
+def test_one_token_is_requested_per_key() -> None:
     other = Gateway(OTHER)
     result = distribute(["a", "b", "c", "d"], {"a": NONE, "b": other, "c": NONE, "d": other})
     assert result.issuers == ("a", "b")
     assert result.donor_of == {"c": "a", "d": "b"}
 
 
-def test_without_sharing_each_asks_alone() -> None:
+def test_without_sharing_each_host_asks_for_itself() -> None:
     result = distribute(["a", "b", "c"], {"a": NONE, "b": NONE, "c": HAS}, share=False)
     assert (result.issuers, result.donor_of, result.first) == (("a", "b"), {}, ("a", "b"))
 
 
-def test_any_fleet_is_switched_whole_in_order_and_within_the_budget() -> None:
+def test_any_fleet_is_switched_completely_in_order_and_within_the_budget() -> None:
     chance = random.Random(4)  # noqa: S311 - the same fleets each time
     kinds = [NONE, HAS, LAZY, Gateway(KEY, adopted=DAY), Gateway(OTHER), Gateway(OTHER, DAY)]
     kinds += [DOUBTFUL, Gateway(OTHER, adopted=DAY, is_doubtful=True)]
@@ -249,8 +247,8 @@ def test_any_fleet_is_switched_whole_in_order_and_within_the_budget() -> None:
                 0 if has_one or name in rollout.issuances.donor_of else 1
             )
         for key in (KEY, OTHER):
-            of_key = [name for name in issuers if gateways[name].key_fingerprint == key]
-            without = [
+            issuers_of_key = [name for name in issuers if gateways[name].key_fingerprint == key]
+            members_without = [
                 name
                 for name in members
                 if gateways[name].key_fingerprint == key
@@ -259,15 +257,15 @@ def test_any_fleet_is_switched_whole_in_order_and_within_the_budget() -> None:
             ]
             has_one = any(g.key_fingerprint == key and g.has_token for g in gateways.values())
             if not share:
-                assert of_key == without
+                assert issuers_of_key == members_without
             elif not any(g.key_fingerprint == key and g.in_file for g in gateways.values()):
-                assert len(of_key) <= 1
+                assert len(issuers_of_key) <= 1
             if (
                 share
                 and has_one
                 and not any(gateways[n].adopted and n not in members for n in gateways)
             ):
-                assert of_key == []
+                assert issuers_of_key == []
         for name, donor in rollout.issuances.donor_of.items():
             assert name not in issuers
             assert gateways[donor].in_file or turn[donor] < turn[name]
@@ -276,11 +274,11 @@ def test_any_fleet_is_switched_whole_in_order_and_within_the_budget() -> None:
 @pytest.mark.parametrize(
     ("ago", "seconds"), [(None, 0), (0, 61), (0.5, 61), (30, 31), (61, 0), (1e6, 0)]
 )
-def test_kis_is_left_alone_for_its_minute(ago: float | None, seconds: int) -> None:
+def test_kis_is_not_asked_again_within_a_minute(ago: float | None, seconds: int) -> None:
     assert wait_before(ago) == seconds
 
 
-def test_a_rollout_remembers_when_a_key_was_asked_for_last() -> None:
+def test_a_rollout_remembers_the_last_request_for_each_key() -> None:
     gateways = {"a": Gateway(KEY, asked=20), "b": Gateway(KEY, asked=50), "c": Gateway(OTHER)}
     rollout = planned(gateways, share=False, now=1000)
     assert [rollout.wait_for_kis(name, 1000) for name in "abc"] == [41, 41, 0]
@@ -288,7 +286,7 @@ def test_a_rollout_remembers_when_a_key_was_asked_for_last() -> None:
     assert [rollout.wait_for_kis(name, 1020) for name in "abc"] == [51, 51, 0]
 
 
-def test_the_count_is_of_all_hosts_and_all_their_switches() -> None:
+def test_the_count_includes_all_switches_of_all_hosts() -> None:
     rollout = planned({"a": NONE, "b": NONE})
     assert rollout.count == "issuances: 0 (budget 1)"
     rollout.has_issued("a", 1)

@@ -1,4 +1,4 @@
-"""What this package does with token files: whose they are, parked, brought, set aside."""
+"""How this package handles token files: it records their key, parks, brings, sets aside."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def token(ends: int = ENDS, **fields: object) -> str:
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """The token file, which is not there; its directory is."""
+    """The path of the token file; its directory exists, the file does not."""
     (tmp_path / "tokens").mkdir()
     return tmp_path / "tokens" / "t.json"
 
@@ -41,14 +41,14 @@ def remembered(kept: Kept) -> dict[str, str]:
     return files_in(Path(kept.app_dir) / "tokens")
 
 
-def test_another_keys_token_is_parked_and_comes_back(kept: Kept, path: Path) -> None:
+def test_the_token_of_another_key_is_parked_and_restored(kept: Kept, path: Path) -> None:
     mine, theirs = token(), token(ENDS + 1)
     path.write_text(mine)
     assert kept.ready(KEY, ME) == []
     assert files_in(path.parent) == {"t.json": mine}
     assert remembered(kept) == {"whose": f"{KEY} {path}\n"}
-    [said] = kept.ready(OTHER, ME)
-    assert "the token of another app key is parked" in said
+    [message] = kept.ready(OTHER, ME)
+    assert "the token of another app key is parked" in message
     assert files_in(path.parent) == {}
     assert remembered(kept) == {KEY: mine, "whose": f"{OTHER} {path}\n"}
     path.write_text(theirs)
@@ -58,7 +58,7 @@ def test_another_keys_token_is_parked_and_comes_back(kept: Kept, path: Path) -> 
     assert remembered(kept) == {OTHER: theirs, "whose": f"{KEY} {path}\n"}
 
 
-def test_what_is_remembered_of_another_token_file_says_nothing(kept: Kept, path: Path) -> None:
+def test_a_record_about_another_token_file_is_ignored(kept: Kept, path: Path) -> None:
     path.write_text(token())
     whose = Path(kept.app_dir) / "tokens" / "whose"
     whose.write_text(f"{OTHER} {path}.old\n")
@@ -67,7 +67,7 @@ def test_what_is_remembered_of_another_token_file_says_nothing(kept: Kept, path:
     assert kept.best(KEY) == ("missing", 0)
 
 
-def test_a_file_that_says_itself_whose_token_it_is_is_believed(kept: Kept, path: Path) -> None:
+def test_an_app_key_in_the_token_file_overrides_the_record(kept: Kept, path: Path) -> None:
     path.write_text(token(app_key_fingerprint=OTHER))
     (Path(kept.app_dir) / "tokens" / "whose").write_text(f"{KEY} {path}\n")
     kept.ready(KEY, ME)
@@ -76,7 +76,7 @@ def test_a_file_that_says_itself_whose_token_it_is_is_believed(kept: Kept, path:
 
 
 @pytest.mark.parametrize("planted", ["-", "/../../victim", f"{KEY}x", KEY.upper(), f"{KEY} x", "a"])
-def test_only_a_fingerprint_is_believed_to_be_one(kept: Kept, path: Path, planted: str) -> None:
+def test_an_invalid_fingerprint_is_ignored(kept: Kept, path: Path, planted: str) -> None:
     path.write_text(token(app_key_fingerprint=planted))
     (Path(kept.app_dir) / "tokens" / "whose").write_text(f"{planted} {path}\n")
     assert kept.ready(OTHER, ME) == []
@@ -84,7 +84,7 @@ def test_only_a_fingerprint_is_believed_to_be_one(kept: Kept, path: Path, plante
 
 
 @pytest.mark.parametrize("there", [None, ENDS - 1, ENDS, ENDS + 1])
-def test_a_token_that_is_brought_is_taken_up_if_it_ends_later(
+def test_a_brought_token_is_used_if_it_expires_later(
     kept: Kept, path: Path, there: int | None
 ) -> None:
     if there:
@@ -96,18 +96,18 @@ def test_a_token_that_is_brought_is_taken_up_if_it_ends_later(
     assert files_in(path.parent) == {"t.json": token(max(ENDS, there or 0))}
 
 
-def test_a_token_that_has_expired_or_is_none_is_not_brought(kept: Kept) -> None:
+def test_an_expired_or_invalid_token_is_not_brought(kept: Kept) -> None:
     for content in (token(1700000000).encode(), b"", b"{", b"not known", None):
         assert not kept.bring(content, KEY)
     assert remembered(kept) == {}
 
 
-def test_a_brought_token_that_says_whose_it_is_is_parked_for_that_key(kept: Kept) -> None:
+def test_a_brought_token_that_names_its_key_is_parked_for_that_key(kept: Kept) -> None:
     assert kept.bring(token(app_key_fingerprint=OTHER).encode(), KEY)
     assert list(remembered(kept)) == [OTHER]
 
 
-def test_of_two_tokens_of_a_key_none_is_lost(kept: Kept, path: Path) -> None:
+def test_two_tokens_of_the_same_key_are_both_kept(kept: Kept, path: Path) -> None:
     sooner, later = token(), token(ENDS + 1)
     path.write_text(sooner)
     (Path(kept.app_dir) / "tokens" / "whose").write_text(f"{KEY} {path}\n")
@@ -118,7 +118,7 @@ def test_of_two_tokens_of_a_key_none_is_lost(kept: Kept, path: Path) -> None:
     assert not path.exists()
 
 
-def test_a_file_of_unknown_form_is_replaced_by_nothing(kept: Kept, path: Path) -> None:
+def test_a_file_of_unknown_form_is_never_replaced(kept: Kept, path: Path) -> None:
     path.write_text("sealed")
     kept.bring(token().encode(), KEY)
     assert kept.best(KEY) == ("unknown", 0)
@@ -127,16 +127,16 @@ def test_a_file_of_unknown_form_is_replaced_by_nothing(kept: Kept, path: Path) -
 
 
 @pytest.mark.parametrize("damage", ["", "{", " \n"])
-def test_a_damaged_file_is_set_aside_whole(kept: Kept, path: Path, damage: str) -> None:
+def test_a_damaged_file_is_set_aside_unchanged(kept: Kept, path: Path, damage: str) -> None:
     path.write_text(damage)
-    [said] = kept.ready(KEY, ME)
+    [message] = kept.ready(KEY, ME)
     [(name, content)] = files_in(path.parent).items()
     assert name.startswith("t.json.damaged-")
-    assert said.endswith(name)
+    assert message.endswith(name)
     assert content == damage
 
 
-def test_a_directory_in_the_files_place_is_set_aside(kept: Kept, path: Path) -> None:
+def test_a_directory_in_place_of_the_token_file_is_set_aside(kept: Kept, path: Path) -> None:
     path.mkdir()
     kept.bring(token().encode(), KEY)
     kept.ready(KEY, ME)
@@ -144,7 +144,7 @@ def test_a_directory_in_the_files_place_is_set_aside(kept: Kept, path: Path) -> 
     assert any(each.is_dir() for each in path.parent.iterdir())
 
 
-def test_two_files_set_aside_in_one_second_are_both_kept(path: Path) -> None:
+def test_files_set_aside_in_the_same_second_are_all_kept(path: Path) -> None:
     with Directory(str(path.parent)) as directory:
         for number in range(3):
             path.write_text(str(number))
@@ -152,7 +152,7 @@ def test_two_files_set_aside_in_one_second_are_both_kept(path: Path) -> None:
     assert sorted(files_in(path.parent).values()) == ["0", "1", "2"]
 
 
-def test_the_directory_becomes_its_users_with_all_regular_files(tmp_path: Path) -> None:
+def test_the_user_owns_the_directory_and_all_its_regular_files(tmp_path: Path) -> None:
     kept = Kept(str(tmp_path / "app"), str(tmp_path / "made" / "tokens"), "t.json")
     directory = tmp_path / "made" / "tokens"
     kept.ready(KEY, ME)
@@ -182,7 +182,7 @@ def test_no_owner_or_mode_is_changed_through_a_link(kept: Kept, path: Path) -> N
     assert (victim.stat().st_uid, victim.stat().st_mode & 0o777) == (os.getuid(), 0o400)
 
 
-def test_no_owner_or_mode_is_changed_through_a_link_that_is_swapped_in(path: Path) -> None:
+def test_no_owner_or_mode_is_changed_through_a_link_that_replaces_the_file(path: Path) -> None:
     victim = path.parents[1] / "victim"
     victim.touch(0o400)
     done = threading.Event()
@@ -216,7 +216,7 @@ def test_a_link_to_a_secret_of_root_is_neither_read_nor_parked(kept: Kept, path:
     assert secret.read_text() == token(app_key_fingerprint=OTHER)
 
 
-def test_a_planted_file_in_place_of_the_new_one_is_not_written_to(path: Path) -> None:
+def test_a_planted_link_is_replaced_and_its_target_is_not_written_to(path: Path) -> None:
     victim = path.parents[1] / "victim"
     victim.write_text("of root")
     path.symlink_to(victim)
@@ -227,7 +227,7 @@ def test_a_planted_file_in_place_of_the_new_one_is_not_written_to(path: Path) ->
     assert path.read_text() == "new"
 
 
-def test_a_token_directory_that_is_a_link_is_not_entered(tmp_path: Path) -> None:
+def test_a_token_directory_that_is_a_link_is_refused(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "tokens").symlink_to(tmp_path / "elsewhere")
     kept = Kept(str(tmp_path / "app"), str(tmp_path / "tokens"), "t.json")

@@ -50,7 +50,7 @@ def refusal(plan: Plan) -> str:
     return only
 
 
-def test_a_host_that_is_as_desired_gets_nothing() -> None:
+def test_the_plan_of_an_up_to_date_host_is_empty() -> None:
     assert plan() == Plan()
 
 
@@ -131,7 +131,7 @@ FILE_NOT_RIGHT = "/docker_data/kis_tokens/kis_token.json: its owner or mode is n
         ({"token_file": path("400", kind="regular file")}, FILE_NOT_RIGHT),
     ],
 )
-def test_tokens_are_prepared_alone(changes: dict[str, Any], reason: str) -> None:
+def test_only_the_token_directory_is_prepared(changes: dict[str, Any], reason: str) -> None:
     assert plan(**changes) == Plan(steps(("tokens", reason)))
 
 
@@ -140,13 +140,13 @@ COSTS = "so the next start of the gateway costs an issuance"
 NO_FILE = f"{TOKEN}: there is no token file, {COSTS}"
 
 
-def test_a_missing_directory_is_made_alone() -> None:
+def test_only_a_missing_token_directory_is_created() -> None:
     changes = NO_TOKEN | {"token_dir": None, "token_mount": None}
     made = plan(**changes)
     assert made == Plan(steps(("tokens", MISSING)), findings=[NO_FILE])
 
 
-def test_a_directory_of_another_user_is_handed_over_by_the_switch() -> None:
+def test_the_switch_changes_the_owner_of_the_token_directory() -> None:
     down: dict[str, Any] = {"containers": (), "listening": frozenset()}
     made = plan(token_dir=path(owner="0:0"), **down)
     assert {step.does for step in made.steps} == {"switch"}
@@ -161,11 +161,11 @@ def test_a_token_file_that_the_gateway_can_write_is_left_alone(token_file: HostP
     assert plan(token_file=token_file) == Plan()
 
 
-def test_no_token_file_is_made() -> None:
+def test_no_token_file_is_created() -> None:
     assert plan(**NO_TOKEN) == Plan(findings=[NO_FILE])
 
 
-def test_an_image_that_is_missing_while_a_container_runs_is_fetched_and_switched_to() -> None:
+def test_a_missing_image_of_a_running_container_is_fetched_and_switched_to() -> None:
     image = release().image
     assert plan(images={}) == Plan(
         (
@@ -176,7 +176,7 @@ def test_an_image_that_is_missing_while_a_container_runs_is_fetched_and_switched
 
 
 @pytest.mark.parametrize("damage", ["is not on the host", "secrets.json was changed on the host"])
-def test_a_damaged_release_is_put_there_again(damage: str) -> None:
+def test_a_damaged_release_is_put_on_the_host_again(damage: str) -> None:
     made = plan(release_damage=damage)
     assert made == Plan(
         steps(
@@ -195,15 +195,15 @@ BEGUN = {
 }
 
 
-def test_a_switch_that_was_cut_off_is_seen() -> None:
+def test_an_interrupted_switch_is_detected() -> None:
     assert reasons(plan(state=BEGUN)) == ["a switch (up by kim@desk) was cut off"]
     assert plan(state=BEGUN | {"phase": "ended"}) == Plan()
 
 
-def test_a_switch_that_is_under_way_is_waited_for() -> None:
+def test_a_host_with_a_switch_under_way_is_refused() -> None:
     made = plan(state=BEGUN, switching=True)
-    said = "a switch is under way here (up by kim@desk, since 12 s): wait for its end, then try"
-    assert [refusal.startswith(said) for refusal in made.refusals] == [True]
+    message = "a switch is under way here (up by kim@desk, since 12 s): wait for its end, then try"
+    assert [refusal.startswith(message) for refusal in made.refusals] == [True]
     assert refusals_to_run(WANTED, reading(state=BEGUN, switching=True)) == made.refusals
     assert plan(switching=True).refusals == [
         "a switch is under way here: wait for its end, then try again"
@@ -213,7 +213,7 @@ def test_a_switch_that_is_under_way_is_waited_for() -> None:
 UNHEALTHY = (container(name="/kis-kis-gateway-1", health="unhealthy"),)
 
 
-def test_an_image_whose_own_health_check_is_wrong_is_said_and_left_alone() -> None:
+def test_a_wrong_health_check_of_the_image_is_only_a_warning() -> None:
     made = plan(containers=UNHEALTHY)
     assert made == Plan(warnings=made.warnings)
     assert "kis-kis-gateway-1 is unhealthy, though it answers /health" in made.warnings[0]
@@ -267,7 +267,7 @@ REMOVED = (
         ),
     ],
 )
-def test_the_host_switches_alone(changes: dict[str, Any], reason: str) -> None:
+def test_only_a_switch_is_planned(changes: dict[str, Any], reason: str) -> None:
     made = plan(**changes)
     [only] = made.steps
     assert made == Plan((only,))
@@ -279,12 +279,12 @@ def test_a_gateway_without_a_healthcheck_serves_while_it_runs() -> None:
     assert plan(containers=(container(health=None),)) == Plan()
 
 
-def test_a_directory_that_was_removed_is_made_again_before_the_switch() -> None:
+def test_a_removed_token_directory_is_created_again_before_the_switch() -> None:
     made = plan(**NO_TOKEN, token_dir=None, token_mount="deleted")
     assert made == Plan(steps(("tokens", MISSING), ("switch", REMOVED)))
 
 
-def test_a_container_that_does_not_run_has_nothing_mounted() -> None:
+def test_a_stopped_container_has_no_mounted_directory() -> None:
     exited: dict[str, Any] = {"containers": (container(status="exited"),), "client_sees": None}
     [reason] = reasons(plan(**exited, token_mount=None, listening=frozenset()))
     assert reason.startswith("the container is exited")
@@ -312,21 +312,21 @@ def simulator(**changes: Any) -> Container:
     ],
     ids=["it runs", "it is not there", "it stopped", "an old one runs"],
 )
-def test_the_simulator_is_started_alone(containers: tuple[Container, ...], starts: bool) -> None:
+def test_only_the_simulator_is_started(containers: tuple[Container, ...], starts: bool) -> None:
     images = {release().image.reference: "sha256:1111", simulator_image().reference: "sha256:3333"}
     actual = reading(images=images, containers=containers)
     made = make_plan(settings(simulator=True), release(), actual)
     assert made == Plan(steps(("simulator", "the KIS simulator does not run")) if starts else ())
 
 
-def test_the_image_of_the_simulator_is_fetched_only_where_it_is_wanted() -> None:
+def test_the_simulator_image_is_fetched_only_if_the_simulator_is_enabled() -> None:
     assert simulator_image() not in plan(**FRESH).images
     made = make_plan(settings(simulator=True), release(), reading(**FRESH))
     assert made.images == [release().image, simulator_image()]
     assert made.does("simulator")
 
 
-def test_a_simulator_that_nobody_asked_for_is_left_alone() -> None:
+def test_a_simulator_that_is_not_enabled_is_left_alone() -> None:
     assert plan(containers=(container(), simulator())) == Plan()
 
 
@@ -337,7 +337,7 @@ def test_a_user_without_root_is_told_how_to_become_root() -> None:
     assert "`_sudo`" in refusal(plan(uid=1000))
 
 
-def test_without_root_nothing_else_is_told() -> None:
+def test_without_root_no_other_problem_is_reported() -> None:
     unknown = {"podman": True, "engine": "unusable", "engine_error": "permission denied"}
     assert refusal(plan(**FRESH | PROBLEMS | unknown, uid=1000)) == NEEDS_ROOT
 
@@ -361,9 +361,9 @@ OF_A_CONTEXT = ["DOCKER_HOST or docker context", "docker context use default"]
             {
                 "engine": "unusable",
                 "engine_address": "tcp://10.0.0.9:2376",
-                "engine_error": "docker uses tcp://10.0.0.9:2376, which is no socket of this host",
+                "engine_error": "docker uses tcp://10.0.0.9:2376, which is not a unix socket",
             },
-            [*OF_A_CONTEXT, "(tcp://10.0.0.9:2376)", "which is no socket of this host"],
+            [*OF_A_CONTEXT, "(tcp://10.0.0.9:2376)", "which is not a unix socket"],
         ),
         (
             {
@@ -385,20 +385,20 @@ OF_A_CONTEXT = ["DOCKER_HOST or docker context", "docker context use default"]
     ids=[
         *("podman answers for docker", "podman without an engine", "podman that fails"),
         *("an engine that fails", "another machine", "a stopped engine of a context"),
-        *("a context that is not there", "user namespaces"),
+        *("a missing context", "user namespaces"),
     ],
 )
-def test_an_engine_that_no_installation_mends_is_refused(
+def test_an_engine_that_an_installation_cannot_repair_is_refused(
     changes: dict[str, Any], words: list[str]
 ) -> None:
     what = refusal(plan(**changes))
     for word in words:
         assert word in what
-    # Of such a host nothing else can be told.
+    # No other problem of such a host is reported.
     assert refusal(plan(**FRESH | PROBLEMS | {"engine": "up"} | changes)) == what
 
 
-def test_an_engine_of_another_context_that_answers_is_used() -> None:
+def test_a_working_engine_of_another_context_is_used() -> None:
     assert plan(engine_address="unix:///run/user/0/docker.sock") == Plan()
 
 
@@ -416,12 +416,12 @@ def test_an_engine_that_fails_is_not_installed_again() -> None:
     ],
     ids=["everything", "compose", "a running engine"],
 )
-def test_docker_is_not_installed_where_that_is_turned_off(missing: dict[str, Any]) -> None:
+def test_docker_is_not_installed_if_installing_is_off(missing: dict[str, Any]) -> None:
     made = make_plan(settings(install_docker=False), release(), reading(**missing))
     assert "gateway_install_docker is off" in refusal(made)
 
 
-def test_installing_may_be_off_where_nothing_is_to_install() -> None:
+def test_installing_may_be_off_if_nothing_is_missing() -> None:
     assert make_plan(settings(install_docker=False), release(), reading()) == Plan()
 
 
@@ -435,7 +435,7 @@ def test_a_distribution_without_apt_is_told_what_to_install() -> None:
     [{}, {"compose": False}, {"engine": "down", "images": {}, "containers": ()}],
     ids=["nothing", "compose", "a running engine"],
 )
-def test_no_apt_is_needed_where_docker_is_there(missing: dict[str, Any]) -> None:
+def test_apt_is_not_needed_if_docker_is_installed(missing: dict[str, Any]) -> None:
     made = plan(**missing, os=("fedora", "43"), apt=False, listening=frozenset())
     assert (made.refusals, made.packages) == ([], ())
 
@@ -448,9 +448,9 @@ def test_a_compose_binary_of_another_architecture_is_refused() -> None:
 @pytest.mark.parametrize(
     "changes",
     [{"compose": False, "os": ("debian", "13")}, {"os": ("debian", "12")}],
-    ids=["it is packaged", "it is there"],
+    ids=["compose is packaged", "compose is installed"],
 )
-def test_another_architecture_is_fine_where_no_binary_is_put(changes: dict[str, Any]) -> None:
+def test_another_architecture_is_accepted_if_no_binary_is_needed(changes: dict[str, Any]) -> None:
     assert plan(**OTHER_ARCHITECTURE, **changes).refusals == []
 
 
@@ -472,7 +472,7 @@ ON_8081 = {"port": 8081, "container_port": 8080}
 
 
 def held(plan: Plan) -> list[tuple[str, int]]:
-    """What the refusals advise to change, and the port that is held; there are no others."""
+    """The setting that each refusal names, and its port; there are no other refusals."""
     found = [REFUSED_PORT.fullmatch(what) for what in plan.refusals]
     assert all(found)
     return [(match["setting"], int(match["port"])) for match in found if match]
@@ -509,7 +509,7 @@ REFUSED_PORT = re.compile(
         (HOST_MODE, ("127.0.0.1", 8080), None),
     ],
 )
-def test_a_port_that_a_stranger_holds_is_refused(
+def test_a_port_that_another_program_holds_is_refused(
     wanted: dict[str, Any], listening: tuple[str, int], setting: str | None
 ) -> None:
     actual = reading(containers=(), listening=frozenset({listening}))
@@ -554,7 +554,7 @@ OURS = ("127.0.0.1", 8080)
         ({}, simulator(), [], True),
     ],
 )
-def test_what_our_own_gateway_holds_is_not_held(
+def test_a_port_that_our_own_gateway_holds_is_accepted(
     wanted: dict[str, Any],
     gateway: Container,
     others: list[tuple[str, int]],
@@ -591,7 +591,7 @@ OUR_SIMULATOR = simulator(
         ([container(ports=publishing(("127.0.0.1", 9443)))], [("127.0.0.1", 9443)], [9443]),
     ],
 )
-def test_the_simulator_has_ports_of_its_own(
+def test_the_ports_of_the_simulator_are_checked_separately(
     containers: list[Container], listening: list[tuple[str, int]], ports: list[int]
 ) -> None:
     actual = reading(containers=tuple(containers), listening=frozenset(listening))
@@ -601,7 +601,7 @@ def test_the_simulator_has_ports_of_its_own(
 
 
 @pytest.mark.parametrize("kind", ["regular file", "symbolic link"])
-def test_a_token_directory_that_is_none_is_refused(kind: str) -> None:
+def test_a_token_directory_that_is_no_directory_is_refused(kind: str) -> None:
     what = refusal(plan(token_dir=path(kind=kind)))
     assert what == f"/docker_data/kis_tokens is a {kind}, not a directory"
 
@@ -623,19 +623,19 @@ UNKNOWN = DAMAGED | {"token_state": "unknown"}
         ("symbolic link", "a symbolic link"),
     ],
 )
-def test_a_damaged_token_is_set_aside_while_the_gateway_goes_on(kind: str, what: str) -> None:
+def test_a_damaged_token_is_set_aside_while_the_gateway_keeps_running(kind: str, what: str) -> None:
     made = plan(**DAMAGED, token_file=path("600", kind=kind))
     assert made == Plan(steps(("tokens", f"{TOKEN} is {what}: it is set aside")))
 
 
-def test_with_a_switch_a_damaged_token_is_set_aside_when_no_gateway_runs() -> None:
+def test_a_damaged_token_is_set_aside_by_the_switch_if_no_gateway_runs() -> None:
     down: dict[str, Any] = {"containers": (), "listening": frozenset()}
     made = plan(**DAMAGED, **down, token_file=path("600", kind="regular file"))
     assert {step.does for step in made.steps} == {"switch"}
     assert f"{TOKEN} is damaged: it is set aside" in reasons(made)
 
 
-def test_a_token_in_an_unknown_form_is_left_alone_and_said() -> None:
+def test_a_token_of_unknown_form_is_left_alone_with_a_warning() -> None:
     made = plan(**UNKNOWN)
     [warning] = made.warnings
     assert warning.startswith(f"{TOKEN} has a form that is not known")
@@ -646,13 +646,13 @@ def test_a_token_in_an_unknown_form_is_left_alone_and_said() -> None:
 @pytest.mark.parametrize(
     ("off", "word"), [(0, ""), (59, ""), (-59, ""), (75, "75 s behind"), (-75, "75 s ahead of")]
 )
-def test_a_clock_that_is_off_is_warned_of(off: int, word: str) -> None:
+def test_a_wrong_clock_is_a_warning(off: int, word: str) -> None:
     warnings = plan(arrived=1795470000.0 + off).warnings
     assert len(warnings) == bool(word)
     assert all(word in warning for warning in warnings)
 
 
-def test_a_container_that_runs_by_other_means_is_replaced_and_its_port_is_no_strangers() -> None:
+def test_an_adopted_container_is_replaced_and_its_port_is_accepted() -> None:
     old = container(id="old", compose_file="")
     made = make_plan(
         settings(adopt_container="old-gateway"),
@@ -663,7 +663,7 @@ def test_a_container_that_runs_by_other_means_is_replaced_and_its_port_is_no_str
     assert reasons(made) == ["the container old-gateway is to be replaced, its token is kept"]
 
 
-def test_a_container_that_could_not_be_started_again_is_not_adopted() -> None:
+def test_a_container_that_cannot_be_started_again_is_not_adopted() -> None:
     old = container(id="old", name="/old-gateway", compose_file="", auto_remove=True)
     actual = reading(containers=(old,), adopted_id="old")
     made = make_plan(settings(adopt_container="old-gateway"), release(), actual)
@@ -698,13 +698,13 @@ def test_each_stranger_is_named() -> None:
     assert [what.split()[2] for what in made.refusals] == ["one", "two"]
 
 
-def test_our_own_container_is_no_stranger_though_it_is_named_to_be_adopted() -> None:
+def test_our_own_container_is_accepted_even_if_it_is_named_for_adoption() -> None:
     deployed = reading(containers=(container(name="/old-gateway"),))
     assert make_plan(settings(adopt_container="old-gateway"), release(), deployed) == Plan()
 
 
 def token_user(name: str = "two-kis-gateway-1", **changes: Any) -> dict[str, Any]:
-    """Another container with the token directory, whose app key and user are ours."""
+    """Another container with the token directory, and with our app key and user."""
     own = {"compose_file": BY_HAND, "user": "10001:10001", "key": release().key_fingerprint}
     return {"name": name} | own | changes
 
@@ -729,7 +729,7 @@ def test_a_token_directory_is_not_shared_with_another_app_key_or_user(
     assert made.warnings == []
 
 
-def test_a_token_directory_that_is_shared_with_the_same_app_key_and_user_is_said() -> None:
+def test_a_token_directory_shared_with_the_same_app_key_and_user_is_a_warning() -> None:
     made = plan(token_users=(token_user(),))
     [warning] = made.warnings
     assert "the container two-kis-gateway-1 has the token directory mounted, too" in warning
@@ -737,14 +737,14 @@ def test_a_token_directory_that_is_shared_with_the_same_app_key_and_user_is_said
     assert made == Plan(warnings=[warning])
 
 
-def test_of_several_token_users_each_is_judged_for_itself() -> None:
+def test_each_container_that_uses_the_token_directory_is_checked_separately() -> None:
     made = plan(token_users=(token_user("good"), token_user("bad", key=None)))
     assert refusal(made).startswith("the container bad ")
     [warning] = made.warnings
     assert warning.startswith("the container good ")
 
 
-def test_the_user_that_the_settings_name_counts_for_the_token_directory() -> None:
+def test_the_user_of_the_settings_counts_for_the_token_directory() -> None:
     wanted = settings(user="1000:1000")
     actual = reading(token_users=(token_user(user="1000:1000"),))
     made = make_plan(wanted, release(), actual)
@@ -752,13 +752,13 @@ def test_the_user_that_the_settings_name_counts_for_the_token_directory() -> Non
 
 
 @pytest.mark.parametrize("policy", ["no", "unless-stopped"])
-def test_a_switch_that_was_cut_off_in_its_gate_is_seen(policy: str) -> None:
+def test_a_switch_that_was_interrupted_in_its_gate_is_detected(policy: str) -> None:
     made = plan(containers=(container(restart_policy=policy),))
     assert made.does("switch") == (policy == "no")
     assert all("after a reboot" in reason for reason in reasons(made))
 
 
-def test_all_refusals_of_a_host_are_said_at_once() -> None:
+def test_all_refusals_of_a_host_are_reported_together() -> None:
     made = plan(
         **FRESH | PROBLEMS | {"token_dir": path(kind="regular file"), "listening": {OURS}},
         strangers=(stranger("old-gateway", ""),),
@@ -773,7 +773,7 @@ def test_all_refusals_of_a_host_are_said_at_once() -> None:
         assert word in what
 
 
-# What has drifted, and no step of a deploy changes
+# Drift that no step of a deploy repairs
 
 
 OTHER_KEY = "f5e4d3c2b1a0"
@@ -797,9 +797,7 @@ ABOUT_THE_GATEWAY: list[tuple[dict[str, Any], list[str]]] = [
 
 
 @pytest.mark.parametrize(("changes", "words"), ABOUT_THE_TOKEN + ABOUT_THE_GATEWAY)
-def test_what_has_drifted_is_found_and_nothing_is_done_about_it(
-    changes: dict[str, Any], words: list[str]
-) -> None:
+def test_drift_is_reported_and_not_repaired(changes: dict[str, Any], words: list[str]) -> None:
     made = plan(**changes)
     [only] = made.findings
     assert made == Plan(findings=[only])
@@ -818,12 +816,12 @@ def test_what_has_drifted_is_found_and_nothing_is_done_about_it(
         {"token_file_says": None},
     ],
 )
-def test_what_has_not_drifted(changes: dict[str, Any]) -> None:
+def test_a_host_that_has_not_drifted(changes: dict[str, Any]) -> None:
     assert plan(**changes) == Plan()
     assert not plan(**changes).has_news
 
 
-def test_the_path_that_a_client_asks_is_shown() -> None:
+def test_the_health_path_of_the_settings_is_shown() -> None:
     actual = reading(client_sees={"status": 404})
     [only] = make_plan(settings(health_path="/ready?deep=1"), release(), actual).findings
     assert "a client that asks /ready?deep=1 gets: HTTP 404" in only
@@ -838,7 +836,7 @@ def test_a_gateway_that_asks_at_its_first_request_may_be_without_a_token(
 
 
 @pytest.mark.parametrize("changes", [changes for changes, _ in ABOUT_THE_GATEWAY])
-def test_a_gateway_that_asks_at_its_first_request_drifts_all_the_same(
+def test_other_drift_of_a_gateway_that_asks_at_its_first_request_is_reported(
     changes: dict[str, Any],
 ) -> None:
     lazy = settings(token_at_start=False)
@@ -848,7 +846,7 @@ def test_a_gateway_that_asks_at_its_first_request_drifts_all_the_same(
 DRIFTED = NO_TOKEN | RESTARTED | {"client_sees": {"status": 503}}
 
 
-def test_all_that_has_drifted_is_said_at_once() -> None:
+def test_all_drift_is_reported_together() -> None:
     assert len(plan(**DRIFTED).findings) == 3
     made = plan(**DRIFTED, token_dir=path(mode="755"))
     assert (reasons(made), len(made.findings)) == ([NOT_RIGHT], 3)
@@ -861,9 +859,9 @@ def test_all_that_has_drifted_is_said_at_once() -> None:
         {"release_damage": "is not on the host"},
         {"token_mount": "other"},
     ],
-    ids=["another release runs", "the release is not there", "its tokens are elsewhere"],
+    ids=["another release runs", "the release is missing", "an older directory is mounted"],
 )
-def test_what_a_switch_is_about_to_replace_has_not_drifted(changes: dict[str, Any]) -> None:
+def test_no_drift_is_reported_before_a_switch(changes: dict[str, Any]) -> None:
     made = plan(**DRIFTED, **changes)
     assert (made.does("switch"), made.findings) == (True, [])
 
@@ -871,7 +869,7 @@ def test_what_a_switch_is_about_to_replace_has_not_drifted(changes: dict[str, An
 # A host without python3, which cannot be read
 
 
-def test_a_host_without_python_gets_it_first() -> None:
+def test_python_is_installed_first() -> None:
     made = plan_without_python(settings())
     assert made == Plan(steps(("bootstrap", "python3 is missing")))
     assert made.may("engine")
@@ -879,7 +877,7 @@ def test_a_host_without_python_gets_it_first() -> None:
     assert not plan().may("engine")
 
 
-def test_a_host_without_python_is_refused_where_nothing_may_be_installed() -> None:
+def test_a_host_without_python_is_refused_if_installing_is_off() -> None:
     made = plan_without_python(settings(install_docker=False))
     what = refusal(made)
     assert made == Plan(refusals=[what])
@@ -887,11 +885,11 @@ def test_a_host_without_python_is_refused_where_nothing_may_be_installed() -> No
     assert "gateway_install_docker is off" in what
 
 
-def test_each_step_says_what_it_does_to_what_runs() -> None:
+def test_each_step_has_an_effect_in_words() -> None:
     assert set(EFFECTS) == set(get_args(Does))
 
 
-# Releases that are on the host already
+# Verbs that run releases which are on the host: restart, rollback, down
 
 
 @pytest.mark.parametrize(
@@ -907,10 +905,10 @@ def test_each_step_says_what_it_does_to_what_runs() -> None:
         ),
     ],
 )
-def test_nothing_is_started_or_taken_down_there(changes: dict[str, Any], words: str) -> None:
+def test_restart_rollback_and_down_are_refused(changes: dict[str, Any], words: str) -> None:
     [only] = refusals_to_run(settings(), reading(**changes))
     assert words in only
 
 
-def test_what_runs_may_be_restarted() -> None:
+def test_a_running_gateway_may_be_restarted() -> None:
     assert refusals_to_run(settings(), reading()) == []

@@ -43,7 +43,7 @@ EVENT = {
     "issuances": 0,
 }
 LEAST = {"uid": 1000, "clock": 1795470000, "architecture": "aarch64", "disk_free_kb": 1}
-# As a host with the gateway and the simulator answers while it is asked about another release.
+# The answer of a host with the gateway and the simulator, asked about another release.
 DEPLOYED = LEAST | {
     "uid": 0,
     "os": ["debian", "12"],
@@ -88,7 +88,7 @@ def parse(**changes: Any) -> Reading:
     return parse_reading(json.dumps({"result": DEPLOYED | changes}))
 
 
-def test_a_deployed_host_is_read_in_full() -> None:
+def test_a_deployed_host_is_read_completely() -> None:
     read = parse()
     assert (read.uid, read.architecture, read.os) == (0, "aarch64", ("debian", "12"))
     assert read.engine == "up"
@@ -106,7 +106,7 @@ def test_a_deployed_host_is_read_in_full() -> None:
     assert read.client_sees.is_good
 
 
-def test_the_containers_of_a_deployed_host_are_told_apart() -> None:
+def test_gateway_and_simulator_of_a_deployed_host_are_distinguished() -> None:
     read = parse()
     [gateway] = read.gateways
     assert gateway.serves
@@ -123,7 +123,7 @@ def test_a_container_to_be_adopted_is_not_a_gateway_of_ours() -> None:
     assert stopped.adopted is not None
 
 
-def test_what_a_full_disk_left_in_part_is_passed_over() -> None:
+def test_incomplete_records_are_ignored() -> None:
     read = parse(state={"generation": "abc"})
     assert [event.outcome for event in read.history] == ["switched"]
     assert read.state is None
@@ -165,7 +165,7 @@ def test_control_characters_of_a_host_are_escaped() -> None:
         ("current_compose", "x" * (2 << 20)),
     ],
 )
-def test_another_form_is_one_clear_line(field: str, value: object) -> None:
+def test_an_unknown_form_is_a_one_line_error(field: str, value: object) -> None:
     with pytest.raises(ValueError, match=f"unknown form.*{field}") as caught:
         parse(**{field: value})
     assert len(str(caught.value)) <= 300
@@ -185,7 +185,7 @@ def test_another_form_is_one_clear_line(field: str, value: object) -> None:
         '{"result": ' * 9999,
     ],
 )
-def test_what_is_no_answer_is_one_clear_line(text: str) -> None:
+def test_an_invalid_answer_is_a_one_line_error(text: str) -> None:
     with pytest.raises(ValueError, match=r"unknown form|is empty"):
         parse_reading(text)
 
@@ -199,7 +199,7 @@ def test_the_error_of_the_host_program_is_passed_on() -> None:
     ("sees", "shown"),
     [({"status": 503}, "HTTP 503"), ({"error": "timed out"}, "timed out"), ({}, "")],
 )
-def test_what_a_client_sees_is_good_or_shown(sees: dict[str, Any], shown: str) -> None:
+def test_a_bad_answer_to_a_client_is_shown(sees: dict[str, Any], shown: str) -> None:
     read = parse(client_sees=sees)
     assert read.client_sees is not None
     assert not read.client_sees.is_good

@@ -53,7 +53,7 @@ def test_a_reference_is_parsed_as_docker_does(image: str, parts: tuple[str, ...]
         ("", ""),
     ],
 )
-def test_a_digest_is_kept_for_the_very_same_image(line: str, digest: str) -> None:
+def test_a_digest_is_kept_only_for_exactly_the_same_image(line: str, digest: str) -> None:
     assert kept_digest("registry.example/kis:1.4", f"services:\n{line}\n") == digest
 
 
@@ -89,7 +89,7 @@ def test_a_host_is_given_the_login_of_one_registry(tmp_path: Path, image: str, k
         ({"auths": {"registry.example": {"auth": "s3cret\n"}}}, "holds no login for registry"),
     ],
 )
-def test_a_file_without_the_login_says_why_and_shows_nothing(
+def test_the_error_for_a_file_without_the_login_shows_no_secret(
     tmp_path: Path, config: object, why: str
 ) -> None:
     with pytest.raises(ValueError, match=why) as caught:
@@ -97,13 +97,13 @@ def test_a_file_without_the_login_says_why_and_shows_nothing(
     assert "s3cret" not in str(caught.value)
 
 
-# A path with its query, and what it wants as `Authorization`: status, headers, body.
+# From a path with its query and the `Authorization` header to status, headers and body.
 Answer = Callable[[str, str], tuple[int, dict[str, str], bytes]]
 
 
 @pytest.fixture
 def registry() -> Iterator[tuple[str, list[Answer]]]:
-    """The address of an HTTP server that answers as the test wants, with the first of the list."""
+    """The address of an HTTP server, and a list whose first item answers all requests."""
     answers: list[Answer] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -128,7 +128,7 @@ def registry() -> Iterator[tuple[str, list[Answer]]]:
 
 
 def with_tokens(realm: str, login: str = LOGIN) -> Answer:
-    """A registry whose manifests want a token, which is had for the login."""
+    """A registry that requires a token for manifests and issues it for this login."""
     wanted = f'Bearer realm="{realm}",service="kis, and more",scope="repository:team/kis:pull"'
     query = "service=kis%2C+and+more&scope=repository%3Ateam%2Fkis%3Apull"
 
@@ -152,7 +152,7 @@ def test_a_registry_that_wants_a_token_gets_one(
     assert find_digest(f"{address}/team/kis:1.4", path) == DIGEST
 
 
-def test_a_token_may_be_had_without_a_login(
+def test_a_token_may_be_issued_without_a_login(
     registry: tuple[str, list[Answer]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
@@ -178,12 +178,14 @@ def test_a_credential_helper_is_asked(
     assert find_digest(f"{address}/team/kis:1.4", None) == DIGEST
 
 
-def test_a_login_is_sent_nowhere_else(registry: tuple[str, list[Answer]], tmp_path: Path) -> None:
-    """Not to a file, and not where a redirection leads."""
+def test_a_login_is_sent_only_to_its_registry(
+    registry: tuple[str, list[Answer]], tmp_path: Path
+) -> None:
+    """Neither to a file nor to the target of a redirect."""
     address, answers = registry
     secret = auth_file(tmp_path, {"auths": {address: {"auth": LOGIN}}})
     answers.append(with_tokens(f"file://{secret}"))
-    with pytest.raises(NoDigestError, match="not understood"):
+    with pytest.raises(NoDigestError, match="unknown form"):
         find_digest(f"{address}/team/kis:1.4", secret)
     seen: list[str] = []
 
@@ -208,13 +210,13 @@ def test_a_login_is_sent_nowhere_else(registry: tuple[str, list[Answer]], tmp_pa
         ((404, {}, b""), "refused: 404 Not Found", False),
         ((403, {}, b""), "refused: 403 Forbidden", False),
         ((401, {"WWW-Authenticate": 'Basic realm="kis"'}, b""), "refused: 401", False),
-        ((401, {"WWW-Authenticate": "Bearer nothing"}, b""), "not understood", False),
+        ((401, {"WWW-Authenticate": "Bearer nothing"}, b""), "unknown form", False),
         ((401, {}, b""), "refused: 401", False),
-        ((200, {}, b""), "names no sha256 digest", False),
-        ((200, {"Docker-Content-Digest": "sha256:12"}, b""), "names no sha256 digest", False),
+        ((200, {}, b""), "has no sha256 digest", False),
+        ((200, {"Docker-Content-Digest": "sha256:12"}, b""), "has no sha256 digest", False),
     ],
 )
-def test_whether_a_registry_was_silent_or_refused(
+def test_a_silent_registry_and_a_refusing_one_are_distinguished(
     registry: tuple[str, list[Answer]],
     tmp_path: Path,
     answer: tuple[int, dict[str, str], bytes],
@@ -231,7 +233,7 @@ def test_whether_a_registry_was_silent_or_refused(
     assert f"docker login {address}" in str(caught.value)
 
 
-def test_a_registry_where_nobody_listens_is_silent(tmp_path: Path) -> None:
+def test_a_registry_that_does_not_listen_is_silent(tmp_path: Path) -> None:
     path = auth_file(tmp_path, {"auths": {"127.0.0.1:1": {"auth": LOGIN}}})
     with pytest.raises(NoDigestError, match=r"did not answer: .*refused") as caught:
         find_digest("127.0.0.1:1/kis", path)

@@ -29,7 +29,7 @@ from kis_gateway_deploy.saved_image import SavedImage
 from kis_gateway_deploy.settings import SERVICE
 from tests.unit.builders import SECRETS_FILE, saved_tar, settings
 
-# What a reader of YAML, compose or Jinja could take for something else.
+# Text that YAML, compose or Jinja could misread.
 AWKWARD = [
     "",
     "$",
@@ -85,7 +85,7 @@ AWKWARD = [
 
 
 def compose(**changes: Any) -> dict[str, Any]:
-    """The rendered compose file, as a reader of YAML sees it."""
+    """The rendered compose file, parsed as YAML."""
     parsed = yaml.safe_load(render_compose(settings(**changes), "registry.example/kis:1.4"))
     assert isinstance(parsed, dict)
     return parsed
@@ -100,7 +100,7 @@ def service(**changes: Any) -> dict[str, Any]:
 
 
 def interpolated(value: str) -> str:
-    """A value as compose hands it on; a lone `$` would have been replaced by it."""
+    """A value after interpolation by compose, which would replace a single `$`."""
     assert "$" not in value.replace("$$", "")
     return value.replace("$$", "$")
 
@@ -178,7 +178,7 @@ def test_a_setting_reaches_the_compose_file(changes: dict[str, Any], key: str, v
     assert service(**changes)[key] == value
 
 
-def test_the_project_is_named_for_each_release_directory_alike() -> None:
+def test_the_project_name_of_the_settings_is_in_the_compose_file() -> None:
     assert compose(project="123")["name"] == "123"
 
 
@@ -186,15 +186,15 @@ def test_in_host_mode_nothing_is_published() -> None:
     assert not {"ports", "extra_hosts"} & set(service(network_mode="host"))
 
 
-def test_without_an_env_file_none_is_asked_for() -> None:
+def test_without_an_env_file_the_compose_file_names_none() -> None:
     assert "env_file" not in service()
 
 
-def test_the_port_inside_reaches_the_gateway() -> None:
+def test_the_container_port_reaches_the_gateway() -> None:
     assert service(container_port=9000)["environment"]["PORT"] == "9000"
 
 
-def test_no_health_check_is_made_up() -> None:
+def test_no_health_check_is_added_by_default() -> None:
     assert "healthcheck" not in service()
 
 
@@ -203,7 +203,7 @@ def test_an_operator_may_replace_the_arguments_of_gunicorn() -> None:
     assert environment["GUNICORN_CMD_ARGS"] == "--timeout 30"
 
 
-def test_what_operators_write_survives() -> None:
+def test_values_of_operators_survive_rendering() -> None:
     values = {f"V{number}": value for number, value in enumerate(AWKWARD)}
     found = service(environment=values, labels=values, healthcheck={"test": ["CMD", *AWKWARD]})
     environment = {name: interpolated(value) for name, value in found["environment"].items()}
@@ -212,14 +212,14 @@ def test_what_operators_write_survives() -> None:
     assert [interpolated(word) for word in found["healthcheck"]["test"]] == ["CMD", *AWKWARD]
 
 
-def test_names_of_labels_survive() -> None:
-    # Compose replaces `$name` in values only, so that a name is not escaped.
+def test_names_of_labels_survive_rendering() -> None:
+    # Compose interpolates `$name` only in values, so names are not escaped.
     labels = dict.fromkeys(AWKWARD, "x")
     assert service(labels=labels)["labels"] == labels
 
 
 @pytest.mark.parametrize("name", ["null", "true", "no", "on", "y", "_", "NaN"])
-def test_names_of_variables_survive(name: str) -> None:
+def test_names_of_variables_survive_rendering(name: str) -> None:
     environment = service(environment={name: "x"})["environment"]
     assert environment[name] == "x"
     assert all(isinstance(each, str) for each in environment)
@@ -240,24 +240,24 @@ def test_dollars_are_doubled_in_every_value_and_in_no_name(value: Any, read_back
     assert yaml.safe_load(written) == read_back
 
 
-def test_one_value_that_is_there_twice_is_written_twice() -> None:
+def test_a_value_that_occurs_twice_is_written_twice() -> None:
     words = ["a"]
     assert yaml.safe_load(to_yaml([words, words])) == [["a"], ["a"]]
     assert "&" not in to_yaml([words, words])
 
 
-def test_an_empty_healthcheck_leaves_the_image_its_own() -> None:
+def test_an_empty_healthcheck_keeps_that_of_the_image() -> None:
     assert service(healthcheck={})["healthcheck"] == {}
 
 
 @pytest.mark.parametrize("name", ["tokens dir", "$HOME", "{{ x }}", "o'brien", "a #b", "토큰", '"'])
-def test_the_token_directory_survives(name: str) -> None:
+def test_the_token_directory_survives_rendering(name: str) -> None:
     found = service(token_dir=f"/data/{name}")["volumes"][0]["source"]
     assert interpolated(found) == f"/data/{name}"
 
 
 @pytest.mark.parametrize("filters", ["", "| yaml", "| string | yaml"])
-def test_a_template_that_asks_for_an_unknown_name_is_an_error(tmp_path: Path, filters: str) -> None:
+def test_a_template_that_uses_an_unknown_name_is_an_error(tmp_path: Path, filters: str) -> None:
     template = tmp_path / COMPOSE_FILE
     template.write_text(f"name: {{{{ projekt {filters} }}}}")
     with pytest.raises(jinja2.UndefinedError, match="projekt"):
@@ -365,7 +365,9 @@ def release_id(
         {"project": "paper"},
     ],
 )
-def test_whatever_changes_what_runs_changes_the_id(tmp_path: Path, changes: dict[str, Any]) -> None:
+def test_a_change_to_the_running_gateway_changes_the_id(
+    tmp_path: Path, changes: dict[str, Any]
+) -> None:
     assert release_id(tmp_path) != release_id(tmp_path, **changes)
 
 
@@ -381,7 +383,9 @@ def test_whatever_changes_what_runs_changes_the_id(tmp_path: Path, changes: dict
         {"simulator": True},
     ],
 )
-def test_what_does_not_run_does_not_change_the_id(tmp_path: Path, changes: dict[str, Any]) -> None:
+def test_a_setting_that_does_not_change_the_running_gateway_keeps_the_id(
+    tmp_path: Path, changes: dict[str, Any]
+) -> None:
     assert release_id(tmp_path) == release_id(tmp_path, **changes)
 
 
@@ -395,9 +399,9 @@ def test_what_does_not_run_does_not_change_the_id(tmp_path: Path, changes: dict[
         {"a": File(b"x", 0o400, 1, 3)},
         {"a": File(b"x", 0o400, 1, 2), "b": File(b"", 0o400)},
     ],
-    ids=["name", "content", "mode", "uid", "gid", "a file more"],
+    ids=["name", "content", "mode", "uid", "gid", "an added file"],
 )
-def test_each_trait_of_each_file_counts(files: dict[str, File]) -> None:
+def test_each_attribute_of_each_file_counts(files: dict[str, File]) -> None:
     assert content_hash(files) != content_hash({"a": File(b"x", 0o400, 1, 2)})
 
 
@@ -435,7 +439,7 @@ def context(tmp_path: Path) -> Path:
     return made
 
 
-def test_a_build_context_is_an_image_with_its_hash_as_tag(context: Path) -> None:
+def test_the_tag_of_a_built_image_is_the_hash_of_its_context(context: Path) -> None:
     image = built_image("registry.example:5000/kis", context)
     assert image.reference.startswith("registry.example:5000/kis:")
     assert image.context == {
@@ -444,7 +448,7 @@ def test_a_build_context_is_an_image_with_its_hash_as_tag(context: Path) -> None
     }
 
 
-def test_a_context_that_moved_is_the_same_image(context: Path) -> None:
+def test_a_moved_build_context_is_the_same_image(context: Path) -> None:
     before = built_image("kis", context)
     assert built_image("kis", context.rename(context.with_name("elsewhere"))) == before
 
@@ -454,9 +458,9 @@ CONTEXT_CHANGES: list[tuple[str, Callable[[Path], object], bool]] = [
     ("mode", lambda context: (context / "kis/app.py").chmod(0o755), True),
     ("name", lambda context: (context / "kis/app.py").rename(context / "kis/main.py"), True),
     ("directory", lambda context: (context / "kis").rename(context / "sik"), True),
-    ("a file more", lambda context: (context / ".dockerignore").touch(), True),
-    ("a file less", lambda context: (context / "kis/app.py").unlink(), True),
-    ("rights of others", lambda context: (context / "kis/app.py").chmod(0o600), False),
+    ("an added file", lambda context: (context / ".dockerignore").touch(), True),
+    ("a removed file", lambda context: (context / "kis/app.py").unlink(), True),
+    ("permissions of others", lambda context: (context / "kis/app.py").chmod(0o600), False),
     ("an empty directory", lambda context: (context / "empty").mkdir(), False),
 ]
 
@@ -466,7 +470,7 @@ CONTEXT_CHANGES: list[tuple[str, Callable[[Path], object], bool]] = [
     [case[1:] for case in CONTEXT_CHANGES],
     ids=[case[0] for case in CONTEXT_CHANGES],
 )
-def test_what_is_built_decides_the_image(
+def test_the_content_of_the_build_context_decides_the_image(
     context: Path, change: Callable[[Path], object], matters: bool
 ) -> None:
     before = built_image("kis", context).reference
@@ -487,7 +491,7 @@ def test_what_is_built_decides_the_image(
         ".venv/bin/python",
     ],
 )
-def test_what_tools_leave_in_a_context_is_not_built(context: Path, name: str) -> None:
+def test_files_that_tools_leave_in_a_build_context_are_ignored(context: Path, name: str) -> None:
     before = built_image("kis", context)
     (context / name).parent.mkdir(parents=True)
     (context / name).touch()
@@ -516,7 +520,7 @@ def test_an_image_that_is_pulled_has_no_base() -> None:
     assert Image("registry.example/kis:1.4").base == ""
 
 
-def test_a_comment_in_the_template_makes_no_other_release(tmp_path: Path) -> None:
+def test_a_comment_in_the_template_does_not_change_the_release(tmp_path: Path) -> None:
     template = tmp_path / COMPOSE_FILE
     template.write_text(TEMPLATE.read_text() + "# a comment, and a line\n\n")
     first, second = make_release(settings()), make_release(settings(), template)
@@ -541,7 +545,7 @@ def test_a_comment_in_the_template_makes_no_other_release(tmp_path: Path) -> Non
         ({}, "image", "registry.example/kis:1.4"),
     ],
 )
-def test_the_manifest_says_how_a_release_runs(
+def test_the_manifest_describes_how_a_release_runs(
     changes: dict[str, Any], name: str, value: object
 ) -> None:
     made = make_release(settings(**changes))

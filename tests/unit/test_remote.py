@@ -1,4 +1,4 @@
-"""How a host is asked: the command, the program, the frame of the answer."""
+"""Requests to a host: the command, the program, and the frame of the answer."""
 
 from __future__ import annotations
 
@@ -39,15 +39,15 @@ def run(stdin: remote.Octets, **environment: str) -> subprocess.CompletedProcess
     )
 
 
-def test_the_command_passes_every_login_shell_unharmed() -> None:
-    """fish reads a backslash, tcsh a line break and `!`; sudo logs every byte."""
+def test_every_login_shell_passes_the_command_unchanged() -> None:
+    """fish interprets a backslash, tcsh a line break and `!`; sudo logs every byte."""
     assert not set("\\\n!") & set(remote.command())
     assert len(remote.command()) < 300
 
 
 @pytest.mark.parametrize("verb", remote.VERBS)
 def test_a_host_gets_the_program_without_its_comments(verb: str) -> None:
-    """What is left out changes nothing: the syntax trees are equal but for docstrings."""
+    """The removed text changes nothing: the syntax trees are equal except for docstrings."""
     for name in [*remote.VERBS[verb], "main"]:
         source = (HOST / f"{name}.py").read_text()
         sent = remote._packed(source)
@@ -78,7 +78,7 @@ def test_a_request_is_answered_in_its_frame() -> None:
     assert (result["uid"], result["engine"]) == (os.getuid(), "down")
 
 
-def test_what_fails_on_the_host_is_one_line() -> None:
+def test_an_error_on_the_host_is_one_line() -> None:
     frame, stdin = remote.question("read", {"token_dir": "/nonexistent"})
     done = run(stdin)
     assert (done.returncode, done.stderr) == (1, b"")
@@ -86,13 +86,13 @@ def test_what_fails_on_the_host_is_one_line() -> None:
     assert re.fullmatch(r"KeyError: '\w+' \(line \d+ of read\.py\)", error)
 
 
-def test_the_environment_of_the_host_has_no_say() -> None:
+def test_the_environment_of_the_host_has_no_effect() -> None:
     _, stdin = remote.question("read", NOWHERE)
     done = run(stdin, PYTHONPATH="/nonexistent", LC_ALL="ko_KR.EUC-KR", PATH="/nowhere")
     assert done.returncode == 0, done.stderr
 
 
-def test_a_host_without_python_says_so(tmp_path: Path) -> None:
+def test_a_host_without_python_is_reported(tmp_path: Path) -> None:
     (tmp_path / "echo").symlink_to("/bin/echo")
     path = remote.command().partition(";")[0]
     frame, stdin = remote.question("read", NOWHERE)
@@ -110,24 +110,24 @@ def test_a_host_without_python_says_so(tmp_path: Path) -> None:
     "lines",
     [[], ["Welcome!"], ['{"result": {}}'], ['0123456789abcdef{"result": {}}']],
 )
-def test_what_has_not_the_frame_is_no_answer(lines: list[str]) -> None:
+def test_lines_without_the_frame_are_no_answer(lines: list[str]) -> None:
     frame, _ = remote.question("read", NOWHERE)
     with pytest.raises(remote.RemoteError, match="no answer"):
         remote.answer(frame, lines)
 
 
-def test_an_answer_is_bounded() -> None:
+def test_an_answer_has_a_size_limit() -> None:
     with pytest.raises(remote.RemoteError, match="too long"):
         remote.answer("f", ["f" + "x" * (remote.ANSWER_LIMIT + 1)])
 
 
-def test_what_travels_on_standard_input_is_never_shown() -> None:
+def test_the_content_of_standard_input_is_never_shown() -> None:
     octets = remote.Octets(b"s3cret")
     assert "s3cret" not in f"{octets!r} {octets} {[octets]}"
 
 
 def other_python(version: str, stdin: bytes) -> subprocess.CompletedProcess[bytes]:
-    """The program run by this Python; the test is skipped where there is none."""
+    """Runs the program with this Python; the test is skipped if that is missing."""
     environment = os.environ | {"PYENV_VERSION": version, "DOCKER_HOST": "unix:///nonexistent"}
     python = shutil.which(f"python{version}")
     if (
@@ -142,7 +142,7 @@ def other_python(version: str, stdin: bytes) -> subprocess.CompletedProcess[byte
 
 
 @pytest.mark.parametrize("version", ["3.9", "3.10", "3.11", "3.12", "3.13"])
-def test_other_pythons_answer_as_well(version: str) -> None:
+def test_other_python_versions_answer(version: str) -> None:
     frame, stdin = remote.question("read", NOWHERE)
     done = other_python(version, stdin.encode())
     assert (done.returncode, done.stderr) == (0, b"")
@@ -150,14 +150,14 @@ def test_other_pythons_answer_as_well(version: str) -> None:
 
 
 @pytest.mark.parametrize("version", ["3.6", "3.8"])
-def test_a_python_that_is_too_old_says_so(version: str) -> None:
+def test_a_python_that_is_too_old_is_reported(version: str) -> None:
     done = other_python(version, remote.question("read", NOWHERE)[1].encode())
     assert done.returncode == 1
     assert b"Python 3.9 or newer is needed" in done.stderr
     assert b"Traceback" not in done.stderr
 
 
-def test_the_program_imports_nothing_of_ours_outside_of_itself() -> None:
+def test_the_host_program_imports_only_itself_and_the_standard_library() -> None:
     allowed = set(sys.stdlib_module_names)
     for path in HOST.glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):

@@ -1,4 +1,4 @@
-"""A rollout without hosts: in order, one batch at a time, and back again."""
+"""A rollout without real hosts: in order, one batch at a time, and reverted."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_batches_keep_the_inventorys_order(
     assert [name for batch in batches for name in batch] == HOSTS[:count]
 
 
-def test_hosts_that_come_first_are_batches_of_their_own_in_place_of_as_many() -> None:
+def test_each_host_that_comes_first_is_a_batch_and_replaces_a_planned_one() -> None:
     assert make_batches(HOSTS[:4], [1, "100%"], first=["h3"]) == [["h3"], ["h1", "h2", "h4"]]
     assert make_batches(HOSTS[:3], ["100%"], first=["h1", "h3"]) == [["h1"], ["h3"], ["h2"]]
 
@@ -47,12 +47,12 @@ BATCHES = [["canary"], ["a", "b"], ["c"]]
 
 @dataclass
 class Fleet:
-    """Hosts that do what they are told, except those that are `bad` at something."""
+    """Hosts that do each action successfully, except the hosts that `bad` lists for it."""
 
     bad: dict[str, set[str]] = field(default_factory=dict)
     signal_after: str = ""
     done: list[str] = field(default_factory=list)
-    said: list[str] = field(default_factory=list)
+    messages: list[str] = field(default_factory=list)
 
     def act(self) -> Actions:
         return Actions(
@@ -61,7 +61,7 @@ class Fleet:
             stop=lambda name: self.do("stop", name),
             start=lambda name: self.do("start", name),
             look=lambda name: "" if self.do("look", name) else "a client gets: HTTP 503",
-            say=self.said.append,
+            say=self.messages.append,
             interrupted=lambda: (
                 "SIGTERM" if self.signal_after and self.signal_after in self.done else ""
             ),
@@ -86,32 +86,32 @@ class Fleet:
         return rollout.progress
 
 
-def test_batches_are_switched_in_order_and_looked_at_once_more() -> None:
+def test_batches_are_switched_in_order_and_checked_again() -> None:
     fleet = Fleet()
     progress = fleet.roll()
     names = ["canary", "a", "b", "c"]
     assert fleet.done == [f"switch {name}" for name in names] + [f"look {name}" for name in names]
     assert (progress.switched, progress.failed, progress.reverted) == (names, {}, [])
-    assert fleet.said == ["batch 1 of 3: canary", "batch 2 of 3: a, b", "batch 3 of 3: c"]
+    assert fleet.messages == ["batch 1 of 3: canary", "batch 2 of 3: a, b", "batch 3 of 3: c"]
 
 
-def test_a_failure_stops_later_batches_and_reverts_those_before() -> None:
+def test_a_failure_stops_later_batches_and_reverts_switched_hosts() -> None:
     fleet = Fleet(bad={"switch": {"b"}})
     progress = fleet.roll()
     assert "switch c" not in fleet.done
     assert progress.failed == {"b": "was not switched"}
     assert progress.reverted == ["canary", "a"]
-    assert fleet.said[-1] == "reverting canary, a, because b failed"
+    assert fleet.messages[-1] == "reverting canary, a, because b failed"
 
 
-def test_hosts_that_were_switched_stay_if_that_is_asked_for() -> None:
+def test_switched_hosts_are_kept_if_the_setting_says_so() -> None:
     fleet = Fleet(bad={"switch": {"b"}})
     progress = fleet.roll(revert="host")
     assert (progress.switched, progress.reverted) == (["canary", "a"], [])
     assert not [what for what in fleet.done if what.startswith("revert")]
 
 
-def test_the_canary_alone_has_nothing_to_revert() -> None:
+def test_a_failed_canary_leaves_nothing_to_revert() -> None:
     fleet = Fleet(bad={"switch": {"canary"}})
     progress = fleet.roll()
     assert fleet.done == ["switch canary"]
@@ -128,17 +128,17 @@ def test_a_host_that_goes_down_after_its_gate_is_an_error(
     assert progress.reverted == (["canary", "a", "b", "c"] if revert == "fleet" else [])
 
 
-def test_a_host_that_cannot_be_reverted_is_an_error_of_its_own() -> None:
+def test_a_host_that_cannot_be_reverted_is_a_separate_error() -> None:
     fleet = Fleet(bad={"switch": {"b"}, "revert": {"a"}})
     progress = fleet.roll()
     assert progress.failed == {"b": "was not switched", "a": "was not reverted"}
     assert progress.reverted == ["canary"]
 
 
-def test_after_a_signal_no_batch_begins_and_those_before_are_reverted() -> None:
+def test_after_a_signal_no_batch_begins_and_switched_hosts_are_reverted() -> None:
     fleet = Fleet(signal_after="switch a")
     progress = fleet.roll()
-    assert "switch b" in fleet.done  # it was under way
+    assert "switch b" in fleet.done  # its batch had begun
     assert "switch c" not in fleet.done
     assert progress.failed == {"c": "was not switched: interrupted (SIGTERM)"}
     assert progress.reverted == ["canary", "a", "b"]
@@ -149,7 +149,7 @@ def test_a_signal_after_the_last_batch_changes_nothing() -> None:
     assert (progress.failed, progress.switched) == ({}, ["canary", "a", "b", "c"])
 
 
-def test_crash_loops_are_stopped_first_and_started_again_if_nothing_comes_in_their_place() -> None:
+def test_crash_loops_are_stopped_first_and_started_again_if_they_are_not_replaced() -> None:
     fleet = Fleet(bad={"switch": {"canary"}})
     fleet.roll(looping=["b"])
     assert fleet.done == ["stop b", "switch canary", "start b"]

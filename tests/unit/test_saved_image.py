@@ -18,7 +18,7 @@ ID = f"sha256:{HEX}"
 
 
 def tar(manifest: object, **others: bytes | None) -> bytes:
-    """An archive with this manifest.json; without one where it is None. Others: None for a link."""
+    """An archive with this manifest.json (None: without one); others: None is a link."""
     content = json.dumps(manifest).encode() if not isinstance(manifest, bytes) else manifest
     files = others | ({} if manifest is None else {"manifest.json": content})
     buffer = io.BytesIO()
@@ -81,11 +81,11 @@ def test_the_id_is_in_the_manifest(
         (tar([{"Config": HEX}]), "is not that of `docker save`"),
         (tar([{"Config": HEX, "Layers": 3}]), "is not that of `docker save`"),
         (tar([entry(None)]), "no configuration by its digest"),
-        (tar([]), "holds 0 images: save the one that is wanted alone"),
-        (tar([entry(HEX), entry(HEX)]), "holds 2 images: save the one that is wanted alone"),
+        (tar([]), "holds 0 images: save only the one that you need"),
+        (tar([entry(HEX), entry(HEX)]), "holds 2 images: save only the one that you need"),
     ],
 )
-def test_what_is_no_image_is_told_in_one_line(tmp_path: Path, content: bytes, why: str) -> None:
+def test_an_invalid_image_is_a_one_line_error(tmp_path: Path, content: bytes, why: str) -> None:
     path = tmp_path / "image.tar"
     path.write_bytes(content)
     with pytest.raises(ValueError, match=why) as caught:
@@ -103,27 +103,27 @@ def test_what_is_no_image_is_told_in_one_line(tmp_path: Path, content: bytes, wh
         (f"registry.example:5000/kis:1.4@{ID}", "registry.example:5000/kis:0123456789ab"),
     ],
 )
-def test_the_beginning_of_the_id_takes_the_place_of_the_tag(image: str, reference: str) -> None:
+def test_the_beginning_of_the_id_replaces_the_tag(image: str, reference: str) -> None:
     assert SavedImage(ID, None).reference(image) == reference
 
 
 @pytest.mark.parametrize("packed", [bytes, zstd], ids=["plain", "zstd"])
-def test_a_tar_is_sent_in_gzip(tmp_path: Path, packed: Callable[[bytes], bytes]) -> None:
+def test_a_tar_is_packed_with_gzip(tmp_path: Path, packed: Callable[[bytes], bytes]) -> None:
     path = tmp_path / "image"
     path.write_bytes(packed(GOOD))
-    said: list[str] = []
-    packed_again = members(pack(find_image("kis", path), (), said.append))
+    messages: list[str] = []
+    packed_again = members(pack(find_image("kis", path), (), messages.append))
     assert packed_again == members(io.BytesIO(gzip.compress(GOOD)))
-    assert said == ["packing it, once for all hosts that need the same"]
+    assert messages == ["packing it, once for all hosts that need the same"]
 
 
-def test_what_is_in_gzip_already_is_sent_as_it_is(tmp_path: Path) -> None:
+def test_a_gzip_file_is_sent_unchanged(tmp_path: Path) -> None:
     path = tmp_path / "image.tar.gz"
     path.write_bytes(gzip.compress(GOOD))
-    said: list[str] = []
+    messages: list[str] = []
     others = [("sha256:other",)]
-    assert pack(find_image("kis", path), others, said.append).read() == path.read_bytes()
-    assert said == []
+    assert pack(find_image("kis", path), others, messages.append).read() == path.read_bytes()
+    assert messages == []
 
 
 LAYERS = ("sha256:base", "sha256:library", "sha256:program")
@@ -148,7 +148,7 @@ def layered(layers: Sequence[str] = LAYERS, is_linked: bool = False) -> bytes:
         ([("sha256:base",), ("sha256:base", "sha256:library"), ()], 1),
         ([LAYERS], 0),
         ([(*LAYERS, "sha256:more")], 0),
-        ([("sha256:library", "sha256:program")], 3),  # a layer counts with all below it
+        ([("sha256:library", "sha256:program")], 3),  # a layer counts only with all layers below it
         ([("sha256:other", "sha256:library")], 3),
     ],
 )
@@ -158,45 +158,46 @@ def test_a_layer_that_the_host_has_is_not_sent(
 ) -> None:
     path = tmp_path / "image"
     path.write_bytes(packed(layered()))
-    said: list[str] = []
-    content = members(pack(find_image("kis", path), on_host, said.append))
+    messages: list[str] = []
+    content = members(pack(find_image("kis", path), on_host, messages.append))
     expected = dict(list(LAYERED.items())[3 - sent :])
     assert {name: data for name, data in content.items() if name in LAYERED} == expected
     assert {"manifest.json", f"{HEX}.json"} <= content.keys()
-    there = [what for what in said if "are not sent" in what]
-    assert there == ([f"{3 - sent} of its 3 layers are there and are not sent"] if sent < 3 else [])
+    there = [what for what in messages if "are not sent" in what]
+    what = f"{3 - sent} of its 3 layers are on the host and are not sent"
+    assert there == ([what] if sent < 3 else [])
 
 
-def test_a_layer_that_comes_again_above_is_sent(tmp_path: Path) -> None:
-    """Engines before 25 write it there as a link to the first."""
+def test_a_layer_that_is_repeated_above_is_sent(tmp_path: Path) -> None:
+    """Engines before 25 write the repeated layer as a link to the first."""
     path = tmp_path / "image.tar"
     path.write_bytes(layered(("sha256:base", "sha256:library", "sha256:base"), is_linked=True))
-    said: list[str] = []
-    packed = pack(find_image("kis", path), [("sha256:base", "sha256:library")], said.append)
+    messages: list[str] = []
+    packed = pack(find_image("kis", path), [("sha256:base", "sha256:library")], messages.append)
     content = members(packed)
     assert content.keys() & LAYERED.keys() == {"base/layer.tar", "program/layer.tar"}
     assert content["program/layer.tar"] == LAYERED["base/layer.tar"]
-    assert said[0].startswith("1 of its 3 layers")
+    assert messages[0].startswith("1 of its 3 layers")
 
 
-def test_all_is_sent_of_an_image_whose_layers_cannot_be_told(tmp_path: Path) -> None:
+def test_an_image_with_unknown_layers_is_sent_completely(tmp_path: Path) -> None:
     path = tmp_path / "image.tar"
     path.write_bytes(layered(("sha256:base",)))
     content = members(pack(find_image("kis", path), [("sha256:base",)], print))
     assert content.keys() & LAYERED.keys() == LAYERED.keys()
 
 
-def test_an_archive_that_was_written_anew_is_not_sent_under_the_old_id(tmp_path: Path) -> None:
+def test_a_rewritten_archive_is_not_sent_under_the_old_id(tmp_path: Path) -> None:
     path = tmp_path / "image.tar"
     path.write_bytes(GOOD)
     image = find_image("kis", path)
     path.unlink()
     path.write_bytes(layered())
-    with pytest.raises(ValueError, match="has been written anew"):
+    with pytest.raises(ValueError, match="has changed since this run began"):
         pack(image, (), print)
 
 
-def test_nobody_else_can_read_what_is_packed(tmp_path: Path) -> None:
+def test_no_other_user_can_read_the_packed_file(tmp_path: Path) -> None:
     path = tmp_path / "image.tar"
     path.write_bytes(GOOD)
     at = Path(f"/proc/self/fd/{pack(find_image('kis', path), (), print).fileno()}")
@@ -204,20 +205,20 @@ def test_nobody_else_can_read_what_is_packed(tmp_path: Path) -> None:
     assert at.readlink().name.endswith("(deleted)")
 
 
-def test_all_hosts_alike_are_sent_one_file(tmp_path: Path) -> None:
+def test_hosts_with_the_same_layers_are_sent_the_same_file(tmp_path: Path) -> None:
     path = tmp_path / "image.tar"
     path.write_bytes(layered())
-    said: list[str] = []
-    first = pack(find_image("kis", path), (), said.append)
-    assert pack(find_image("paper", path), [("sha256:other",)], said.append) is first
-    assert len(said) == 1
-    rest = pack(find_image("kis", path), [LAYERS[:2]], said.append)
+    messages: list[str] = []
+    first = pack(find_image("kis", path), (), messages.append)
+    assert pack(find_image("paper", path), [("sha256:other",)], messages.append) is first
+    assert len(messages) == 1
+    rest = pack(find_image("kis", path), [LAYERS[:2]], messages.append)
     assert rest is not first
-    assert pack(find_image("kis", path), [LAYERS[:2], LAYERS[:1]], said.append) is rest
+    assert pack(find_image("kis", path), [LAYERS[:2], LAYERS[:1]], messages.append) is rest
 
 
 class Clock:
-    """Each look at it comes `step` seconds after the one before."""
+    """A clock that advances by `step` seconds each time it is read."""
 
     def __init__(self, step: float) -> None:
         self.now, self.step = 0.0, step
@@ -228,36 +229,36 @@ class Clock:
 
 
 def sent(size: int, seconds_a_piece: float, tmp_path: Path) -> tuple[bytes, list[str]]:
-    """What pyinfra writes of a file of this size, and what is said meanwhile."""
+    """What pyinfra writes for a file of this size, and the progress messages."""
     path = tmp_path / "file"
     path.write_bytes(bytes(range(256)) * (size // 256))
-    said: list[str] = []
+    messages: list[str] = []
     with path.open("rb") as file:
-        pieces = cut(file, said.append, Clock(seconds_a_piece))
+        pieces = cut(file, messages.append, Clock(seconds_a_piece))
         assert all(piece.endswith("\n") for piece in pieces)
-        return b"".join(piece.encode() for piece in pieces), said
+        return b"".join(piece.encode() for piece in pieces), messages
 
 
 @pytest.mark.parametrize("size", [256, PIECE, PIECE + 256, 3 * PIECE])
-def test_the_pieces_are_the_file(tmp_path: Path, size: int) -> None:
-    content, said = sent(size, 1, tmp_path)
+def test_the_pieces_together_are_the_file(tmp_path: Path, size: int) -> None:
+    content, messages = sent(size, 1, tmp_path)
     assert content == bytes(range(256)) * (size // 256)
-    assert said[0] == f"sending {size / 1e6:.1f} MB"
-    assert said[-1].startswith(f"sent {size / 1e6:.1f} MB in ")
+    assert messages[0] == f"sending {size / 1e6:.1f} MB"
+    assert messages[-1].startswith(f"sent {size / 1e6:.1f} MB in ")
 
 
-def test_a_quick_host_says_every_tenth(tmp_path: Path) -> None:
+def test_progress_to_a_fast_host_is_shown_every_ten_percent(tmp_path: Path) -> None:
     size = 40 * PIECE
-    _, said = sent(size, 0.1, tmp_path)
-    assert said == [
+    _, messages = sent(size, 0.1, tmp_path)
+    assert messages == [
         "sending 10.5 MB",
         *(f"{tenth * 10} % of 10.5 MB sent" for tenth in range(1, 10)),
-        "sent 10.5 MB in 4.0 s (2.6 MB/s); it is being loaded",
+        "sent 10.5 MB in 4.0 s (2.6 MB/s); loading it",
     ]
 
 
-def test_a_slow_host_says_something_every_five_seconds(tmp_path: Path) -> None:
-    _, said = sent(20 * PIECE, 3, tmp_path)
-    assert [what.split()[0] for what in said[1:-1]] == [str(n) for n in range(10, 100, 10)]
-    _, said = sent(20 * PIECE, 6, tmp_path)
-    assert [what.split()[0] for what in said[1:-1]] == [str(n) for n in range(5, 100, 5)]
+def test_progress_to_a_slow_host_is_shown_every_five_seconds(tmp_path: Path) -> None:
+    _, messages = sent(20 * PIECE, 3, tmp_path)
+    assert [what.split()[0] for what in messages[1:-1]] == [str(n) for n in range(10, 100, 10)]
+    _, messages = sent(20 * PIECE, 6, tmp_path)
+    assert [what.split()[0] for what in messages[1:-1]] == [str(n) for n in range(5, 100, 5)]

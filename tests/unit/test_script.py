@@ -1,4 +1,4 @@
-"""How a script travels: on standard input."""
+"""A script is sent on standard input."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ def run(script: Script) -> tuple[int, bytes]:
     return done.returncode, done.stdout
 
 
-def test_a_script_travels_whole() -> None:
+def test_a_script_arrives_unchanged() -> None:
     script = "set -- 'a b' \"it's\"\nprintf '%s|' \"$@\"\ncat <<END\n토큰 \\\\ $1\nEND\nexit 3"
     assert run(Script(script)) == (3, "a b|it's|토큰 \\ a b\n".encode())
 
 
-def test_a_long_script_is_read_to_its_end() -> None:
+def test_a_long_script_is_read_completely() -> None:
     script = "\n".join(f"a{number}=$(echo {number})" for number in range(1000)) + "\necho $a999"
     assert run(Script(script)) == (0, b"999\n")
 
 
-def test_the_command_passes_every_login_shell_and_shows_nothing() -> None:
+def test_every_login_shell_passes_the_command_and_no_secret_is_shown() -> None:
     script = Script("echo s3cret")
     assert not set("\\\n!'") & set(Script.COMMAND)
     assert "s3cret" not in repr(script.connector_arguments["_stdin"])

@@ -1,4 +1,4 @@
-"""What a run knows of its hosts, without a host: readings are put there."""
+"""What a run knows about its hosts; the tests prepare the readings and need no host."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CHANGE = {
 
 
 def session(**hosts: dict[str, Any] | None) -> Session:
-    """Of hosts with valid settings and these changes; None: a host without any of ours."""
+    """A session of hosts with valid settings and these changes; None: without our settings."""
     inventory = [
         (name, {"ssh_user": "ops"} if changes is None else host_data(**changes))
         for name, changes in hosts.items()
@@ -34,22 +34,22 @@ def session(**hosts: dict[str, Any] | None) -> Session:
     return Session(State(Inventory((inventory, {})), Config()))
 
 
-def put(of: Session, name: str, plan: Plan, **changes: Any) -> Target:
-    """As if the host had been read."""
-    settings, release = of.desired[name]
+def put(run: Session, name: str, plan: Plan, **changes: Any) -> Target:
+    """Records a target as if its host had been read."""
+    settings, release = run.desired[name]
     found = reading(**changes)
-    of.targets[name] = Target(name, settings, release, release.id, found, plan)
-    return of.targets[name]
+    run.targets[name] = Target(name, settings, release, release.id, found, plan)
+    return run.targets[name]
 
 
 SWITCH = Plan((Step("switch", "a change"),))
 
 
-def test_a_host_without_any_setting_of_ours_takes_no_part() -> None:
-    of = session(a={}, database=None)
-    assert of.names == ["a"]
-    assert of.takes_part(of.inventory.get_host("a"))
-    assert not of.takes_part(of.inventory.get_host("database"))
+def test_a_host_without_our_settings_takes_no_part() -> None:
+    run = session(a={}, database=None)
+    assert run.names == ["a"]
+    assert run.takes_part(run.inventory.get_host("a"))
+    assert not run.takes_part(run.inventory.get_host("database"))
 
 
 def test_a_wrong_setting_of_any_host_refuses_the_run() -> None:
@@ -57,7 +57,7 @@ def test_a_wrong_setting_of_any_host_refuses_the_run() -> None:
         session(a={}, b={"gateway_port": "x"})
 
 
-def test_there_is_one_for_each_state() -> None:
+def test_each_state_has_its_own_session() -> None:
     first, second = (State(Inventory(([("a", host_data())], {})), Config()) for _ in range(2))
     with ctx_state.use(first):
         of_first = Session.current()
@@ -67,66 +67,66 @@ def test_there_is_one_for_each_state() -> None:
 
 
 def test_hosts_outside_of_the_limit_take_no_part() -> None:
-    of = session(a={}, b={}, c={})
-    of.state.limit_hosts = [of.inventory.get_host("c"), of.inventory.get_host("a")]
-    assert of.names == ["a", "c"]  # in the inventory's order
+    run = session(a={}, b={}, c={})
+    run.state.limit_hosts = [run.inventory.get_host("c"), run.inventory.get_host("a")]
+    assert run.names == ["a", "c"]  # in the inventory's order
 
 
-def test_a_rollout_that_is_asked_for_too_soon_is_an_error() -> None:
-    of = session(a={}, b={})
-    put(of, "a", SWITCH)
+def test_a_rollout_before_all_hosts_are_read_is_an_error() -> None:
+    run = session(a={}, b={})
+    put(run, "a", SWITCH)
     with pytest.raises(NotAllReadError, match="b"):
-        _ = of.rollout
-    put(of, "b", Plan())
-    assert of.rollout.batches == [["a"]]
+        _ = run.rollout
+    put(run, "b", Plan())
+    assert run.rollout.batches == [["a"]]
 
 
-def test_a_host_that_failed_is_not_waited_for() -> None:
-    of = session(a={}, b={})
-    put(of, "a", SWITCH)
-    of.state.failed_hosts.add(of.inventory.get_host("b"))
-    assert of.rollout.batches == [["a"]]
-    assert of.dropped_out() == {"b"}
+def test_the_rollout_does_not_wait_for_a_failed_host() -> None:
+    run = session(a={}, b={})
+    put(run, "a", SWITCH)
+    run.state.failed_hosts.add(run.inventory.get_host("b"))
+    assert run.rollout.batches == [["a"]]
+    assert run.dropped_out() == {"b"}
 
 
 def test_all_hosts_are_left_alone_if_one_is_refused() -> None:
-    of = session(a={}, b={})
-    put(of, "a", SWITCH)
-    put(of, "b", Plan(refusals=["the disk is full"]))
-    assert of.why_untouched("b") == ["the disk is full"]
-    assert of.why_untouched("a") == ["not touched, because of b (see there)"]
+    run = session(a={}, b={})
+    put(run, "a", SWITCH)
+    put(run, "b", Plan(refusals=["the disk is full"]))
+    assert run.why_untouched("b") == ["the disk is full"]
+    assert run.why_untouched("a") == ["not touched, because of b (see there)"]
 
 
 def test_batches_have_the_hosts_that_need_a_switch_in_order() -> None:
-    of = session(a={}, b={}, c={}, d={})
+    run = session(a={}, b={}, c={}, d={})
     for name in "dcba":
-        put(of, name, Plan() if name == "b" else SWITCH)
-    assert of.rollout.batches == [["a"], ["c"], ["d"]]
+        put(run, name, Plan() if name == "b" else SWITCH)
+    assert run.rollout.batches == [["a"], ["c"], ["d"]]
 
 
-def test_hosts_without_a_token_get_that_of_another_one() -> None:
-    of = session(a={}, b={})
-    put(of, "a", SWITCH, **NO_TOKEN)
-    put(of, "b", Plan())
-    assert of.rollout.issuances.donor_of == {"a": "b"}
-    assert of.rollout.issuances.issuers == ()
+def test_a_host_without_a_token_gets_the_token_of_another_host() -> None:
+    run = session(a={}, b={})
+    put(run, "a", SWITCH, **NO_TOKEN)
+    put(run, "b", Plan())
+    assert run.rollout.issuances.donor_of == {"a": "b"}
+    assert run.rollout.issuances.issuers == ()
 
 
-def test_the_generation_is_that_of_the_reading_until_this_run_has_changed_the_host() -> None:
-    of = session(a={})
-    put(of, "a", SWITCH)
-    assert of.seen("a") is None
-    put(of, "a", SWITCH, state=CHANGE)
-    assert of.seen("a") == CHANGE["generation"]
-    of.rollout.generations["a"] = "f" * 16
-    assert of.seen("a") == "f" * 16
+def test_the_generation_is_from_the_reading_until_this_run_changes_the_host() -> None:
+    run = session(a={})
+    put(run, "a", SWITCH)
+    assert run.seen("a") is None
+    put(run, "a", SWITCH, state=CHANGE)
+    assert run.seen("a") == CHANGE["generation"]
+    run.rollout.generations["a"] = "f" * 16
+    assert run.seen("a") == "f" * 16
 
 
-def test_the_key_is_that_of_the_release_that_shall_run() -> None:
-    of = session(a={})
-    target = put(of, "a", SWITCH)
+def test_the_key_is_that_of_the_release_to_run() -> None:
+    run = session(a={})
+    target = put(run, "a", SWITCH)
     assert target.key_fingerprint == target.release.key_fingerprint
-    older = put(of, "a", SWITCH, releases={target.release_id: "f5e4d3c2b1a0"})
+    older = put(run, "a", SWITCH, releases={target.release_id: "f5e4d3c2b1a0"})
     assert older.key_fingerprint == "f5e4d3c2b1a0"
 
 
@@ -139,46 +139,46 @@ def test_a_release_that_cannot_be_made_refuses_the_run(monkeypatch: pytest.Monke
         session(a={})
 
 
-def test_builders_make_what_a_session_desires() -> None:
-    of = session(a={})
-    assert of.desired["a"][0] == builders.settings()
+def test_the_builders_match_the_settings_of_a_session() -> None:
+    run = session(a={})
+    assert run.desired["a"][0] == builders.settings()
 
 
 def limited(**changes: Any) -> Session:
-    """Two hosts of one app key, of which the run is limited to the first, which has no token."""
-    of = session(a=changes, b=changes)
-    of.state.limit_hosts = [of.inventory.get_host("a")]
-    put(of, "a", SWITCH, **NO_TOKEN)
-    return of
+    """Two hosts with one app key; the run is limited to the first, which has no token."""
+    run = session(a=changes, b=changes)
+    run.state.limit_hosts = [run.inventory.get_host("a")]
+    put(run, "a", SWITCH, **NO_TOKEN)
+    return run
 
 
-def test_a_host_beyond_the_limit_that_may_have_the_token_refuses_the_run() -> None:
+def test_a_host_outside_the_limit_that_may_have_the_token_refuses_the_run() -> None:
     [problem] = limited().why_untouched("a")
     assert "no host within the limit has a token of this app key, and b may have one" in problem
     assert "rollout_share_token = False" in problem
 
 
-def test_a_host_that_has_its_token_needs_none_beyond_the_limit() -> None:
-    of = limited()
-    put(of, "a", SWITCH)
-    assert of.why_untouched("a") == []
+def test_a_host_with_a_token_needs_no_host_outside_the_limit() -> None:
+    run = limited()
+    put(run, "a", SWITCH)
+    assert run.why_untouched("a") == []
 
 
-def test_hosts_that_share_nothing_need_none_beyond_the_limit() -> None:
+def test_hosts_that_share_no_token_need_no_host_outside_the_limit() -> None:
     assert limited(rollout_share_token=False).why_untouched("a") == []
 
 
-def test_hosts_of_another_app_key_are_nobodys_beyond_the_limit() -> None:
-    of = session(a={}, b={"gateway_app_key_field": "kis-v-app-key"})
-    of.state.limit_hosts = [of.inventory.get_host("a")]
-    put(of, "a", SWITCH, **NO_TOKEN)
-    assert of.why_untouched("a") == []
+def test_hosts_of_another_app_key_outside_the_limit_do_not_matter() -> None:
+    run = session(a={}, b={"gateway_app_key_field": "kis-v-app-key"})
+    run.state.limit_hosts = [run.inventory.get_host("a")]
+    put(run, "a", SWITCH, **NO_TOKEN)
+    assert run.why_untouched("a") == []
 
 
 def test_a_host_that_is_read_again_is_planned_again() -> None:
-    """One that got python3 first has nothing to switch before that."""
-    of = session(a={})
-    put(of, "a", Plan((Step("bootstrap", "python3 is missing"),)))
-    assert of.rollout.batches == []
-    of._note(put(of, "a", SWITCH))
-    assert of.rollout.batches == [["a"]]
+    """A host that gets python3 first has nothing to switch until it is read again."""
+    run = session(a={})
+    put(run, "a", Plan((Step("bootstrap", "python3 is missing"),)))
+    assert run.rollout.batches == []
+    run._note(put(run, "a", SWITCH))
+    assert run.rollout.batches == [["a"]]

@@ -93,7 +93,7 @@ def test_the_defaults_are_those_of_the_documented_table() -> None:
         ("rollout_batches", [0], "list of counts and percentages"),
         ("rollout_batches", [True, 1.5], "list of counts and percentages"),
         ("rollout_revert", "canary", "'fleet'"),
-        ("rollout_lock_ttl", 900, "not a setting any more: there is no lock"),
+        ("rollout_lock_ttl", 900, "was removed: there is no lock"),
         ("gateway_port", 0, "greater than or equal to 1"),
         ("gateway_port", -1, "greater than or equal to 1"),
         ("gateway_port", 65536, "less than or equal to 65535"),
@@ -169,12 +169,12 @@ def test_a_wrong_value_is_one_line_with_host_and_name(name: str, value: Any, why
 
 @pytest.mark.parametrize("value", [None, ["1"], {"B": "1"}, "a\0b"])
 @pytest.mark.parametrize("name", ["gateway_environment", "gateway_labels"])
-def test_a_wrong_value_of_a_mapping_is_found_by_its_key(name: str, value: Any) -> None:
+def test_a_wrong_value_of_a_mapping_is_named_with_its_key(name: str, value: Any) -> None:
     assert only_problem_of(**{name: {"A": value}})[0] == f"{name}.A"
 
 
 @pytest.mark.parametrize("key", ["s3cret-in-the-wrong-place", "", "1A", "A\n", "A=B", "\uc544"])
-def test_a_wrong_key_is_not_repeated(key: str) -> None:
+def test_a_wrong_key_is_not_shown(key: str) -> None:
     name, what = only_problem_of(gateway_environment={key: "1"})
     assert name == "gateway_environment"
     assert not key or key not in what
@@ -185,7 +185,7 @@ def test_a_variable_may_have_any_name_that_a_shell_allows(name: str) -> None:
     assert settings(environment={name: "1"}).environment == {name: "1"}
 
 
-def test_numbers_and_booleans_reach_the_container_as_it_expects_them() -> None:
+def test_numbers_and_booleans_are_converted_to_text() -> None:
     made = settings(environment={"A": True, "B": False, "C": 1, "D": 1.5, "E": "no"})
     assert made.environment == {"A": "true", "B": "false", "C": "1", "D": "1.5", "E": "no"}
 
@@ -225,9 +225,21 @@ def test_numbers_and_booleans_reach_the_container_as_it_expects_them() -> None:
             "may not set PORT: it follows from gateway_container_port",
         ),
         ({"rollout_min_healthy_time": 120}, "rollout_healthy_deadline", "must be longer"),
-        ({"gateway_token_dir": "/opt/kis-gateway"}, "gateway_token_dir", "outside each other"),
-        ({"gateway_token_dir": "/opt/kis-gateway/"}, "gateway_token_dir", "outside each other"),
-        ({"gateway_token_dir": "/opt/kis-gateway/t"}, "gateway_token_dir", "outside each other"),
+        (
+            {"gateway_token_dir": "/opt/kis-gateway"},
+            "gateway_token_dir",
+            "must not contain each other",
+        ),
+        (
+            {"gateway_token_dir": "/opt/kis-gateway/"},
+            "gateway_token_dir",
+            "must not contain each other",
+        ),
+        (
+            {"gateway_token_dir": "/opt/kis-gateway/t"},
+            "gateway_token_dir",
+            "must not contain each other",
+        ),
         (
             {
                 "gateway_image": "kis",
@@ -238,7 +250,7 @@ def test_numbers_and_booleans_reach_the_container_as_it_expects_them() -> None:
             "gateway_registry_auth_file",
             "is only for gateway_image_source='registry'",
         ),
-        ({"gateway_token_dir": "/opt"}, "gateway_token_dir", "outside each other"),
+        ({"gateway_token_dir": "/opt"}, "gateway_token_dir", "must not contain each other"),
         ({"gateway_app_dir": "/docker_data/kis_tokens/a"}, "gateway_token_dir", "each other"),
     ],
 )
@@ -264,7 +276,7 @@ def test_a_wrong_setting_is_not_compared_with_others(
     assert [only_problem_of(**wrong, **other)[0]] == list(wrong)
 
 
-def test_a_token_directory_beside_the_app_directory_is_fine() -> None:
+def test_a_token_directory_next_to_the_app_directory_is_accepted() -> None:
     assert settings(token_dir="/opt/kis-gateway-tokens/").token_dir == "/opt/kis-gateway-tokens"
 
 
@@ -302,24 +314,24 @@ def test_an_unknown_name_suggests_the_nearest(typo: str, meant: str) -> None:
         ("rolout_min_healthy_time", "rollout_min_healthy_time"),
     ],
 )
-def test_a_misspelt_prefix_is_seen(typo: str, meant: str) -> None:
+def test_a_misspelt_prefix_is_detected(typo: str, meant: str) -> None:
     assert only_problem_of(**{typo: MARKER}) == (typo, f"looks like {meant}, misspelt")
 
 
-def test_names_of_pyinfra_are_left_alone() -> None:
+def test_variables_of_pyinfra_are_ignored() -> None:
     others = {"_sudo": True, "ssh_user": "deploy", "ssh_port": 22, "winrm_port": 1, "image": "x"}
     assert validate_fleet({"seoul": host_data(**others)})
 
 
 @pytest.mark.parametrize("name", sorted(KNOWN_NAMES))
-def test_no_wrong_value_is_repeated(name: str) -> None:
+def test_no_wrong_value_is_shown(name: str) -> None:
     found, what = only_problem_of(**{name: [MARKER]})
     assert found == name
     assert MARKER not in what
 
 
-# The marker is a right value of these.
-TAKE_IT = {
+# The marker is a valid value of these settings.
+ACCEPTING_ANY_TEXT = {
     "gateway_adopt_container",
     "gateway_cached_token_log",
     "gateway_image",
@@ -328,21 +340,21 @@ TAKE_IT = {
 }
 
 
-@pytest.mark.parametrize("name", sorted(KNOWN_NAMES - TAKE_IT))
-def test_no_wrong_text_is_repeated(name: str) -> None:
+@pytest.mark.parametrize("name", sorted(KNOWN_NAMES - ACCEPTING_ANY_TEXT))
+def test_no_wrong_text_is_shown(name: str) -> None:
     problems = problems_of({"seoul": host_data(**{name: MARKER})})
     assert {found for _, found, _ in problems} == {name}
     assert not [what for _, _, what in problems if MARKER in what]
 
 
-def test_secrets_in_place_of_their_file_are_not_repeated() -> None:
+def test_secrets_in_place_of_their_file_are_not_shown() -> None:
     secrets = json.dumps({"kis-r-app-key": MARKER}, indent=2)
     name, what = only_problem_of(gateway_secrets_file=secrets)
     assert name == "gateway_secrets_file"
     assert MARKER not in what
 
 
-def test_not_even_the_library_repeats_a_wrong_value() -> None:
+def test_pydantic_does_not_show_a_wrong_value() -> None:
     with pytest.raises(ValidationError) as caught:
         settings(port=MARKER)
     assert MARKER not in str(caught.value)
@@ -366,7 +378,7 @@ def test_all_problems_of_all_hosts_are_in_one_error_in_inventory_order() -> None
     ]
 
 
-def test_one_error_tells_of_values_relations_files_and_collisions() -> None:
+def test_one_error_lists_values_relations_files_and_collisions() -> None:
     fleet = {
         "seoul": host_data(
             gateway_port=0,
@@ -406,7 +418,7 @@ def test_the_error_says_that_no_host_was_touched() -> None:
         (json.dumps(MARKER), "must hold a JSON object"),
     ],
 )
-def test_a_useless_secrets_file_is_refused_and_not_shown(
+def test_an_invalid_secrets_file_is_refused_and_not_shown(
     tmp_path: Path, content: str | bytes, why: str
 ) -> None:
     path = tmp_path / "secrets.json"
@@ -505,7 +517,7 @@ def test_an_archive_that_is_no_image_says_why(
 def test_without_an_archive_this_machine_must_have_the_image(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))  # on which there is no docker
+    monkeypatch.setenv("PATH", str(tmp_path))  # a directory without docker
     name, what = only_problem_of(gateway_image_source="archive")
     assert name == "gateway_image"
     assert "docker is needed on this machine" in what
@@ -539,7 +551,7 @@ ANYWHERE = "0.0.0.0"  # noqa: S104 - never bound
     ],
     ids=["same address", "its name is the address", "port 22 is the default", "same ssh port"],
 )
-def test_two_names_of_one_machine_may_share_nothing(
+def test_two_hosts_on_one_machine_may_share_nothing(
     real: dict[str, Any], paper: dict[str, Any], shared: str
 ) -> None:
     own = {name: value for name, value in PAPER.items() if name != shared}
@@ -563,7 +575,7 @@ def test_two_names_of_one_machine_may_share_nothing(
         ({"gateway_container_port": 9000, **HOST_MODE}, {"gateway_port": 9000}, "gateway_port"),
     ],
 )
-def test_a_port_collides_where_the_addresses_meet(
+def test_a_port_collides_if_the_addresses_overlap(
     real: dict[str, Any], paper: dict[str, Any], name: str | None
 ) -> None:
     one_machine = {"ssh_hostname": "10.0.0.1"}
@@ -587,14 +599,14 @@ def test_a_port_collides_where_the_addresses_meet(
     ],
     ids=["two names", "two addresses", "two ssh ports", "one machine, nothing shared"],
 )
-def test_gateways_that_take_nothing_from_each_other_are_fine(
+def test_gateways_that_share_nothing_are_accepted(
     real: dict[str, Any], paper: dict[str, Any]
 ) -> None:
     fleet = {"real": host_data(**real), "paper": host_data(**paper)}
     assert list(validate_fleet(fleet)) == ["real", "paper"]
 
 
-def test_secrets_are_read_once_and_print_nothing(tmp_path: Path) -> None:
+def test_secrets_are_read_once_and_never_printed(tmp_path: Path) -> None:
     secrets = tmp_path / "keys.json"
     secrets.write_text('{"kis-r-app-key": "s3cret-of-nobody"}')
     made = settings(secrets_file=secrets)

@@ -4,7 +4,7 @@ from kis_gateway_deploy.settings import KNOWN_NAMES
 from kis_gateway_deploy.settings_table import PAGE, settings_page
 
 
-def test_the_documented_table_is_the_models() -> None:
+def test_the_documented_table_matches_the_model() -> None:
     assert PAGE.read_text("utf-8") == settings_page(), (
         "docs/settings.md is stale: .venv/bin/python -m kis_gateway_deploy.settings_table --write"
     )

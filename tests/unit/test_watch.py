@@ -1,4 +1,4 @@
-"""What is counted of a token file while a gateway runs, and what is shown of its log."""
+"""Issuances are counted in the token file while a gateway runs; its log is excerpted."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def watch(path: Path) -> TokenWatch:
         (token(), "sealed", "unknown", 0, True),
         ("sealed", "sealed again", "unknown", 0, True),
         ("sealed", token(), "valid", 1, False),
-        (json.dumps({"own": "one"}), token(), "valid", 0, True),  # it was in the other form
+        (json.dumps({"own": "one"}), token(), "valid", 0, True),  # the same token in another form
         (jwt(exp=ENDS), json.dumps({"access_token": jwt(exp=ENDS)}), "valid", 0, True),
         (jwt(exp=ENDS), jwt(exp=ENDS + 1), "valid", 1, False),
         (token(), "", "damaged", 0, False),
@@ -48,7 +48,7 @@ def watch(path: Path) -> TokenWatch:
         (token(), None, "missing", 0, False),
     ],
 )
-def test_an_issuance_is_a_token_that_was_not_there_before(
+def test_a_new_token_is_an_issuance(
     path: Path, before: str | None, after: str | None, state: str, issuances: int, rewritten: bool
 ) -> None:
     if before is not None:
@@ -58,12 +58,12 @@ def test_an_issuance_is_a_token_that_was_not_there_before(
     if after is not None:
         path.with_name("new").write_text(after)
         path.with_name("new").rename(path)
-    for _ in range(2):  # what was counted once is known
+    for _ in range(2):  # a second look counts nothing again
         assert watched.look() == state
     assert (watched.issuances, watched.rewritten) == (issuances, rewritten)
 
 
-def test_a_file_that_is_half_written_counts_when_it_is_whole(path: Path) -> None:
+def test_a_half_written_file_counts_when_it_is_complete(path: Path) -> None:
     path.write_text(token())
     watched = watch(path)
     for content, issuances in [("", 0), (token("two")[:9], 0), (token("two"), 1)]:
@@ -72,7 +72,7 @@ def test_a_file_that_is_half_written_counts_when_it_is_whole(path: Path) -> None
         assert watched.issuances == issuances
 
 
-def test_how_long_a_replaced_token_was_valid_is_remembered(path: Path) -> None:
+def test_the_remaining_validity_of_a_replaced_token_is_recorded(path: Path) -> None:
     path.write_text(token())
     watched = watch(path)
     assert watched.replaced == 0
@@ -94,7 +94,7 @@ LOG = "\n".join(
 )
 
 
-def test_of_a_log_the_first_error_and_the_last_lines_are_shown() -> None:
+def test_the_first_error_and_the_last_lines_of_a_log_are_shown() -> None:
     shown = excerpt(LOG, set())
     assert shown[:4] == ["...", "ERROR: the first", "  why", "tick 0"]
     assert shown[-1] == "tick 49"
@@ -102,13 +102,13 @@ def test_of_a_log_the_first_error_and_the_last_lines_are_shown() -> None:
     assert len(shown) == 17
 
 
-def test_of_a_log_without_errors_the_beginning_and_the_end_are_shown() -> None:
+def test_the_beginning_and_the_end_of_a_log_without_errors_are_shown() -> None:
     shown = excerpt("\n".join(f"tick {number}" for number in range(50)), set())
     assert (shown[0], shown[4], shown[5], shown[6]) == ("tick 0", "tick 4", "...", "tick 40")
 
 
 @pytest.mark.parametrize("log", ["", "\n\n", "one line"])
-def test_a_short_log_is_shown_whole(log: str) -> None:
+def test_a_short_log_is_shown_completely(log: str) -> None:
     assert excerpt(log, set()) == [line for line in log.splitlines() if line]
 
 
