@@ -8,6 +8,8 @@ from __future__ import annotations
 import logging
 import os
 import selectors
+import socket
+import struct
 import sys
 from typing import Any
 
@@ -68,6 +70,28 @@ logconfig_dict: dict[str, Any] = {
         "urllib3": {"level": "WARNING"},
     },
 }
+
+
+# Seconds of silence after which a half-sent request is given up: it holds a thread until then.
+LONGEST_SILENCE = 5
+# WSGI servers take these two from a trusted proxy; here no header may change the path.
+PROXY_HEADERS = {"SCRIPT_NAME", "PATH_INFO"}
+
+
+def when_ready(server: Any) -> None:
+    """Limit each read of a request. Accepted sockets inherit SO_RCVTIMEO from their listener.
+
+    Not Python's own timeouts: gunicorn resets those.
+    """
+    for listener in server.LISTENERS:
+        limit = struct.pack("ll", LONGEST_SILENCE, 0)
+        listener.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
+
+
+def pre_request(_worker: Any, request: Any) -> None:
+    request.headers = [
+        (name, value) for name, value in request.headers if name not in PROXY_HEADERS
+    ]
 
 
 def post_worker_init(worker: Any) -> None:

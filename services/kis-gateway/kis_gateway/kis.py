@@ -171,7 +171,7 @@ def json_object(response: requests.Response) -> Mapping[str, object]:
     """The answer's JSON object; an empty one for any other answer."""
     try:
         answer = response.json()
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return answer if isinstance(answer, dict) else {}
 

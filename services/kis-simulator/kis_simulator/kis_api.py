@@ -101,7 +101,7 @@ def kis_api(simulation: Simulation) -> Blueprint:
         )
         is_quote = path == QUOTE_PATH and request.method == "GET"
         response = jsonify(
-            output=_quote(request.args.get("FID_INPUT_ISCD", "")) if is_quote else _echo(),
+            output=_quote(_argument("FID_INPUT_ISCD")) if is_quote else _echo(),
             rt_cd="0",
             msg_cd="MCA00000",
             msg1="정상처리 되었습니다.",
@@ -165,6 +165,12 @@ def _reset_connection() -> Response:
     with ours, theirs:
         os.dup2(ours.fileno(), connection.fileno())
     return Response()
+
+
+def _argument(name: str) -> str:
+    """Of the query, in upper or lower case: KIS accepts both, and `mojito2` sends lower case."""
+    found = {key.upper(): value for key, value in request.args.items()}
+    return found.get(name, "")
 
 
 def _quote(stock_code: str) -> dict[str, str]:
