@@ -10,11 +10,13 @@ import re
 import secrets
 import socket
 import time
+import traceback
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import click
@@ -22,8 +24,10 @@ import gevent
 from paramiko import SSHException
 from pyinfra.api.arguments import CONNECTOR_ARGUMENT_KEYS, pop_global_arguments
 from pyinfra.api.command import StringCommand
+from pyinfra.api.exceptions import PyinfraError
 from pyinfra.api.host import Host
 from pyinfra.api.output import set_echo
+from pyinfra.connectors.util import CommandOutput
 
 VERBS = {
     "read": ("tokens", "engine", "compose", "releases", "containers", "read"),
@@ -73,6 +77,12 @@ for name, source in {sources!r}:
     exec(compile(source, name + ".py", "exec"), module.__dict__)
 sys.exit(module.main(sys.modules["host.{module}"].{verb}))
 """
+
+
+NO_TERMINAL = (
+    "sudo needs a password and there is no terminal to type it on: let the SSH user use sudo "
+    "without a password, or set _sudo_password in the inventory data"
+)
 
 
 class RemoteError(Exception):
@@ -161,25 +171,44 @@ def ask(
         arguments, _ = pop_global_arguments(host.state, host, {})
         connector = {n: value for n, value in arguments.items() if n in CONNECTOR_ARGUMENT_KEYS}
     _notice_silence(host)
-    try:
-        with _listening(host.print_prefix, frame, show) as heard:
-            job = gevent.spawn(
-                host.run_shell_command,
+
+    execute, print_input = host.run_shell_command, host.state.print_fact_input  # of this context
+
+    def run() -> tuple[bool, CommandOutput] | Exception:
+        """gevent would print the traceback of an exception that leaves a greenlet."""
+        try:
+            return execute(
                 StringCommand(command()),
                 print_output=show is not None,
-                print_input=host.state.print_fact_input,
+                print_input=print_input,
                 **{**connector, "_stdin": [stdin, *more]},
             )
-            _wait(job, seconds, heard if verb in BEATING else None)
-            _, output = job.get(block=False)
-    except (EOFError, OSError, SSHException, UnicodeError) as error:
-        raise RemoteError(str(error) or type(error).__name__) from None
+        except Exception as error:
+            return error
+
+    with _listening(host.print_prefix, frame, show) as heard:
+        job = gevent.spawn(run)
+        _wait(job, seconds, heard if verb in BEATING else None)
+    ended = job.get(block=False)
+    if isinstance(ended, EOFError) and _is_of_getpass(ended):
+        raise RemoteError(NO_TERMINAL)
+    if isinstance(ended, EOFError | OSError | SSHException | UnicodeError | PyinfraError):
+        raise RemoteError(str(ended) or type(ended).__name__)
+    if isinstance(ended, Exception):
+        raise ended
+    _, output = ended
     try:
         return answer(frame, output.stdout_lines)
     except NoPythonError:
         raise
     except RemoteError as error:
         raise RemoteError("\n".join([*output.stderr_lines[-WORDS_LIMIT:], str(error)])) from None
+
+
+def _is_of_getpass(error: EOFError) -> bool:
+    """Whether pyinfra wanted to ask for sudo's password; paramiko raises EOFError, too."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return any(Path(frame.filename).name == "getpass.py" for frame in frames)
 
 
 def _wait(job: gevent.Greenlet, seconds: float, heard: list[float] | None) -> None:

@@ -301,7 +301,7 @@ def host_arguments(lab: Lab, host: LabHost) -> list[str]:
         "--hostname", host.name,
         "--label", f"kis-lab-key={lab.public_key.read_text('utf-8').strip()}",
         "--publish", f"127.0.0.1:{host.ssh_port}:22",
-        "--tmpfs", "/run", "--tmpfs", "/tmp",  # noqa: S108
+        "--tmpfs", "/run", "--tmpfs", "/tmp:exec",  # noqa: S108
         "--env", "container=docker",  # tells systemd that it runs in a container
         *(argument for mount in mounts for argument in ("--mount", mount)),
         *privileges(),

@@ -14,6 +14,7 @@ from pyinfra.api.state import State
 from testinfra.backend.base import BaseBackend, CommandResult
 from testinfra.host import Host
 
+BEGIN = "kis-verify-begin"
 STATUS = "kis-verify-status="
 
 
@@ -29,17 +30,27 @@ class PyinfraBackend(BaseBackend):  # type: ignore[misc] # testinfra has no type
         }
 
     def run(self, command: str, *args: str, **_: Any) -> CommandResult:
-        """pyinfra returns no exit status: it is sent as the last line of standard error."""
+        """Marks where the command's output begins, because a login shell may print before it.
+
+        pyinfra returns no exit status: it is sent as the last line of standard error.
+        """
         line = self.quote(command, *args)
         _is_good, output = self.pyinfra_host.run_shell_command(
-            StringCommand(f"( {line}\n); echo {STATUS}$? >&2"), **self.arguments
+            StringCommand(f"echo {BEGIN}; echo {BEGIN} >&2; ( {line}\n); echo {STATUS}$? >&2"),
+            **self.arguments,
         )
-        words, status = output.stderr_lines, 255
-        if words and words[-1].startswith(STATUS):
-            status = int(words.pop().removeprefix(STATUS))
-        stdout, stderr = ("\n".join([*lines, ""]) for lines in (output.stdout_lines, words))
-        out, err = (text.encode("utf-8", "replace") for text in (stdout, stderr))
-        return self.result(status, line, out if out != b"\n" else b"", err if err != b"\n" else b"")
+        out, err = _after_begin(output.stdout_lines), _after_begin(output.stderr_lines)
+        status = "255"
+        if err and STATUS in err[-1]:
+            last, _mark, status = err.pop().rpartition(STATUS)
+            err += [last] if last else []
+        stdout, stderr = ("".join(f"{each}\n" for each in lines) for lines in (out, err))
+        return self.result(int(status), line, stdout.encode("utf-8", "replace"), stderr.encode())
+
+
+def _after_begin(lines: list[str]) -> list[str]:
+    marked = [number for number, line in enumerate(lines) if line.endswith(BEGIN)]
+    return lines[marked[0] + 1 :] if marked else lines
 
 
 def connect(hosts: dict[str, dict[str, Any]]) -> dict[str, Host | str]:

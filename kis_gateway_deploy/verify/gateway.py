@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from pathlib import Path
 from typing import Any
 
 from kis_gateway_deploy.release import COMPOSE_FILE
@@ -28,7 +29,9 @@ class Gateway:
 
     @property
     def release_dir(self) -> str:
-        return self.run("readlink", "-f", f"{self.settings.app_dir}/current").strip()
+        """As the deploy names it, even if a part of its path is a link."""
+        target = self.run("readlink", f"{self.settings.app_dir}/current").strip()
+        return f"{self.settings.app_dir}/releases/{Path(target).name}"
 
     @property
     def containers(self) -> list[str]:
