@@ -59,6 +59,7 @@ class Job:
             "gateway_environment": {"KIS_BASE_URL": self.fleet.lab.simulator_url},
             "gateway_labels": {"bench": self.label},
             "gateway_bind_address": "0.0.0.0",  # noqa: S104 - inside the lab's network
+            "gateway_open_to_network": True,
             "gateway_app_dir": DIRECTORY,
             "gateway_token_dir": TOKENS,
             "gateway_project": "bench",

@@ -147,6 +147,15 @@ def _event_cells(event: Event) -> list[str]:
     ]
 
 
+def listening_address(settings: Settings) -> str:
+    """Where the gateway listens on its host, and for whom."""
+    port = settings.published_port
+    if settings.network_mode == "host":
+        return f"port {port} in the host's own network, on the addresses that it binds itself"
+    address = f"http://{settings.bind_address}:{port}"
+    return f"{address}, open to the network" if settings.is_open else address
+
+
 def duration(seconds: int) -> str:
     """In words, by its two largest units: `42 s`, `12 min`, `21 h 04 min`, `3 d 04 h`."""
     minutes, hours, days = seconds // 60, seconds // 3600, seconds // 86400
@@ -286,7 +295,7 @@ def compose_diff(
         return []
     after = yaml.safe_load(desired)
     try:
-        before = yaml.safe_load(current) or {}
+        before = _plain_yaml(current) or {}
     except (yaml.YAMLError, ValueError):  # the message would repeat the line
         before = None
     if not isinstance(before, dict):
@@ -299,6 +308,25 @@ def compose_diff(
     colours = {"+": "green", "-": "red"}
     lines = [click.style(line, colours.get(line[0])) for line in diff]
     return lines or [f"{COMPOSE_FILE}: differs only in comments or layout"]
+
+
+MAX_DEPTH = 20
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+def _plain_yaml(text: str) -> Any:
+    """A host's compose file. Raises ValueError, YAMLError.
+
+    `up` writes neither aliases nor deep mappings; each could take all memory of this machine.
+    """
+    depth = 0
+    for event in yaml.parse(text, Loader=_Loader):
+        is_start = isinstance(event, yaml.MappingStartEvent | yaml.SequenceStartEvent)
+        is_end = isinstance(event, yaml.MappingEndEvent | yaml.SequenceEndEvent)
+        depth += is_start - is_end
+        if isinstance(event, yaml.AliasEvent) or depth > MAX_DEPTH:
+            raise ValueError("has an alias, or is too deep")
+    return yaml.load(text, Loader=_Loader)  # noqa: S506 - a safe loader
 
 
 def _as_lines(value: Any) -> list[str]:

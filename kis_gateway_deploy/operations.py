@@ -264,9 +264,10 @@ def _what_a_client_misses(target: Target) -> str:
 
 def where_it_listens(target: Target) -> list[str]:
     settings = target.settings
-    url = f"http://{settings.bind_address}:{settings.published_port}"
+    url = f"http://{settings.client_address}:{settings.published_port}"
     lines = [
-        f"The gateway listens on {url}, release {target.release_id}.",
+        f"The gateway listens on {display.listening_address(settings)}, "
+        f"release {target.release_id}.",
         _where_its_token_is(target),
     ]
     if settings.simulator:

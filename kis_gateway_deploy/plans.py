@@ -193,6 +193,12 @@ def _lacks_token(reading: Reading) -> str:
 def warnings(settings: Settings, release: Release, reading: Reading) -> list[str]:
     """What is right to go on with, but not as it should be."""
     found = []
+    if settings.is_open:
+        where = "every address" if settings.client_address == "127.0.0.1" else settings.bind_address
+        found.append(
+            f"other machines may trade through port {settings.published_port} on {where} of this "
+            "host, without authentication: restrict it by a firewall"
+        )
     if reading.token_state == "unknown":
         found.append(
             f"{settings.token_path} has a form that is not known here: it is left alone, and how "
@@ -327,9 +333,31 @@ def refusals(
                 "could not be started again if the switch failed. Stop it yourself, after market "
                 "hours, or deploy without gateway_adopt_container"
             )
+    if wrong := _wrong_architecture(release.image, reading):
+        found.append(wrong)
+    others = reading.token_dir_owners - {0, settings.uid}
+    if others and not reading.token_dir_is_ours and not settings.adopt_container:
+        whose = ", ".join(map(str, sorted(others)))
+        found.append(
+            f"{settings.token_dir} has files of other users (uid {whose}), which would become the "
+            "gateway user's own: choose another gateway_token_dir, or move these files"
+        )
     if reading.token_dir and reading.token_dir.kind != "directory":
         found.append(f"{settings.token_dir} is a {reading.token_dir.kind}, not a directory")
     return found
+
+
+def _wrong_architecture(image: Image, reading: Reading) -> str:
+    found = reading.image_architectures.get(image.reference, "")
+    if not found and image.saved:
+        found = image.saved.architecture
+    if not found or not reading.runs or found in reading.runs:
+        return ""
+    return (
+        f"the image {image.reference} is for {found}, and this host runs "
+        f"{' and '.join(reading.runs)}: build it for that (docker build --platform "
+        f"linux/{reading.runs[0]})"
+    )
 
 
 def _under_way(reading: Reading) -> list[str]:

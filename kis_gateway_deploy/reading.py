@@ -178,6 +178,8 @@ class Reading(_Read):
     uid: int
     clock: Moment
     architecture: Text
+    # The architectures of images that the host runs, as Docker names them; empty if unknown.
+    runs: tuple[Text, ...] = ()
     os: tuple[Text, Text] = ("", "")
     apt: bool = False
     docker_cli: bool = False
@@ -192,6 +194,9 @@ class Reading(_Read):
     disk_free_kb: int
     listening: frozenset[tuple[Text, int]] = frozenset()
     token_dir: HostPath | None = None
+    # The uids of the directory's entries, and whether a release on the host uses the directory.
+    token_dir_owners: frozenset[int] = frozenset()
+    token_dir_is_ours: bool = False
     token_file: HostPath | None = None
     token_written: Moment | None = None
     token_expires: Moment | None = None
@@ -217,7 +222,7 @@ class Reading(_Read):
     previous: Id | None = None
     # The compose file of the release that runs and the hashes of its files, if it is not the
     # desired one.
-    current_compose: Annotated[str, StringConstraints(max_length=1 << 20)] = ""
+    current_compose: Annotated[str, StringConstraints(max_length=1 << 17)] = ""
     current_files: dict[Text, Text] = {}
     # The fingerprint of each release's app key.
     releases: dict[Id, Id] = {}
@@ -225,6 +230,8 @@ class Reading(_Read):
     release_damage: Text = "is not on the host"
     history: Annotated[tuple[Event, ...], BeforeValidator(_whole_events)] = ()
     images: dict[Text, Text] = {}
+    # The architecture of each of these images that no container uses.
+    image_architectures: dict[Text, Text] = {}
     # If an image must be sent: the layer digests of each image on the host, lowest first. Empty if
     # the engine needs all layers.
     layers: tuple[tuple[Text, ...], ...] = ()

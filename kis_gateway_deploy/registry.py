@@ -94,7 +94,7 @@ def read_login(image: str, auth_file: Path) -> str:
         login = (auths.get(registry) or auths.get(f"https://{registry}") or {}).get("auth")
     except OSError as error:
         raise ValueError(f"cannot be read: {error.strerror}") from None
-    except (ValueError, KeyError, AttributeError, TypeError):
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
         raise ValueError('is no docker config.json: a JSON object with "auths"') from None
     if not isinstance(login, str) or not re.fullmatch("[A-Za-z0-9+/]+=*", login):
         raise ValueError(f"holds no login for {registry}: docker --config DIR login {registry}")

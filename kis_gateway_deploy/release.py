@@ -218,9 +218,11 @@ def archive(files: Iterable[tuple[str, File]]) -> bytes:
 
 def render_compose(settings: Settings, image: str, template: Path = TEMPLATE) -> str:
     """The compose file. Undefined names are errors; every value is quoted by `to_yaml`."""
+    defaults = {"GUNICORN_CMD_ARGS": "--timeout 600"}  # an env file's value would lose against it
+    environment = {k: v for k, v in defaults.items() if k not in settings.env_names}
     values = settings.model_dump() | {
         "image": image,
-        "environment": {"GUNICORN_CMD_ARGS": "--timeout 600"} | settings.environment,
+        "environment": environment | settings.environment,
     }
     return _template(template).render(values)
 

@@ -176,13 +176,13 @@ def ask(
 
     def run() -> tuple[bool, CommandOutput] | Exception:
         """gevent would print the traceback of an exception that leaves a greenlet."""
+        words = StringCommand(command())
+        shown = {"print_output": show is not None, "print_input": print_input}
         try:
-            return execute(
-                StringCommand(command()),
-                print_output=show is not None,
-                print_input=print_input,
-                **{**connector, "_stdin": [stdin, *more]},
-            )
+            try:
+                return execute(words, **shown, **{**connector, "_stdin": [stdin, *more]})
+            except BrokenPipeError:  # it ended before it read its input, as sudo does if it refuses
+                return execute(words, **shown, **connector)  # to hear why
         except Exception as error:
             return error
 

@@ -43,11 +43,12 @@ _packed: dict[tuple[SavedImage, frozenset[str]], BinaryIO] = {}
 class SavedImage:
     """An image by its id (`sha256:…`), in a `docker save` tar or in the controller's own engine.
 
-    `tar` is None if it is in the engine.
+    `tar` is None if it is in the engine. `architecture`: as Docker names it, empty if unknown.
     """
 
     id: str
     tar: Path | None
+    architecture: str = ""
 
     def reference(self, image: str) -> str:
         """The image's name with the beginning of the id as its tag: this pins the content.
@@ -65,14 +66,20 @@ def find_image(image: str, tar: Path | None) -> SavedImage:
         ValueError: there is none. The text follows the setting's name.
     """
     with _one_at_a_time:
-        return SavedImage(_content_in_tar(tar)[0].id if tar else _id_in_engine(image), tar)
+        if tar:
+            content = _content_in_tar(tar)[0]
+            return SavedImage(content.id, tar, content.architecture)
+        return SavedImage(*_in_engine(image))
 
 
 @cache
-def _id_in_engine(image: str) -> str:
+def _in_engine(image: str) -> tuple[str, None, str]:
+    """The fields of a `SavedImage`."""
+    form = "{{.Id}} {{.Architecture}}"
     try:
-        with _output_of("docker", "image", "inspect", "--format", "{{.Id}}", image) as output:
-            return output.read().decode().strip()
+        with _output_of("docker", "image", "inspect", "--format", form, image) as output:
+            found, _, architecture = output.read().decode().strip().partition(" ")
+            return found, None, architecture
     except (OSError, ValueError) as error:
         raise ValueError(
             f"cannot be read from this machine's engine: {error}; build or pull it here, or set "
@@ -89,6 +96,7 @@ class _Content:
     id: str
     layers: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
+    architecture: str = ""
 
 
 # The name of the image's configuration, whose digest is the image's id (Docker Image Specification
@@ -132,7 +140,7 @@ def _content(stream: BinaryIO) -> _Content:
             (str(entry["Config"]), list(entry["Layers"] or []))
             for entry in json.loads(found["manifest.json"])
         ]
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         raise ValueError("is no image: its manifest.json is not that of `docker save`") from None
     if len(entries) != 1:
         raise ValueError(f"holds {len(entries)} images: save only the one that you need")
@@ -141,11 +149,16 @@ def _content(stream: BinaryIO) -> _Content:
     if not digest:
         raise ValueError("is no image: its manifest.json names no configuration by its digest")
     layers: list[str] = []  # empty if unknown: an engine may still be able to load the image
-    with suppress(ValueError, TypeError, KeyError):
-        layers = list(json.loads(found[configuration])["rootfs"]["diff_ids"])
+    architecture = ""
+    with suppress(ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        config = json.loads(found[configuration])
+        architecture = str(config.get("architecture", ""))
+        layers = list(config["rootfs"]["diff_ids"])
     if len(layers) != len(files):
         layers = files = []
-    return _Content(f"sha256:{digest[1]}", tuple(map(str, layers)), tuple(map(str, files)))
+    return _Content(
+        f"sha256:{digest[1]}", tuple(map(str, layers)), tuple(map(str, files)), architecture
+    )
 
 
 def _members(stream: BinaryIO) -> tarfile.TarFile:

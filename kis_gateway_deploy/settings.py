@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import difflib
 import hashlib
 import itertools
@@ -24,12 +25,15 @@ from pydantic import (
     ValidationError,
 )
 
+from kis_gateway_deploy.env_file import EnvFileError, names_in
 from kis_gateway_deploy.registry import ImageReference, read_login
 from kis_gateway_deploy.saved_image import find_image
 
 PREFIXES = ("gateway_", "rollout_")
 
 SERVICE = "kis-gateway"  # of the compose file
+SIMULATOR_LABEL = "kis-simulator"  # the label of the simulator's container
+A_DAY = 24 * 3600
 
 # Variables that the package itself sets. `gateway_environment` may not change them: the gateway
 # would silently store its token inside the container again.
@@ -63,6 +67,31 @@ def _absolute(path: str) -> str:
     if not re.fullmatch(r"/[^\0\r\n:]+", path) or {"", ".", ".."} & set(parts):
         raise ValueError("must be an absolute path without `.`, `..`, `//`, `:` or line breaks")
     return path
+
+
+# Root gives the directory to the container's user, or their content is lost at a reboot.
+SYSTEM_DIRECTORIES = {
+    *("/bin", "/boot", "/etc", "/home", "/lib", "/lib64", "/media", "/mnt", "/opt", "/root"),
+    *("/sbin", "/srv", "/usr", "/usr/local", "/var", "/var/lib", "/var/lib/docker", "/var/log"),
+    *("/tmp", "/var/tmp"),  # noqa: S108 - compared, never used
+}
+NOT_BELOW = ("/dev", "/proc", "/run", "/sys", "/var/run")
+
+
+def _host_directory(path: str) -> str:
+    """An absolute path that can be a directory of this package alone."""
+    path = _absolute(path)
+    if path in SYSTEM_DIRECTORIES or any(f"{path}/".startswith(f"{top}/") for top in NOT_BELOW):
+        raise ValueError("must be a directory of its own, not one of the system's")
+    if "\\" in path:
+        raise ValueError("must be a path without backslashes")
+    return path
+
+
+def _user(user: str) -> str:
+    if not re.fullmatch("[0-9]{1,9}:[0-9]{1,9}", user, re.ASCII):
+        raise ValueError("must be `uid:gid` in numbers, for example `10001:10001`")
+    return ":".join(str(int(number)) for number in user.split(":"))
 
 
 def _matching(pattern: str, must_be: str) -> AfterValidator:
@@ -113,13 +142,14 @@ def _batch_sizes(sizes: Any) -> Any:
 def _label(name: str) -> str:
     if name.startswith("com.docker."):
         raise ValueError("`com.docker.` labels are Docker's own")
+    if name == SIMULATOR_LABEL:
+        raise ValueError(f"`{SIMULATOR_LABEL}` is the simulator's own label")
     return name
 
 
 AbsolutePath = Annotated[str, AfterValidator(_absolute)]
-User = Annotated[
-    str, _matching("[0-9]{1,9}:[0-9]{1,9}", "`uid:gid` in numbers, for example `10001:10001`")
-]
+HostDirectory = Annotated[str, AfterValidator(_host_directory)]
+User = Annotated[str, AfterValidator(_user)]
 FileName = Annotated[
     str, _matching("[A-Za-z0-9][A-Za-z0-9._-]*", "a plain file name, for example `kis_token.json`")
 ]
@@ -196,14 +226,18 @@ class Settings(BaseModel):
     container_port: Port = 8080
     """Port on which the gateway listens in its container; the container gets it as `PORT`."""
     network_mode: Literal["bridge", "host"] = "bridge"
-    """`bridge`, or `host` for a gateway in the host's own network."""
-    environment: dict[Name, Text] = {}
-    """Additional environment variables; `KIS_TOKEN_FILE_PATH`, `SECRETS_FILE` and `PORT` are
-    refused here.
+    """`bridge`, or `host` for a gateway in the host's own network, where it usually listens on
+    every address, on `gateway_container_port`.
     """
+    open_to_network: bool = False
+    """Whether other machines may reach the gateway, which asks for no authentication; needed for a
+    `gateway_bind_address` that is not on loopback, and for `gateway_network_mode = "host"`.
+    """
+    environment: dict[Name, Text] = {}
+    """Additional environment variables, except `KIS_TOKEN_FILE_PATH`, `SECRETS_FILE` and `PORT`."""
     env_file: Path | None = None
-    """Path of an env file on the deploying machine; `KIS_TOKEN_FILE_PATH`, `SECRETS_FILE` and
-    `PORT` in it are ignored.
+    """Path of an env file on the deploying machine, with other names than `gateway_environment`
+    and the three above. A value with `$` must be in single quotes.
     """
     health_path: Annotated[str, AfterValidator(_health_path)] | None = "/health"
     """Path, with its query, that a healthy gateway answers with 2xx; `None` for a program without
@@ -225,13 +259,13 @@ class Settings(BaseModel):
     """Time for the gateway to stop before it is killed, as in compose."""
     labels: dict[Label, Text] = {}
     """Additional labels of the container."""
-    token_dir: AbsolutePath = "/docker_data/kis_tokens"
+    token_dir: HostDirectory = "/docker_data/kis_tokens"
     """Token directory on the host, mounted at `/app/tokens`."""
     token_file: FileName = "kis_token.json"
     """Name of the token file in that directory; the container gets its path as
     `KIS_TOKEN_FILE_PATH`.
     """
-    app_dir: AbsolutePath = "/opt/kis-gateway"
+    app_dir: HostDirectory = "/opt/kis-gateway"
     """Directory on the host for releases and history."""
     project: Project = "kis"
     """Compose project name; two gateways on one machine need two names."""
@@ -266,9 +300,9 @@ class Settings(BaseModel):
     """After a failure, hosts that were already switched are reverted (`fleet`) or stay (`host`)."""
     rollout_share_token: bool = True
     """Whether a host without a token gets the token of another host with the same app key."""
-    rollout_min_healthy_time: Annotated[Number, Field(ge=0)] = 10
+    rollout_min_healthy_time: Annotated[Number, Field(ge=0, le=A_DAY)] = 10
     """Seconds for which a new container must stay healthy."""
-    rollout_healthy_deadline: Annotated[Number, Field(gt=0)] = 120
+    rollout_healthy_deadline: Annotated[Number, Field(gt=0, le=A_DAY)] = 120
     """Seconds within which it must have been healthy for `rollout_min_healthy_time`."""
     plan_show: list[Name] = []
     """Names whose values `plan` and `drift` show; other values that may be secret are hidden."""
@@ -281,7 +315,17 @@ class Settings(BaseModel):
     @cached_property
     def env_content(self) -> Secret | None:
         """The env file, read once. Raises OSError, ValueError."""
-        return Secret(self.env_file.read_bytes()) if self.env_file else None
+        return Secret(read_file(self.env_file)) if self.env_file else None
+
+    @cached_property
+    def env_names(self) -> dict[str, int]:
+        """The names in the env file, each with its line. Raises OSError, ValueError."""
+        return names_in(self.env_content.content) if self.env_content else {}
+
+    @property
+    def is_open(self) -> bool:
+        """Whether other machines may reach the gateway."""
+        return self.network_mode == "host" or not IPv4Address(self.bind_address).is_loopback
 
     @property
     def uid(self) -> int:
@@ -417,6 +461,25 @@ def _relations(settings: Settings) -> list[tuple[tuple[str, ...], str]]:
                 "must have no tag for gateway_image_source='build': the tag is the context's hash",
             )
         )
+    if settings.network_mode == "host":
+        problems += [
+            (
+                (f"gateway_{field}", "gateway_network_mode"),
+                "has no effect with gateway_network_mode = 'host': the gateway itself listens, on "
+                "gateway_container_port",
+            )
+            for field in ("port", "bind_address")
+            if field in settings.model_fields_set
+        ]
+    if settings.is_open and not settings.open_to_network:
+        where = "network_mode" if settings.network_mode == "host" else "bind_address"
+        problems.append(
+            (
+                (f"gateway_{where}",),
+                "lets other machines trade through the gateway, without authentication; if that is "
+                "intended, set gateway_open_to_network = True and restrict the port by a firewall",
+            )
+        )
     problems += [
         (("gateway_environment",), f"may not set {name}: it follows from {source}")
         for name, source in RESERVED_ENVIRONMENT.items()
@@ -436,10 +499,7 @@ def _relations(settings: Settings) -> list[tuple[tuple[str, ...], str]]:
                 "is also the name of the new container: choose another gateway_project",
             )
         )
-    directories = Path(settings.token_dir), Path(settings.app_dir)
-    if directories[0].is_relative_to(directories[1]) or directories[1].is_relative_to(
-        directories[0]
-    ):
+    if _nested(settings.token_dir, settings.app_dir):
         problems.append(
             (
                 ("gateway_token_dir", "gateway_app_dir"),
@@ -459,10 +519,7 @@ def _file_problems(settings: Settings) -> list[tuple[str, str]]:
     except ValueError as error:
         problems.append(("gateway_secrets_file", str(error)))
     if settings.env_file is not None:
-        try:
-            _ = settings.env_content
-        except (OSError, ValueError) as error:
-            problems.append(("gateway_env_file", f"cannot be read: {_reason(error)}"))
+        problems += [("gateway_env_file", problem) for problem in _env_file_problems(settings)]
     if settings.image_source == "registry" and settings.registry_auth_file is not None:
         try:
             read_login(settings.image, settings.registry_auth_file)
@@ -477,6 +534,29 @@ def _file_problems(settings: Settings) -> list[tuple[str, str]]:
             name = "gateway_image_archive" if settings.image_archive else "gateway_image"
             problems.append((name, str(error)))
     return problems
+
+
+def _env_file_problems(settings: Settings) -> list[str]:
+    try:
+        names = settings.env_names
+    except EnvFileError as error:
+        return [f"{settings.env_file}, {error}"]
+    except (OSError, ValueError) as error:
+        return [f"cannot be read: {_reason(error)}"]
+    sources = dict.fromkeys(settings.environment, "gateway_environment sets it, too")
+    sources |= {name: f"it follows from {what}" for name, what in RESERVED_ENVIRONMENT.items()}
+    return [
+        f"{settings.env_file}, line {line}: may not set {name}: {sources[name]}"
+        for name, line in names.items()
+        if name in sources
+    ]
+
+
+def read_file(path: Path) -> bytes:
+    """A file's content. Raises OSError, ValueError: a FIFO or device could block or never end."""
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise ValueError("it is not a regular file")
+    return path.read_bytes()
 
 
 def _reason(error: Exception) -> str:
@@ -518,13 +598,18 @@ def key_fingerprint(settings: Settings) -> str:
 
 def _read_secrets(path: Path, app_key_field: str) -> tuple[Secret, str]:
     try:
-        content = path.read_bytes()
+        content = read_file(path)
     except (OSError, ValueError) as error:
         # Without the path: the operator may have set the secrets themselves in its place.
         raise ValueError(f"cannot be read: {_reason(error)}") from None
     try:
         secrets = json.loads(content.decode("utf-8"))
-    except ValueError:
+    except (ValueError, RecursionError):
+        if content.startswith(codecs.BOM_UTF8):
+            raise ValueError(
+                f"{path} begins with a byte order mark (BOM), which JSON does not allow: save it "
+                "as UTF-8 without BOM"
+            ) from None
         raise ValueError(f"{path} is not JSON in UTF-8") from None
     if not isinstance(secrets, dict):
         raise ValueError(f"{path} must hold a JSON object")
@@ -556,7 +641,18 @@ def _collisions(
             host_mode = second.network_mode == "host"
             taken.append("gateway_container_port" if host_mode else "gateway_port")
         problems += [(two, name, f"is the same as {one}'s, on the same machine") for name in taken]
+        problems += [
+            (two, alias(field), f"and {one}'s {alias(other)} contain each other")
+            for field in ("token_dir", "app_dir")
+            for other in ("token_dir", "app_dir")
+            if getattr(second, field) != getattr(first, other)
+            and _nested(getattr(second, field), getattr(first, other))
+        ]
     return problems
+
+
+def _nested(one: str, other: str) -> bool:
+    return Path(one).is_relative_to(other) or Path(other).is_relative_to(one)
 
 
 def _differing_rollouts(valid: Mapping[str, Settings]) -> list[Problem]:

@@ -39,6 +39,18 @@ MESSAGE_LIMIT = 2000
 """Maximum length of an error's text, in characters."""
 
 
+IMAGES_RUN = {
+    "x86_64": ["amd64", "386"],
+    "aarch64": ["arm64", "arm"],
+    "armv7l": ["arm"],
+    "armv6l": ["arm"],
+    "riscv64": ["riscv64"],
+    "ppc64le": ["ppc64le"],
+    "s390x": ["s390x"],
+}
+"""The architectures of images, as Docker names them, that a machine of `uname -m` runs."""
+
+
 class EngineError(Exception):
     """The engine refused, failed, or gave no usable answer; the text says which.
 

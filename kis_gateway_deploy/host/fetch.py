@@ -11,7 +11,7 @@ from binascii import a2b_base64
 from .compose import run
 from .containers import engine_address, socket_path
 from .control import Control
-from .engine import EngineError
+from .engine import IMAGES_RUN, EngineError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,11 +38,25 @@ def fetch(request: dict[str, Any]) -> dict[str, Any]:
     """
     os.environ["DOCKER_HOST"] = engine_address()
     how = {"pull": _pull, "build": _build, "load": _load}[request["how"]]
+    engine = Control(socket_path(os.environ["DOCKER_HOST"]))
     try:
-        how(Control(socket_path(os.environ["DOCKER_HOST"])), request)
+        how(engine, request)
+        _expect_architecture(engine, request["reference"])
     except FetchError as error:
         return {"outcome": "failed", "why": str(error)}
     return {"outcome": "fetched", "why": ""}
+
+
+def _expect_architecture(engine: Control, reference: str) -> None:
+    """A container of another architecture would fail with `exec format error`."""
+    found = str((engine.image(reference) or {}).get("Architecture") or "")
+    runs = IMAGES_RUN.get(os.uname().machine, [])
+    if found and runs and found not in runs:
+        raise FetchError(
+            f"The image {reference} is for {found}, and this host runs {' and '.join(runs)}: "
+            f"build it for that (docker build --platform linux/{runs[0]}). Nothing that runs was "
+            "changed."
+        )
 
 
 def _pull(_: Control, request: dict[str, Any]) -> None:

@@ -20,6 +20,12 @@ KIS_MINUTE = 61
 STARTS = 3
 """How often a container is started that has a token but exits before its first answer."""
 
+HEALTH_HINT = " (gateway_health_path names what is asked)"
+NO_FILE = (
+    "there is no token file. If the gateway keeps its token in memory only, its issuances cannot "
+    "be counted, and each start costs one; gateway_token_at_start = False deploys it"
+)
+
 Rules = namedtuple("Rules", "min_healthy deadline asks_http token_at_start engine_counts has_token")
 """The parameters of a gate; times in seconds.
 
@@ -90,7 +96,8 @@ def judge(seen: Observation, history: History, rules: Rules) -> tuple[Verdict, H
     else:
         verdict = Verdict("wait", "the Docker engine does not answer")
     if verdict.kind == "wait" and seen.t >= limit:
-        return _fail(history, f"not healthy within {limit:g} s: {verdict.reason}")
+        hint = HEALTH_HINT if seen.answer == "bad" else ""
+        return _fail(history, f"not healthy within {limit:g} s: {verdict.reason}{hint}")
     return verdict, history
 
 
@@ -136,7 +143,7 @@ def _judge_running(seen: Observation, history: History, rules: Rules) -> tuple[V
     if history.good_since is None:
         return Verdict("wait", heard), history
     if rules.token_at_start and seen.token in ("missing", "expired", "damaged"):
-        lack = {"missing": "there is no token file", "damaged": "the token file is damaged"}
+        lack = {"missing": NO_FILE, "damaged": "the token file is damaged"}
         reason = lack.get(seen.token, "every token in its token file has expired")
         return Verdict("wait", f"{heard}, but {reason}"), history
     if rules.engine_counts and seen.health == "starting":

@@ -24,7 +24,7 @@ from .containers import (
     socket_path,
     token_mount,
 )
-from .engine import Engine, EngineError
+from .engine import IMAGES_RUN, Engine, EngineError
 from .releases import (
     COMPOSE_FILE,
     MANIFEST,
@@ -89,6 +89,7 @@ def _machine() -> dict[str, Any]:
         "uid": os.getuid(),
         "clock": int(time.time()),
         "architecture": os.uname().machine,
+        "runs": IMAGES_RUN.get(os.uname().machine, []),
         "os": _distribution(),
         "apt": bool(_program("apt-get")),
         "docker_cli": bool(_program("docker")),
@@ -165,6 +166,8 @@ def _token_directory(request: dict[str, Any]) -> dict[str, Any]:
     except OSError:
         return found
     with directory:
+        entries = [directory.stat(each) for each in directory.names("")]
+        found["token_dir_owners"] = sorted({each.st_uid for each in entries if each})
         entry, evidence = directory.stat(name), directory.examine(name)
         if entry and evidence:
             found["token_file"] = _described(entry)
@@ -234,6 +237,8 @@ def _app_directory(request: dict[str, Any]) -> dict[str, Any]:
     names = sorted(filter(is_id, os.listdir(releases))) if os.path.isdir(releases) else []
     manifests = {name: manifest_of(app_dir, name) for name in names}
     found["releases"] = {name: each["key"] for name, each in manifests.items() if each}
+    directories = [each.get("token_dir") for each in manifests.values() if each]
+    found["token_dir_is_ours"] = request["token_dir"] in directories
     found["release_damage"] = damage_of(app_dir, release, manifests.get(release))
     if request["history"]:
         lines = _last(f"{app_dir}/history.jsonl").splitlines()[-request["history"] :]
@@ -255,7 +260,7 @@ def _last(path: str, limit: int = 64 * 1024) -> str:
 
 def _containers(request: dict[str, Any], host: dict[str, Any], engine: Engine) -> dict[str, Any]:
     found: dict[str, Any] = {"containers": [], "strangers": [], "token_users": [], "images": {}}
-    found["others"] = []
+    found["others"], found["image_architectures"] = [], {}
     gateway: dict[str, Any] | None = None
     talkers = []
     for summary in engine.containers(all=True):
@@ -300,6 +305,7 @@ def _containers(request: dict[str, Any], host: dict[str, Any], engine: Engine) -
         image = engine.image(reference)
         if image:
             found["images"][reference] = str(image["Id"])
+            found["image_architectures"][reference] = str(image.get("Architecture") or "")
     if host.get("current") != request["release"] or gateway is None:
         info = engine.info()
         found["user_namespaces"] = "name=userns" in (info.get("SecurityOptions") or [])

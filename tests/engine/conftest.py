@@ -94,7 +94,7 @@ class Deployment:
         inventory = self.inventory(**changes)
         result = command(
             "timeout", "240", *prefix, BIN / "pyinfra", "-y", *flags, inventory,
-            f"deploy/{verb}.py", cwd=self.checkout, env=os.environ | (environment or {}),
+            f"deploy/{verb}.py", cwd=self.checkout, env=self._environment | (environment or {}),
         )  # fmt: skip
         output = result.stdout + result.stderr
         assert result.returncode != 124, f"{verb} hangs: {output}"
@@ -104,9 +104,14 @@ class Deployment:
         inventory = self.inventory(**changes)
         result = command(
             *VERIFY, "--inventory", inventory, "-p", "no:cacheprovider",
-            *flags, cwd=self.checkout,
+            *flags, cwd=self.checkout, env=self._environment,
         )  # fmt: skip
         return Outcome(result.returncode, result.stdout + result.stderr)
+
+    @property
+    def _environment(self) -> dict[str, str]:
+        """The checkout's package comes before the installed one."""
+        return os.environ | {"PYTHONPATH": str(self.checkout)}
 
     def compose(self, *arguments: str) -> str:
         return docker("compose", "--project-name", self.project, *arguments)

@@ -85,11 +85,12 @@ def test_an_image_that_cannot_be_pulled(untouched: Deployment) -> None:
     outcome.assert_refused("localhost:1/kis-nowhere:1@", "could not be pulled", "gateway_image")
 
 
-def test_a_compose_warning(untouched: Deployment, tmp_path: Path) -> None:
+def test_an_env_file_that_compose_would_change(untouched: Deployment, tmp_path: Path) -> None:
     env_file = tmp_path / "gateway.env"
-    env_file.write_text("GREETING=${NOBODY_SET_THIS}\n")
+    env_file.write_text("A=1\nPASSWORD=pa$word\n")
     outcome = untouched.up(gateway_env_file=str(env_file))
-    outcome.assert_refused("NOBODY_SET_THIS", "docker compose rejects the compose file")
+    outcome.assert_refused("gateway_env_file", f"{env_file}, line 2: has a `$`")
+    assert "pa$" not in outcome.output
 
 
 def test_a_compose_error(untouched: Deployment) -> None:

@@ -59,7 +59,7 @@ def test_the_status_of_a_running_deployment(deployed: Deployment) -> None:
     result = run(deployed, "status", "-vv")
     assert result.returncode == 0, result.stderr
     assert result.stderr.count(">>> ") == 1  # one command: the reading
-    header, row, _, _, switch = (line.split() for line in result.stdout.splitlines())
+    header, row, _, _, switch, _ = (line.split() for line in result.stdout.splitlines())
     release = (deployed.app_dir / "current").readlink().name
     image = deployed.inspect("{{.Config.Image}}")
     assert header[0] == "HOST"

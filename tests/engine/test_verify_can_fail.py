@@ -13,7 +13,9 @@ import pytest
 from kis_gateway_deploy.paths import ROOT
 from tests.engine.conftest import Deployment
 
-VOLUME = re.compile(r"      # The token outlives.*?create_host_path: false\n", re.DOTALL)
+VOLUME = re.compile(
+    r"      - type: bind\n        source: {{ token_dir.*?create_host_path: false\n", re.DOTALL
+)
 
 
 def without_the_volume(template: str) -> str:

@@ -441,7 +441,7 @@ def test_a_day_passes_under_load(
 ) -> None:
     event = new_event("reference", {ALL[0]: new_account()}, "faked")
     urls = [f"http://{address(fleet, ALL[0])}:8080"] * 4
-    event.must(gateway_bind_address="0.0.0.0")  # noqa: S104
+    event.must(gateway_bind_address="0.0.0.0", gateway_open_to_network=True)  # noqa: S104
     directory = event.token_file.rpartition("/")[0]
     passed = 0
     statuses: list[int] = []

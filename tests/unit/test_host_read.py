@@ -322,3 +322,21 @@ def test_a_file_beneath_a_directory_is_found_without_following_links(tmp_path: P
     descriptors = len(list(Path("/proc/self/fd").iterdir()))
     containers._beneath(root, ["app", "tokens", "t.json"])
     assert len(list(Path("/proc/self/fd").iterdir())) == descriptors
+
+
+def test_the_owners_of_the_token_directorys_files_are_read(host: dict[str, Any]) -> None:
+    token_dir = Path(host["token_dir"])
+    assert read._token_directory(host)["token_dir_owners"] == []
+    (token_dir / "a").touch()
+    (token_dir / "b").touch()
+    os.chown(token_dir / "b", 1234, 1234)
+    assert read._token_directory(host)["token_dir_owners"] == [0, 1234]
+
+
+def test_a_release_tells_that_the_token_directory_is_ours(host: dict[str, Any]) -> None:
+    assert not read._app_directory(host)["token_dir_is_ours"]
+    release = Path(host["app_dir"]) / "releases" / OTHER
+    release.mkdir(parents=True)
+    manifest = {"v": 1, "key": KEY, "files": {}, "token_dir": host["token_dir"]}
+    (release / "release.json").write_text(json.dumps(manifest))
+    assert read._app_directory(host)["token_dir_is_ours"]

@@ -16,7 +16,8 @@ from kis_gateway_deploy.plans import (
     refusals_to_run,
 )
 from kis_gateway_deploy.reading import Container, HostPath
-from kis_gateway_deploy.release import COMPOSE_FILE, simulator_image
+from kis_gateway_deploy.release import COMPOSE_FILE, Image, Release, simulator_image
+from kis_gateway_deploy.saved_image import SavedImage
 from tests.unit.builders import (
     FRESH,
     MIB_IN_KB,
@@ -912,3 +913,45 @@ def test_restart_rollback_and_down_are_refused(changes: dict[str, Any], words: s
 
 def test_a_running_gateway_may_be_restarted() -> None:
     assert refusals_to_run(settings(), reading()) == []
+
+
+@pytest.mark.parametrize(
+    ("owners", "changes", "actual", "is_refused"),
+    [
+        ({0, 10001}, {}, {}, False),
+        ({1000}, {}, {}, True),
+        ({1000}, {}, {"token_dir_is_ours": True}, False),  # gateway_user was changed
+        ({1000}, {"adopt_container": "old"}, {}, False),
+    ],
+)
+def test_a_directory_with_other_users_files_is_refused(
+    owners: set[int], changes: dict[str, Any], actual: dict[str, Any], is_refused: bool
+) -> None:
+    found = reading(token_dir_owners=frozenset(owners), **actual)
+    refusals = make_plan(settings(**changes), release(), found).refusals
+    assert [
+        refusal for refusal in refusals if "has files of other users (uid 1000)" in refusal
+    ] == (refusals if is_refused else [])
+
+
+@pytest.mark.parametrize(
+    ("runs", "architecture", "is_refused"),
+    [
+        (("amd64", "386"), "amd64", False),
+        (("amd64", "386"), "386", False),
+        (("amd64", "386"), "arm64", True),
+        ((), "arm64", False),
+        (("arm64", "arm"), "", False),
+    ],
+)
+@pytest.mark.parametrize("is_on_host", [True, False])
+def test_an_image_of_another_architecture_is_refused(
+    runs: tuple[str, ...], architecture: str, is_refused: bool, is_on_host: bool
+) -> None:
+    image = Image("kis:1", saved=SavedImage("sha256:1", None, architecture))
+    made = Release(image, release().files, release().manifest)
+    known = {"kis:1": architecture} if is_on_host else {}
+    found = make_plan(settings(), made, reading(runs=runs, image_architectures=known)).refusals
+    assert any("is for arm64, and this host runs amd64 and 386" in each for each in found) == (
+        is_refused
+    )

@@ -164,7 +164,6 @@ def test_the_compose_file_is_the_documented_one() -> None:
         ({"cpus": 0.5}, "cpus", 0.5),
         ({"stop_grace_period": "1m30s"}, "stop_grace_period", "1m30s"),
         ({"labels": {"a.b/c": 1}}, "labels", {"a.b/c": "1"}),
-        ({"env_file": "x"}, "env_file", ["./gateway.env"]),
         ({"healthcheck": {"disable": True}}, "healthcheck", {"disable": True}),
         (
             {"bind_address": "10.0.0.5", "port": 8081, "container_port": 9000},
@@ -186,8 +185,14 @@ def test_in_host_mode_nothing_is_published() -> None:
     assert not {"ports", "extra_hosts"} & set(service(network_mode="host"))
 
 
-def test_without_an_env_file_the_compose_file_names_none() -> None:
+def test_the_compose_file_names_the_env_file_only_if_there_is_one(tmp_path: Path) -> None:
     assert "env_file" not in service()
+    path = tmp_path / "kis.env"
+    path.write_text("A=1\nGUNICORN_CMD_ARGS='--threads 9'\n")
+    found = service(env_file=path)
+    assert found["env_file"] == ["./gateway.env"]
+    # The default would win against the env file.
+    assert "GUNICORN_CMD_ARGS" not in found["environment"]
 
 
 def test_the_container_port_reaches_the_gateway() -> None:

@@ -26,7 +26,7 @@ from kis_gateway_deploy.saved_image import SavedImage
 from tests.unit.builders import settings
 
 SECRET = "s3cret-of-nobody"
-AWKWARD_DIRECTORY = """/data/o'brien's "tokens" $(touch x) `x` \\ ; 토큰 & *"""
+AWKWARD_DIRECTORY = """/data/o'brien's "tokens" $(touch x) `x` ; 토큰 & *"""
 SETTINGS = settings(token_dir=AWKWARD_DIRECTORY, app_dir="/opt/my gateway")
 RELEASE = Release(
     Image("kis:1.4"),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,7 @@ def test_the_defaults_are_those_of_the_documented_table() -> None:
         "port": 8080,
         "container_port": 8080,
         "network_mode": "bridge",
+        "open_to_network": False,
         "environment": {},
         "env_file": None,
         "health_path": "/health",
@@ -79,6 +81,10 @@ def test_the_defaults_are_those_of_the_documented_table() -> None:
         "rollout_healthy_deadline": 120,
         "plan_show": [],
     }
+
+
+HOST_MODE: dict[str, Any] = {"gateway_network_mode": "host", "gateway_open_to_network": True}
+ANYWHERE = "0.0.0.0"  # noqa: S104 - never bound
 
 
 @pytest.mark.parametrize(
@@ -250,7 +256,19 @@ def test_numbers_and_booleans_are_converted_to_text() -> None:
             "gateway_registry_auth_file",
             "is only for gateway_image_source='registry'",
         ),
-        ({"gateway_token_dir": "/opt"}, "gateway_token_dir", "must not contain each other"),
+        ({"gateway_token_dir": "/opt"}, "gateway_token_dir", "a directory of its own"),
+        ({"gateway_bind_address": "10.0.0.5"}, "gateway_bind_address", "gateway_open_to_network"),
+        ({"gateway_network_mode": "host"}, "gateway_network_mode", "gateway_open_to_network"),
+        (
+            HOST_MODE | {"gateway_port": 8081},
+            "gateway_port",
+            "has no effect with gateway_network_mode = 'host'",
+        ),
+        (
+            HOST_MODE | {"gateway_bind_address": "127.0.0.1"},
+            "gateway_bind_address",
+            "has no effect with gateway_network_mode = 'host'",
+        ),
         ({"gateway_app_dir": "/docker_data/kis_tokens/a"}, "gateway_token_dir", "each other"),
     ],
 )
@@ -412,7 +430,8 @@ def test_the_error_says_that_no_host_was_touched() -> None:
         (b"\xff\xfe\xfa", "is not JSON"),
         (json.dumps({"kis-r-app-key": MARKER}).encode("utf-16"), "is not JSON in UTF-8"),
         (json.dumps({"kis-r-app-key": MARKER}).encode("utf-16-le"), "is not JSON in UTF-8"),
-        (json.dumps({"kis-r-app-key": MARKER}).encode("utf-8-sig"), "is not JSON in UTF-8"),
+        (json.dumps({"kis-r-app-key": MARKER}).encode("utf-8-sig"), "byte order mark (BOM)"),
+        ("[" * 100_000, "is not JSON"),
         ("", "is not JSON"),
         (json.dumps([MARKER]), "must hold a JSON object"),
         (json.dumps(MARKER), "must hold a JSON object"),
@@ -525,7 +544,7 @@ def test_without_an_archive_this_machine_must_have_the_image(
 
 
 def test_in_host_mode_the_gateway_answers_on_its_own_port() -> None:
-    made = settings(network_mode="host", port=8080, container_port=9000)
+    made = settings(network_mode="host", container_port=9000)
     assert made.published_port == 9000
     assert settings(port=8081, container_port=9000).published_port == 8081
 
@@ -536,8 +555,6 @@ PAPER: dict[str, Any] = {
     "gateway_app_dir": "/opt/kis-paper",
     "gateway_token_dir": "/docker_data/kis_paper_tokens",
 }
-HOST_MODE: dict[str, Any] = {"gateway_network_mode": "host"}
-ANYWHERE = "0.0.0.0"  # noqa: S104 - never bound
 
 
 @pytest.mark.parametrize("shared", list(PAPER))
@@ -579,9 +596,11 @@ def test_a_port_collides_if_the_addresses_overlap(
     real: dict[str, Any], paper: dict[str, Any], name: str | None
 ) -> None:
     one_machine = {"ssh_hostname": "10.0.0.1"}
+    open_to_network = {"gateway_open_to_network": True}
+    same_port = {name: value for name, value in PAPER.items() if name != "gateway_port"}
     fleet = {
-        "real": host_data(**one_machine, **real),
-        "paper": host_data(**one_machine, **PAPER | {"gateway_port": 8080} | paper),
+        "real": host_data(**one_machine, **open_to_network | real),
+        "paper": host_data(**one_machine, **same_port | open_to_network | paper),
     }
     if name is None:
         assert list(validate_fleet(fleet)) == ["real", "paper"]
@@ -616,3 +635,77 @@ def test_secrets_are_read_once_and_never_printed(tmp_path: Path) -> None:
     assert b"s3cret-of-nobody" in read_secrets(made).content
     assert repr(read_secrets(made)) == "[redacted]"
     assert "s3cret" not in f"{made!r} {made.secrets}"
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "inner", "outer"),
+    [
+        ("/data/a", "/data/a/b", "gateway_token_dir", "gateway_token_dir"),
+        ("/data/a/b", "/data/a", "gateway_token_dir", "gateway_token_dir"),
+        ("/opt/kis-paper/t", "/data/p", "gateway_app_dir", "gateway_token_dir"),
+    ],
+)
+def test_directories_on_one_machine_may_not_be_nested(
+    one: str, other: str, inner: str, outer: str
+) -> None:
+    one_machine = {"ssh_hostname": "10.0.0.1"}
+    fleet = {
+        "real": host_data(**one_machine, gateway_token_dir=one),
+        "paper": host_data(**one_machine, **PAPER | {"gateway_token_dir": other}),
+    }
+    what = f"and real's {outer} contain each other"
+    assert problems_of(fleet) == [("paper", inner, what)]
+
+
+@pytest.mark.parametrize("name", ["gateway_token_dir", "gateway_app_dir"])
+@pytest.mark.parametrize(
+    "path",
+    ["/etc", "/tmp", "/home", "/var/lib", "/run/kis", "/proc/1", "/a\\b"],  # noqa: S108
+)
+def test_a_directory_of_the_system_is_refused(name: str, path: str) -> None:
+    found, what = only_problem_of(**{name: path})
+    assert found == name
+    assert "must be a" in what
+
+
+def test_a_user_is_two_numbers() -> None:
+    assert settings(user="007:0").user == "7:0"
+
+
+def test_the_simulators_label_is_refused() -> None:
+    _, what = only_problem_of(gateway_labels={"kis-simulator": ""})
+    assert "the simulator's own label" in what
+
+
+@pytest.mark.parametrize("name", ["rollout_healthy_deadline", "rollout_min_healthy_time"])
+def test_a_time_is_at_most_a_day(name: str) -> None:
+    assert name in {found for _, found, _ in problems_of({"seoul": host_data(**{name: 1e306})})}
+
+
+@pytest.mark.parametrize("name", ["gateway_secrets_file", "gateway_env_file"])
+def test_a_file_that_could_block_is_refused(tmp_path: Path, name: str) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    found, what = only_problem_of(**{name: str(fifo)})
+    assert (found, what) == (name, "cannot be read: it is not a regular file")
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        ("A=1\nPORT=2\n", "line 2: may not set PORT: it follows from gateway_container_port"),
+        ("A=1\nB=2\n", "line 2: may not set B: gateway_environment sets it, too"),
+        ("A=s3cret$HOME\n", "line 1: has a `$`"),
+        ("A='s3cret\n", "line 1: has a quote that is not closed"),
+    ],
+)
+def test_a_wrong_line_of_an_env_file_is_named_without_its_value(
+    tmp_path: Path, content: str, why: str
+) -> None:
+    path = tmp_path / "kis.env"
+    path.write_text(content)
+    changes = {"gateway_env_file": path, "gateway_environment": {"B": "3"}}
+    name, what = only_problem_of(**changes)
+    assert name == "gateway_env_file"
+    assert f"{path}, {why}" in what
+    assert "s3cret" not in what
