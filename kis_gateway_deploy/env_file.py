@@ -54,7 +54,7 @@ def _end_of_line(text: str, position: int) -> int:
 def _assignment(text: str, position: int) -> tuple[str, int]:
     """The name, and where its value begins."""
     match = NAME.match(text, position)
-    if not match:
+    if not match or match[1] == "export":  # compose would take an empty name
         raise EnvFileError(text, position, "is not NAME=value")
     rest = text[match.end() : match.end() + 1]
     if rest in {"=", ":"}:

@@ -26,6 +26,7 @@ from pydantic import (
 )
 
 from kis_gateway_deploy.env_file import EnvFileError, names_in
+from kis_gateway_deploy.reading import escaped
 from kis_gateway_deploy.registry import ImageReference, read_login
 from kis_gateway_deploy.saved_image import find_image
 
@@ -54,7 +55,9 @@ class SettingsError(ValueError):
     def __init__(self, problems: list[Problem]) -> None:
         self.problems = problems
         width = max(len(f"{host}: {name}") for host, name, _ in problems)
-        lines = [f"  {f'{host}: {name}':<{width}}  {what}" for host, name, what in problems]
+        lines = [
+            escaped(f"  {f'{host}: {name}':<{width}}  {what}") for host, name, what in problems
+        ]
         count = f"{len(problems)} setting{'s' if len(problems) > 1 else ''}"
         super().__init__(
             f"{count} of the inventory cannot be used; no host was touched.\n" + "\n".join(lines)

@@ -34,6 +34,7 @@ def test_the_names_have_the_numbers_of_their_lines(content: str, names: dict[str
         (b"A=1\ns3cret s3cret\n", "line 2: is not NAME=value"),
         (b"=s3cret\n", "line 1: is not NAME=value"),
         (b"1A=s3cret\n", "line 1: is not NAME=value"),
+        (b"export =s3cret\n", "line 1: is not NAME=value"),
         (b"A=s3cret$word\n", "line 1: has a `$`"),
         (b'A="s3cret$word"\n', "line 1: has a `$`"),
         (b'A="s3cret\nB=${HOME}"\n', "line 2: has a `$`"),
