@@ -1,13 +1,14 @@
 """Starts a verb as `make` does: `python -m deploy VERB INVENTORY [LIMIT] [PYINFRA_FLAG …]`.
 
 It is `pyinfra -y INVENTORY deploy/VERB.py --limit …`, with these differences, which pyinfra has no
-option for: it fails if the inventory is missing or has no hosts of ours; an error in a file of the
-inventory is one line, its traceback is in `pyinfra-debug.log`; a host whose SSH key is missing or
-unusable fails alone. LIMIT: names of hosts or groups, with commas.
+option for: it fails if the inventory is missing, has no hosts of ours, or has a group that cannot
+be read; an error in a file of the inventory is one line, its traceback is in `pyinfra-debug.log`; a
+host whose SSH key is missing or unusable fails alone. LIMIT: names of hosts or groups, with commas.
 """
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from traceback import extract_tb, format_exception
 from typing import Any, NoReturn
 
 import click
+from pyinfra import logger
 from pyinfra.api.exceptions import ConnectError, PyinfraError
 from pyinfra.connectors.ssh import SSHConnector
 from pyinfra.context import ctx_state
@@ -52,6 +54,14 @@ def _fail(verb: str, why: str, hosts: Sequence[str] = ()) -> NoReturn:
     sys.exit(1)
 
 
+class _DroppedGroups(logging.Handler):
+    """pyinfra goes on without a group that it cannot read, and with a warning only."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if str(record.msg).startswith("Ignoring host group"):
+            raise PyinfraError(record.getMessage().replace("Ignoring", "cannot read the"))
+
+
 def _show_error(error: Any, file: object = None) -> None:  # noqa: ARG001 - click's interface
     """In place of a traceback: what went wrong, in which line of which file."""
     cause = error.exception
@@ -75,6 +85,7 @@ def _connect(connector: SSHConnector) -> None:
 
 
 if __name__ == "__main__":
+    logger.addHandler(_DroppedGroups())
     UnexpectedExternalError.show = _show_error
     UnexpectedInternalError.show = _show_error
     _connect_as_pyinfra = SSHConnector.connect

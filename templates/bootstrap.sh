@@ -41,6 +41,11 @@ if [ $# -gt 0 ]; then
   if ! { update && apt-get install -q -y -o DPkg::Lock::Timeout=120 --no-install-recommends --no-remove "$@"; } >>"$log" 2>&1 9>&-; then
     tail -n 15 "$log" >&2
     say "The packages could not be installed: $*"
+    if grep -qi 'could not get lock\|unable to lock' "$log"; then
+      say "Another apt process, such as unattended-upgrades, holds apt's lock: wait for its end, then"
+      say "deploy again."
+      exit 1
+    fi
     say "Look at the lines above: usually the host cannot reach a package mirror. Correct that and"
     say "run this again, or install the packages yourself."
     exit 1

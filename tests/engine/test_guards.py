@@ -185,6 +185,35 @@ def test_an_inventory_that_is_missing_or_empty_is_an_error(verb: str, tmp_path: 
     front_door(verb, empty).assert_refused(f"the inventory {empty} has no host of this package")
 
 
+def test_an_inventory_that_pyinfra_reads_in_part_is_an_error(deployed: Deployment) -> None:
+    inventory = deployed.inventory()
+    good = inventory.read_text()
+    inventory.write_text(f"{good}web = ['web-1', 5]\n")
+    front_door("plan", inventory).assert_refused('cannot read the host group "web"')
+    group_data = deployed.directory / "group_data"
+    group_data.mkdir()
+    inventory.write_text(good)
+    try:
+        for text, why in [("x = = 1\n", "invalid syntax"), ("import nowhere\n", "No module named")]:
+            (group_data / "test.py").write_text(text)
+            outcome = front_door("plan", inventory)
+            outcome.assert_refused(f"{group_data}/test.py, line 1", why)
+            assert "plan: failed on 0 of 0 hosts" in outcome.output
+    finally:
+        (group_data / "test.py").unlink()
+
+
+def test_a_missing_ssh_key_fails_its_own_host(deployed: Deployment) -> None:
+    inventory = deployed.inventory()
+    settings = {name: value for name, value in deployed.data.items() if name != "_sudo"}
+    other = settings | {"gateway_project": "other", "ssh_key": "/nowhere/key"}
+    inventory.write_text(f"{inventory.read_text()}other = [('web-1', {other!r})]\n")
+    outcome = front_door("status", inventory)
+    outcome.assert_refused("[web-1]", "No such private key file: /nowhere/key")
+    assert "\n@local " in outcome.output
+    assert "status: failed on 1 of 2 hosts (web-1)" in outcome.output
+
+
 def test_a_limit_that_matches_nothing_is_an_error(deployed: Deployment) -> None:
     inventory = deployed.inventory()
     front_door("plan", inventory, "nobody").assert_refused("no host that matches LIMIT=nobody")
