@@ -156,7 +156,8 @@ def make_release(settings: Settings, template: Path = TEMPLATE, digest: str = ""
 def make_manifest(settings: Settings, image: str) -> dict[str, Any]:
     """What a host must know to run a release; `kis_gateway_deploy/host` uses it.
 
-    `v`: the version of this form. `user` (`uid:gid`), `token_dir`, `token_file`. `address`, `port`
+    `v`: the version of this form. `user` (`uid:gid`), `token_dir`, `token_file`,
+    `token_mount` (the directory in the container). `address`, `port`
     and `health_path`: what a client asks on the host (`health_path` is null for a program without
     HTTP). `network_mode`. `healthcheck`: whether the engine's health counts. `token_at_start`.
     `restart`: the restart policy. `key`: the fingerprint of the app key. `image`: its reference. On
@@ -167,6 +168,7 @@ def make_manifest(settings: Settings, image: str) -> dict[str, Any]:
         "user": settings.user,
         "token_dir": settings.token_dir,
         "token_file": settings.token_file,
+        "token_mount": settings.token_mount,
         "address": settings.client_address,
         "port": settings.published_port,
         "network_mode": settings.network_mode,
@@ -223,6 +225,7 @@ def render_compose(settings: Settings, image: str, template: Path = TEMPLATE) ->
     values = settings.model_dump() | {
         "image": image,
         "environment": environment | settings.environment,
+        "token_variables": settings.token_variables,
     }
     return _template(template).render(values)
 

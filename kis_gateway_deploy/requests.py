@@ -48,6 +48,7 @@ def _deployment(settings: Settings) -> dict[str, Any]:
         "app_dir": settings.app_dir,
         "adopt": settings.adopt_container,
         "adopt_path": settings.adopt_token_path,
+        "token_env": list(settings.token_env),
     }
 
 

@@ -39,10 +39,13 @@ A_DAY = 24 * 3600
 # Variables that the package itself sets. `gateway_environment` may not change them: the gateway
 # would silently store its token inside the container again.
 RESERVED_ENVIRONMENT = {
-    "KIS_TOKEN_FILE_PATH": "gateway_token_dir and gateway_token_file",
     "SECRETS_FILE": "gateway_secrets_file",
     "PORT": "gateway_container_port",
 }
+
+
+TOKEN_SETTINGS = "gateway_token_mount and gateway_token_file"
+SECRETS_TARGET = "/app/config/secrets.json"
 
 
 # Host name, setting, and what is wrong with it.
@@ -133,6 +136,19 @@ def _health_path(path: str) -> str:
     return path
 
 
+def _mount(path: str) -> str:
+    path = _absolute(path)
+    if path in {"/", "/tmp"} or SECRETS_TARGET.startswith(f"{path}/"):  # noqa: S108 - in a container
+        raise ValueError("must be another directory than `/`, `/tmp` and that of the secrets file")
+    return path
+
+
+def _names(value: Any) -> Any:
+    if value is None or isinstance(value, str):
+        return (value,) if value else ()
+    return tuple(value) if isinstance(value, list) else value
+
+
 def _batch_sizes(sizes: Any) -> Any:
     percentage = re.compile("([1-9][0-9]?|100)%")
     if isinstance(sizes, list) and all(
@@ -154,7 +170,8 @@ AbsolutePath = Annotated[str, AfterValidator(_absolute)]
 HostDirectory = Annotated[str, AfterValidator(_host_directory)]
 User = Annotated[str, AfterValidator(_user)]
 FileName = Annotated[
-    str, _matching("[A-Za-z0-9][A-Za-z0-9._-]*", "a plain file name, for example `kis_token.json`")
+    str,
+    _matching(r"\.?[A-Za-z0-9][A-Za-z0-9._-]*", "a plain file name, for example `kis_token.json`"),
 ]
 Project = Annotated[
     str,
@@ -237,10 +254,12 @@ class Settings(BaseModel):
     `gateway_bind_address` that is not on loopback, and for `gateway_network_mode = "host"`.
     """
     environment: dict[Name, Text] = {}
-    """Additional environment variables, except `KIS_TOKEN_FILE_PATH`, `SECRETS_FILE` and `PORT`."""
+    """Additional environment variables, except `SECRETS_FILE`, `PORT` and those of
+    `gateway_token_env`.
+    """
     env_file: Path | None = None
     """Path of an env file on the deploying machine, with other names than `gateway_environment`
-    and the three above. A value with `$` must be in single quotes.
+    and those above. A value with `$` must be in single quotes.
     """
     health_path: Annotated[str, AfterValidator(_health_path)] | None = "/health"
     """Path, with its query, that a healthy gateway answers with 2xx; `None` for a program without
@@ -263,10 +282,14 @@ class Settings(BaseModel):
     labels: dict[Label, Text] = {}
     """Additional labels of the container."""
     token_dir: HostDirectory = "/docker_data/kis_tokens"
-    """Token directory on the host, mounted at `/app/tokens`."""
+    """Token directory on the host, mounted at `gateway_token_mount`."""
+    token_mount: Annotated[str, AfterValidator(_mount)] = "/app/tokens"
+    """Directory in the container in which the gateway keeps its token file."""
     token_file: FileName = "kis_token.json"
-    """Name of the token file in that directory; the container gets its path as
-    `KIS_TOKEN_FILE_PATH`.
+    """Name of the token file in that directory; it may begin with a dot."""
+    token_env: Annotated[tuple[Name, ...], BeforeValidator(_names)] = ("KIS_TOKEN_FILE_PATH",)
+    """Variable that names the token file for the gateway; one name, a list, or `None` for a gateway
+    with a fixed path. A variable whose name ends with `_DIR` gets the directory.
     """
     app_dir: HostDirectory = "/opt/kis-gateway"
     """Directory on the host for releases and history."""
@@ -279,8 +302,8 @@ class Settings(BaseModel):
     deploy replaces it and keeps its token.
     """
     adopt_token_path: AbsolutePath | None = None
-    """Path of the token file inside the adopted container; without it, that container's own
-    `KIS_TOKEN_FILE_PATH`, or `/tmp/kis_token_gateway.json`.
+    """Path of the token file inside the adopted container; without it, as that container's own
+    variables of `gateway_token_env` say, or `/tmp/kis_token_gateway.json`.
     """
     adopt_without_token: bool = False
     """Whether to adopt a container even if no token is found in it: the new container then asks
@@ -342,6 +365,19 @@ class Settings(BaseModel):
     def token_path(self) -> str:
         """The token file on the host."""
         return f"{self.token_dir}/{self.token_file}"
+
+    @property
+    def token_variables(self) -> dict[str, str]:
+        """What the container gets for each of `gateway_token_env`."""
+        file = f"{self.token_mount}/{self.token_file}"
+        return {
+            name: self.token_mount if name.endswith("_DIR") else file for name in self.token_env
+        }
+
+    @property
+    def reserved(self) -> dict[str, str]:
+        """The variables that the package sets, each with the setting that it follows from."""
+        return RESERVED_ENVIRONMENT | dict.fromkeys(self.token_env, TOKEN_SETTINGS)
 
     @property
     def client_address(self) -> str:
@@ -485,7 +521,7 @@ def _relations(settings: Settings) -> list[tuple[tuple[str, ...], str]]:
         )
     problems += [
         (("gateway_environment",), f"may not set {name}: it follows from {source}")
-        for name, source in RESERVED_ENVIRONMENT.items()
+        for name, source in settings.reserved.items()
         if name in settings.environment
     ]
     if settings.rollout_min_healthy_time >= settings.rollout_healthy_deadline:
@@ -547,7 +583,7 @@ def _env_file_problems(settings: Settings) -> list[str]:
     except (OSError, ValueError) as error:
         return [f"cannot be read: {_reason(error)}"]
     sources = dict.fromkeys(settings.environment, "gateway_environment sets it, too")
-    sources |= {name: f"it follows from {what}" for name, what in RESERVED_ENVIRONMENT.items()}
+    sources |= {name: f"it follows from {what}" for name, what in settings.reserved.items()}
     return [
         f"{settings.env_file}, line {line}: may not set {name}: {sources[name]}"
         for name, line in names.items()

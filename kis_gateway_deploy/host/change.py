@@ -26,6 +26,7 @@ from .releases import (
     prune,
     record,
     release_dir,
+    token_target,
 )
 from .starting import FailedError, Starter, kept_of, must_ask
 from .watch import wait_for_kis
@@ -231,7 +232,8 @@ class Change:
         """Parks the token in the running container's mount, which may be an older directory."""
         details = self.deployment.container()
         if details and details["State"].get("Running") and self._key_that_runs() == manifest["key"]:
-            path = f"/app/tokens/{manifest['token_file']}"
+            target = token_target(self.app_dir, self.state["from"])
+            path = f"{target}/{manifest['token_file']}"
             kept.bring(file_of_container(self.engine, details, path), manifest["key"])
 
     def _key_that_runs(self) -> str | None:

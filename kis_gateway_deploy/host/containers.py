@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from typing import Any
 
 HEALTH_SECONDS = 2.0
-TOKENS_TARGET = "/app/tokens"
 DEFAULT_TOKEN_PATH = "/tmp/kis_token_gateway.json"  # noqa: S108 - in a container
 
 
@@ -82,20 +81,20 @@ def kind_of(labels: dict[str, str], request: dict[str, Any]) -> str:
     return "ours" if all(f.startswith(f"{request['app_dir']}/") for f in files) else "stranger"
 
 
-def token_mount(gateway: dict[str, Any], token_dir: str) -> str | None:
-    """Whether the running container has the token directory mounted: `same`, `other` (the
-    directory was moved or mounted over) or `deleted`; None if it does not run or has no mount.
+def token_mount(gateway: dict[str, Any], target: str, token_dir: str) -> str | None:
+    """Whether the running container has the token directory mounted at `target`: `same`, `other`
+    (the directory was moved or mounted over) or `deleted`; None if it does not run or has no mount.
     """
     process = gateway["State"].get("Pid")
     if not process:
         return None
     for line in text_of(f"/proc/{process}/mountinfo").splitlines():
         fields = line.split(" ")
-        if len(fields) > 4 and fields[4] == TOKENS_TARGET:
+        if len(fields) > 4 and fields[4] == target:
             if fields[3].endswith("//deleted"):
                 return "deleted"
             try:
-                mounted = os.stat(f"/proc/{process}/root{TOKENS_TARGET}", follow_symlinks=False)
+                mounted = os.stat(f"/proc/{process}/root{target}", follow_symlinks=False)
                 there = os.stat(token_dir)
             except OSError:
                 return "other"
@@ -168,6 +167,6 @@ def adopted_token_path(details: dict[str, Any], request: dict[str, Any]) -> str:
         return str(request["adopt_path"])
     for variable in details["Config"].get("Env") or []:
         name, _, value = str(variable).partition("=")
-        if name == "KIS_TOKEN_FILE_PATH" and value.startswith("/"):
-            return value
+        if name in request["token_env"] and value.startswith("/"):
+            return f"{value}/{request['token_file']}" if name.endswith("_DIR") else value
     return DEFAULT_TOKEN_PATH

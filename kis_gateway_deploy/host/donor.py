@@ -6,13 +6,13 @@ import time
 from binascii import b2a_base64
 
 from .containers import (
-    TOKENS_TARGET,
     engine_address,
     file_of_container,
     gateway_of,
     socket_path,
 )
 from .engine import Engine, EngineError
+from .releases import linked, token_target
 from .tokens import Directory, examine, kept_fingerprint
 
 TYPE_CHECKING = False
@@ -54,7 +54,7 @@ def _files(request: dict[str, Any]) -> Iterator[bytes]:
         try:
             engine = Engine(socket_path(engine_address()))
             gateway = gateway_of(request, engine)
-            path = f"{TOKENS_TARGET}/{name}"
+            path = f"{token_target(app_dir, linked(app_dir, 'current'))}/{name}"
             content = file_of_container(engine, gateway, path) if gateway else None
         except EngineError:
             return

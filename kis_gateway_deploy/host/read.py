@@ -12,7 +12,6 @@ from .compose import plugins
 from .containers import (
     CREDENTIALS,
     REFUSAL,
-    TOKENS_TARGET,
     adopted_token_path,
     ask_health,
     compose_file_of,
@@ -35,6 +34,7 @@ from .releases import (
     manifest_of,
     state_of,
     text_of,
+    token_target,
 )
 from .tokens import MARGIN, Directory, examine, is_id, kept_fingerprint
 
@@ -312,9 +312,10 @@ def _containers(request: dict[str, Any], host: dict[str, Any], engine: Engine) -
         if request["with_layers"] and not all(each in found["images"] for each in lacks):
             found["layers"] = _layers(engine, info)
     if gateway is not None:
-        found["token_mount"] = token_mount(gateway, request["token_dir"])
+        target = token_target(request["app_dir"], host.get("current"))
+        found["token_mount"] = token_mount(gateway, target, request["token_dir"])
         if found["token_mount"] == "other":
-            content = file_of_container(engine, gateway, f"{TOKENS_TARGET}/{request['token_file']}")
+            content = file_of_container(engine, gateway, f"{target}/{request['token_file']}")
             ends = examine(content).valid_until if content else None
             found["mounted_token_expires"] = ends
         if request["health"] and gateway["State"]["Running"]:

@@ -39,6 +39,11 @@ def manifest_of(app_dir: str, release: str | None) -> dict[str, Any] | None:
     return found if is_ours else None
 
 
+def token_target(app_dir: str, release: str | None) -> str:
+    """The directory in a release's container at which the token directory is mounted."""
+    return str((manifest_of(app_dir, release) or {}).get("token_mount") or "/app/tokens")
+
+
 def damage_of(app_dir: str, release: str, manifest: dict[str, Any] | None) -> str:
     """What is wrong with a release's files; empty if they match its manifest."""
     if manifest is None:

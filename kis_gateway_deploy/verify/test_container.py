@@ -30,16 +30,17 @@ def test_one_container_runs_the_current_release(gateway: Gateway) -> None:
 
 def test_the_token_directory_of_the_host_is_mounted(gateway: Gateway) -> None:
     mounts = {mount["Destination"]: mount for mount in gateway.inspect()["Mounts"]}
-    assert "/app/tokens" in mounts, "no token volume: the token is lost with the container"
-    mount = mounts["/app/tokens"]
+    target = gateway.settings.token_mount
+    assert target in mounts, "no token volume: the token is lost with the container"
+    mount = mounts[target]
     source = gateway.settings.token_dir
     assert (mount["Type"], mount["Source"], mount["RW"]) == ("bind", source, True)
 
 
 def test_the_variable_points_into_the_mounted_directory(gateway: Gateway) -> None:
     environment = dict(e.split("=", 1) for e in gateway.inspect()["Config"]["Env"])
-    expected = f"/app/tokens/{gateway.settings.token_file}"
-    assert environment.get("KIS_TOKEN_FILE_PATH") == expected
+    expected = gateway.settings.token_variables
+    assert {name: environment.get(name) for name in expected} == expected
     assert environment.get("SECRETS_FILE") == "/app/config/secrets.json"
 
 

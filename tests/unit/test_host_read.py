@@ -340,3 +340,32 @@ def test_a_release_tells_that_the_token_directory_is_ours(host: dict[str, Any]) 
     manifest = {"v": 1, "key": KEY, "files": {}, "token_dir": host["token_dir"]}
     (release / "release.json").write_text(json.dumps(manifest))
     assert read._app_directory(host)["token_dir_is_ours"]
+
+
+@pytest.mark.parametrize(
+    ("environment", "path"),
+    [
+        ([], containers.DEFAULT_TOKEN_PATH),
+        (["KIS_TOKEN_FILE=/data/a.json"], "/data/a.json"),
+        (["KIS_TOKEN_CACHE_DIR=/data", "KIS_TOKEN_FILE_PATH=/elsewhere"], "/data/t.json"),
+        (["KIS_TOKEN_FILE=relative.json"], containers.DEFAULT_TOKEN_PATH),
+    ],
+)
+def test_the_path_of_an_adopted_token_follows_its_own_variables(
+    environment: list[str], path: str
+) -> None:
+    request: dict[str, Any] = {"adopt_path": None, "token_file": "t.json"}
+    request["token_env"] = ["KIS_TOKEN_FILE", "KIS_TOKEN_CACHE_DIR"]
+    details = {"Config": {"Env": environment}}
+    assert containers.adopted_token_path(details, request) == path
+    assert containers.adopted_token_path(details, request | {"adopt_path": "/own"}) == "/own"
+
+
+def test_the_mount_of_a_release_without_one_is_the_default(host: dict[str, Any]) -> None:
+    app_dir = host["app_dir"]
+    assert releases.token_target(app_dir, KEY) == "/app/tokens"
+    release = Path(app_dir) / "releases" / OTHER
+    release.mkdir(parents=True)
+    manifest = {"v": 1, "key": KEY, "files": {}, "token_mount": "/root/.cache"}
+    (release / "release.json").write_text(json.dumps(manifest))
+    assert releases.token_target(app_dir, OTHER) == "/root/.cache"

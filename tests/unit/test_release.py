@@ -562,3 +562,11 @@ def test_the_manifest_describes_how_a_release_runs(
         for name, file in made.files.items()
     }
     assert on_host == made.manifest
+
+
+def test_the_token_directory_is_mounted_where_the_gateway_keeps_its_file() -> None:
+    found = service(token_mount="/root/.cache/mojito2", token_file="token.dat", token_env=None)
+    assert found["volumes"][0]["target"] == "/root/.cache/mojito2"
+    assert not [name for name in found["environment"] if "TOKEN" in name]
+    made = make_release(settings(token_mount="/root/.cache/mojito2"))
+    assert made.manifest["token_mount"] == "/root/.cache/mojito2"

@@ -51,6 +51,7 @@ def test_a_host_is_asked_about_its_deployment() -> None:
         "with_layers": False,
         "adopt": None,
         "adopt_path": None,
+        "token_env": ["KIS_TOKEN_FILE_PATH"],
         "health": {"address": "127.0.0.1", "port": 8080, "path": "/health"},
         "history": 5,
     }

@@ -65,6 +65,8 @@ def test_the_defaults_are_those_of_the_documented_table() -> None:
         "stop_grace_period": "10s",
         "labels": {},
         "token_dir": "/docker_data/kis_tokens",
+        "token_mount": "/app/tokens",
+        "token_env": ("KIS_TOKEN_FILE_PATH",),
         "token_file": "kis_token.json",
         "app_dir": "/opt/kis-gateway",
         "project": "kis",
@@ -218,7 +220,7 @@ def test_numbers_and_booleans_are_converted_to_text() -> None:
         (
             {"gateway_environment": {"KIS_TOKEN_FILE_PATH": "/tmp/t"}},  # noqa: S108 - refused
             "gateway_environment",
-            "may not set KIS_TOKEN_FILE_PATH: it follows from gateway_token_dir",
+            "may not set KIS_TOKEN_FILE_PATH: it follows from gateway_token_mount and",
         ),
         (
             {"gateway_environment": {"SECRETS_FILE": "/s"}},
@@ -709,3 +711,42 @@ def test_a_wrong_line_of_an_env_file_is_named_without_its_value(
     assert name == "gateway_env_file"
     assert f"{path}, {why}" in what
     assert "s3cret" not in what
+
+
+@pytest.mark.parametrize(
+    ("changes", "variables"),
+    [
+        ({}, {"KIS_TOKEN_FILE_PATH": "/app/tokens/kis_token.json"}),
+        (
+            {"token_mount": "/root/.cache/kis", "token_file": ".token.json"},
+            {"KIS_TOKEN_FILE_PATH": "/root/.cache/kis/.token.json"},
+        ),
+        ({"token_env": None}, {}),
+        ({"token_env": "KIS_TOKEN_FILE"}, {"KIS_TOKEN_FILE": "/app/tokens/kis_token.json"}),
+        (
+            {"token_env": ["KIS_TOKEN_CACHE_PATH", "KIS_TOKEN_CACHE_DIR"]},
+            {
+                "KIS_TOKEN_CACHE_PATH": "/app/tokens/kis_token.json",
+                "KIS_TOKEN_CACHE_DIR": "/app/tokens",
+            },
+        ),
+    ],
+)
+def test_the_variables_name_the_token_file_or_its_directory(
+    changes: dict[str, Any], variables: dict[str, str]
+) -> None:
+    assert settings(**changes).token_variables == variables
+
+
+def test_a_variable_that_is_not_the_packages_may_be_set() -> None:
+    fleet = {
+        "seoul": host_data(
+            gateway_token_env=None, gateway_environment={"KIS_TOKEN_FILE_PATH": "/root/t.json"}
+        )
+    }
+    assert validate_fleet(fleet)
+
+
+@pytest.mark.parametrize("path", ["/", "/tmp", "/app", "/app/config", "tokens"])  # noqa: S108
+def test_a_mount_that_would_hide_something_is_refused(path: str) -> None:
+    assert only_problem_of(gateway_token_mount=path)[0] == "gateway_token_mount"
