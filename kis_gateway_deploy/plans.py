@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 
 from kis_gateway_deploy.issuance import WORTH_KEEPING, gateway_of, mounted_token_left
 from kis_gateway_deploy.reading import Container, HostPath, Reading, TokenUser
-from kis_gateway_deploy.release import COMPOSE_FILE, Image, Release, simulator_image
+from kis_gateway_deploy.release import Image, Release, simulator_image
 from kis_gateway_deploy.settings import SERVICE, Settings
 
 KIB_PER_MIB = 1024
@@ -495,7 +495,8 @@ def why_recreate(settings: Settings, release: Release, reading: Reading) -> str:
         return f"{old}{lost} re-creating the container costs an issuance"
     if reading.current != release.id:
         return f"release {reading.current or 'none'} runs, not {release.id}"
-    desired = f"{settings.app_dir}/releases/{release.id}/{COMPOSE_FILE}"
+    directory = f"{settings.app_dir}/releases/{release.id}"
+    desired = ",".join(f"{directory}/{name}" for name in release.compose_files)
     if gateway.compose_file != desired:  # by hand, with another file or none
         return f"the container was made from {gateway.compose_file or 'no file'}, not {desired}"
     if gateway.image != reading.images.get(release.image.reference):

@@ -24,6 +24,7 @@ from kis_gateway_deploy.settings import Settings, key_fingerprint, read_secrets
 NOT_IN_A_CONTEXT = {".git", ".mypy_cache", ".pytest_cache", ".ruff_cache", ".venv", "__pycache__"}
 
 COMPOSE_FILE = "docker-compose.yml"
+OVERRIDE_FILE = "override.yml"
 MANIFEST = "release.json"
 MANIFEST_VERSION = 1
 
@@ -103,6 +104,11 @@ class Release:
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     @property
+    def compose_files(self) -> list[str]:
+        """The names of the files that compose is given, in their order."""
+        return [name for name in (COMPOSE_FILE, OVERRIDE_FILE) if name in self.files]
+
+    @property
     def key_fingerprint(self) -> str:
         """The fingerprint of the app key (see `key_fingerprint`)."""
         return str(self.manifest["key"])
@@ -148,6 +154,8 @@ def make_release(settings: Settings, template: Path = TEMPLATE, digest: str = ""
         COMPOSE_FILE: File(compose, 0o600),
         "secrets.json": File(read_secrets(settings).content, 0o400, settings.uid, settings.gid),
     }
+    if settings.override_content is not None:
+        files[OVERRIDE_FILE] = File(settings.override_content, 0o600)
     if settings.env_content is not None:
         files["gateway.env"] = File(settings.env_content.content, 0o600)
     return Release(image, files, make_manifest(settings, image.reference))

@@ -15,6 +15,7 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -26,6 +27,7 @@ from pydantic import (
 )
 
 from kis_gateway_deploy.env_file import EnvFileError, names_in
+from kis_gateway_deploy.plain_yaml import plain_yaml
 from kis_gateway_deploy.reading import escaped
 from kis_gateway_deploy.registry import ImageReference, read_login
 from kis_gateway_deploy.saved_image import find_image
@@ -269,6 +271,10 @@ class Settings(BaseModel):
     """A compose `healthcheck` mapping that a deploy waits for; without it, the image's own applies,
     if it has one, and a deploy ignores its result.
     """
+    compose_override: Path | None = None
+    """Path of a compose file on the deploying machine that adds to the gateway's service: networks,
+    mounts, a command, dns, ulimits. It may not change what these settings say.
+    """
     read_only: bool = True
     """Whether the container's root file system is read-only; `/tmp` and the token directory stay
     writable.
@@ -347,6 +353,11 @@ class Settings(BaseModel):
     def env_names(self) -> dict[str, int]:
         """The names in the env file, each with its line. Raises OSError, ValueError."""
         return names_in(self.env_content.content) if self.env_content else {}
+
+    @cached_property
+    def override_content(self) -> bytes | None:
+        """The compose override, read once. Raises OSError, ValueError."""
+        return read_file(self.compose_override) if self.compose_override else None
 
     @property
     def is_open(self) -> bool:
@@ -557,6 +568,8 @@ def _file_problems(settings: Settings) -> list[tuple[str, str]]:
         problems.append(("gateway_app_key_field", str(error.args[0])))
     except ValueError as error:
         problems.append(("gateway_secrets_file", str(error)))
+    if settings.compose_override is not None:
+        problems += [("gateway_compose_override", each) for each in _override_problems(settings)]
     if settings.env_file is not None:
         problems += [("gateway_env_file", problem) for problem in _env_file_problems(settings)]
     if settings.image_source == "registry" and settings.registry_auth_file is not None:
@@ -573,6 +586,42 @@ def _file_problems(settings: Settings) -> list[tuple[str, str]]:
             name = "gateway_image_archive" if settings.image_archive else "gateway_image"
             problems.append((name, str(error)))
     return problems
+
+
+def _override_problems(settings: Settings) -> list[str]:
+    """What can be told here; the host's own compose checks the rest before the switch."""
+    try:
+        content = plain_yaml((settings.override_content or b"").decode("utf-8"))
+    except OSError as error:
+        return [f"cannot be read: {_reason(error)}"]
+    except (ValueError, yaml.YAMLError) as error:
+        where = getattr(error, "problem_mark", None)
+        line = f", line {where.line + 1}" if where else ""
+        return [f"{settings.compose_override}{line}: is not plain YAML in UTF-8"]
+    services = content.get("services") if isinstance(content, dict) else None
+    if not isinstance(services, dict) or list(services) != [SERVICE]:
+        return [f"{settings.compose_override} must have one service, {SERVICE}"]
+    service = services[SERVICE] if isinstance(services[SERVICE], dict) else {}
+    return [
+        f"{settings.compose_override}: the path {path} is relative, and would be one in the release"
+        for path in _relative_paths(service)
+    ]
+
+
+def _relative_paths(service: dict[str, Any]) -> list[str]:
+    """The paths that compose would look up in the release's directory on the host."""
+    found = []
+    for volume in service.get("volumes") or []:
+        is_bind = isinstance(volume, dict) and volume.get("type") == "bind"
+        source = volume.get("source") if is_bind else str(volume).partition(":")[0]
+        if str(source).startswith((".", "~")) or (is_bind and not str(source).startswith("/")):
+            found.append(str(source))
+    env_files = service.get("env_file") or []
+    for each in env_files if isinstance(env_files, list) else [env_files]:
+        path = each.get("path") if isinstance(each, dict) else each
+        if not str(path).startswith("/"):
+            found.append(str(path))
+    return found
 
 
 def _env_file_problems(settings: Settings) -> list[str]:

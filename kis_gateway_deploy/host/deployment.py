@@ -8,7 +8,7 @@ import os
 from .compose import compose
 from .containers import compose_file_of, kind_of, labels_of
 from .engine import EngineError
-from .releases import COMPOSE_FILE, linked, release_dir, text_of, write_file
+from .releases import compose_files, linked, release_dir, text_of, write_file
 from .tokens import is_id
 
 TYPE_CHECKING = False
@@ -91,7 +91,7 @@ class Deployment:
         Raises:
             ComposeError: with compose's output.
         """
-        files = [f"{release_dir(self.app_dir, release)}/{COMPOSE_FILE}"]
+        files = compose_files(release_dir(self.app_dir, release))
         if image:
             files.append(self._with_image(image))
         flags = ["--force-recreate"] if again else []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 import time
@@ -9,8 +10,8 @@ from binascii import a2b_base64
 
 from .compose import ComposeError, compose
 from .releases import (
-    COMPOSE_FILE,
     changed_since,
+    compose_files,
     lock,
     make_dir,
     release_dir,
@@ -80,7 +81,7 @@ def _stage(app_dir: str, project: str, id: str, files: dict[str, Any]) -> str:
             mode, uid, gid = file["owner"]
             content = a2b_base64(file["content"])
             write_file(f"{staging}/{os.path.basename(name)}", content, mode, (uid, gid))
-        if why := _refused_by_compose(project, f"{staging}/{COMPOSE_FILE}"):
+        if why := _refused_by_compose(project, compose_files(staging)):
             return why
         # Replace a release whose files were changed by hand; a running container keeps its mounts.
         there = release_dir(app_dir, id)
@@ -95,10 +96,12 @@ def _stage(app_dir: str, project: str, id: str, files: dict[str, Any]) -> str:
     return ""
 
 
-def _refused_by_compose(project: str, file: str) -> str:
+def _refused_by_compose(project: str, files: list[str]) -> str:
     # `config` only warns, with status 0, if a variable is not set: any output is an error.
     try:
-        said = compose(project, [file], ["config", "--quiet"])
+        said = compose(project, files, ["config", "--quiet"])
+        if not said and len(files) > 1:
+            return _lost_by_override(project, files)
     except ComposeError as error:
         said = str(error)
     if not said:
@@ -108,3 +111,33 @@ def _refused_by_compose(project: str, file: str) -> str:
         "running gateway was not touched. Correct the settings that the message names, then deploy "
         "again."
     )
+
+
+def _lost_by_override(project: str, files: list[str]) -> str:
+    """What the package's own compose file says and the merged one does not; empty if nothing."""
+    words = ["config", "--format", "json", "--no-interpolate"]
+    own, merged = (json.loads(compose(project, each, words)) for each in (files[:1], files))
+    if own["services"].keys() != merged["services"].keys():
+        return _override_error("has other services: only that of the gateway is started")
+    [(name, before)] = own["services"].items()
+    after = merged["services"][name]
+    for key, value in before.items():
+        if not _holds(after.get(key), value):
+            return _override_error(f"changes `{key}` of the service {name}")
+    return ""
+
+
+def _override_error(what: str) -> str:
+    return (
+        f"gateway_compose_override {what}: it may add, but not change what the settings say. The "
+        "running gateway was not touched."
+    )
+
+
+def _holds(merged: object, own: object) -> bool:
+    """Whether a merged value still has all of the package's own value."""
+    if isinstance(own, dict):
+        return isinstance(merged, dict) and all(_holds(merged.get(k), v) for k, v in own.items())
+    if isinstance(own, list):
+        return isinstance(merged, list) and all(each in merged for each in own)
+    return merged == own

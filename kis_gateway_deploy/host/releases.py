@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 MANIFEST = "release.json"
 COMPOSE_FILE = "docker-compose.yml"
+OVERRIDE_FILE = "override.yml"
 RELEASES_KEPT = 5
 FILE_LIMIT = 4 << 20
 TEXT_LIMIT = 1 << 20
@@ -37,6 +38,12 @@ def manifest_of(app_dir: str, release: str | None) -> dict[str, Any] | None:
     found = json_of(text_of(f"{app_dir}/releases/{release}/{MANIFEST}"))
     is_ours = isinstance(found, dict) and found.get("v") == 1 and isinstance(found["files"], dict)
     return found if is_ours else None
+
+
+def compose_files(directory: str) -> list[str]:
+    """What compose is given for a release: its compose file, and its override if it has one."""
+    override = f"{directory}/{OVERRIDE_FILE}"
+    return [f"{directory}/{COMPOSE_FILE}", *([override] if os.path.isfile(override) else [])]
 
 
 def token_target(app_dir: str, release: str | None) -> str:

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from kis_gateway_deploy.release import COMPOSE_FILE
+from kis_gateway_deploy.release import COMPOSE_FILE, OVERRIDE_FILE
 from kis_gateway_deploy.settings import SERVICE, Settings
 from kis_gateway_deploy.verify.inventory import InventoryHost, run
 
@@ -34,6 +34,11 @@ class Gateway:
         return f"{self.settings.app_dir}/releases/{Path(target).name}"
 
     @property
+    def compose_files(self) -> list[str]:
+        names = (COMPOSE_FILE, OVERRIDE_FILE) if self.settings.compose_override else (COMPOSE_FILE,)
+        return [f"{self.release_dir}/{name}" for name in names]
+
+    @property
     def containers(self) -> list[str]:
         label = "label=com.docker.compose"
         return self.run(
@@ -53,8 +58,8 @@ class Gateway:
         return found[0]
 
     def compose(self, *arguments: str) -> None:
-        file = f"{self.release_dir}/{COMPOSE_FILE}"
-        self.run("docker", "compose", "--progress", "quiet", "--file", file, *arguments)
+        files = [word for file in self.compose_files for word in ("--file", file)]
+        self.run("docker", "compose", "--progress", "quiet", *files, *arguments)
 
     def logs(self, since: str = "") -> str:
         """The container's log, complete or since a time of the host's clock."""

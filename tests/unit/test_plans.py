@@ -14,9 +14,10 @@ from kis_gateway_deploy.plans import (
     make_plan,
     plan_without_python,
     refusals_to_run,
+    why_recreate,
 )
 from kis_gateway_deploy.reading import Container, HostPath
-from kis_gateway_deploy.release import COMPOSE_FILE, Image, Release, simulator_image
+from kis_gateway_deploy.release import COMPOSE_FILE, File, Image, Release, simulator_image
 from kis_gateway_deploy.saved_image import SavedImage
 from tests.unit.builders import (
     FRESH,
@@ -955,3 +956,13 @@ def test_an_image_of_another_architecture_is_refused(
     assert any("is for arm64, and this host runs amd64 and 386" in each for each in found) == (
         is_refused
     )
+
+
+def test_a_container_is_made_from_the_override_too() -> None:
+    files = release().files | {"override.yml": File(b"services: {}", 0o600)}
+    made = Release(release().image, files, release().manifest)
+    directory = f"/opt/kis-gateway/releases/{made.id}"
+    both = f"{directory}/docker-compose.yml,{directory}/override.yml"
+    for compose_file, is_right in [(both, True), (both.partition(",")[0], False)]:
+        found = reading(current=made.id, containers=(container(compose_file=compose_file),))
+        assert (why_recreate(settings(), made, found) == "") is is_right

@@ -65,6 +65,7 @@ def test_the_defaults_are_those_of_the_documented_table() -> None:
         "stop_grace_period": "10s",
         "labels": {},
         "token_dir": "/docker_data/kis_tokens",
+        "compose_override": None,
         "token_mount": "/app/tokens",
         "token_env": ("KIS_TOKEN_FILE_PATH",),
         "token_file": "kis_token.json",
@@ -750,3 +751,45 @@ def test_a_variable_that_is_not_the_packages_may_be_set() -> None:
 @pytest.mark.parametrize("path", ["/", "/tmp", "/app", "/app/config", "tokens"])  # noqa: S108
 def test_a_mount_that_would_hide_something_is_refused(path: str) -> None:
     assert only_problem_of(gateway_token_mount=path)[0] == "gateway_token_mount"
+
+
+OVERRIDE = "services:\n  kis-gateway:\n    "
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "dns: [10.0.0.53]\n",
+        "ulimits: {nofile: 9000}\n    command: [serve]\nnetworks:\n  default: {name: trading}\n",
+        "volumes: ['/srv/logs:/logs', 'data:/data']\nvolumes:\n  data:\n",
+    ],
+)
+def test_an_override_may_add_to_the_service(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "override.yml"
+    path.write_text(OVERRIDE + content)
+    [made] = validate_fleet({"seoul": host_data(gateway_compose_override=path)}).values()
+    assert made.override_content == path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        ("a: [", "line 2: is not plain YAML"),
+        ("a: &a x\nb: *a\n", "is not plain YAML"),
+        ("[]", "must have one service, kis-gateway"),
+        ("services: {redis: {image: redis}}", "must have one service, kis-gateway"),
+        (
+            "services: {kis-gateway: {dns: a}, redis: {image: redis}}",
+            "must have one service, kis-gateway",
+        ),
+        (f"{OVERRIDE}volumes: ['./logs:/logs']", "the path ./logs is relative"),
+        (f"{OVERRIDE}volumes: [{{type: bind, source: logs, target: /l}}]", "logs is relative"),
+        (f"{OVERRIDE}env_file: more.env", "the path more.env is relative"),
+    ],
+)
+def test_an_override_that_cannot_be_used_is_refused(tmp_path: Path, content: str, why: str) -> None:
+    path = tmp_path / "override.yml"
+    path.write_text(content)
+    name, what = only_problem_of(gateway_compose_override=path)
+    assert name == "gateway_compose_override"
+    assert why in what
