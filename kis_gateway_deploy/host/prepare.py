@@ -115,7 +115,7 @@ def _refused_by_compose(project: str, files: list[str]) -> str:
 
 def _lost_by_override(project: str, files: list[str]) -> str:
     """What the package's own compose file says and the merged one does not; empty if nothing."""
-    words = ["config", "--format", "json", "--no-interpolate"]
+    words = ["config", "--format", "json"]
     own, merged = (json.loads(compose(project, each, words)) for each in (files[:1], files))
     if own["services"].keys() != merged["services"].keys():
         return _override_error("has other services: only that of the gateway is started")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -46,6 +47,11 @@ QUICK = {
 def changed() -> dict[str, Any]:
     """A setting with a new value, which makes a new release."""
     return {"gateway_labels": {"changed": secrets.token_hex(4)}}
+
+
+def _hear_hangups() -> None:
+    """The tests may themselves run under nohup."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @dataclass
@@ -111,6 +117,7 @@ class Fleet:
             text=True,
             cwd=ROOT,
             env=self._environment | {"PYTHONUNBUFFERED": "1"},
+            preexec_fn=_hear_hangups,
         )
 
     def up_concurrently(self, **changes: Any) -> Outcome:
