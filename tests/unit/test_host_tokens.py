@@ -46,9 +46,14 @@ TOKENS = {
         ENDS,
         ENDS,
     ),
+    "a date without a zone beside KIS's own": (
+        file(expires_at="2027-01-15T08:00", access_token_token_expired="2027-01-15 17:00:00"),
+        ENDS,
+        None,
+    ),
     "a JWT alone": (jwt(exp=ENDS), ENDS, None),
     "a JWT between bytes that are no text": (f"\x80\x04\x95{jwt(exp=ENDS)}\x94.", ENDS, None),
-    "a JWT in YAML": (f"token: {jwt(exp=ENDS)}\nvalid-date: 2027-01-15 17:00:00", ENDS, None),
+    "a JWT in YAML": (f"token: {jwt(exp=ENDS)}\nvalid-date: 2027-01-15 17:00:00", ENDS, ENDS),
     "a JWT in a Python literal": (f"{{'access_token': '{jwt(exp=ENDS)}'}}", ENDS, None),
     "the last of several JWTs": (
         json.dumps({"real": jwt(exp=ENDS), "paper": jwt(exp=ENDS - 9)}),
@@ -68,7 +73,7 @@ TOKENS = {
     "a JWT beside an expiry in milliseconds": (
         json.dumps({"token": jwt(exp=ENDS), "expiresAt": ENDS * 1000}),
         ENDS,
-        None,
+        ENDS,
     ),
     "a JWT that does not expire, beside a field": (
         json.dumps({"access_token": jwt(), "expires_at": ENDS}),
@@ -89,16 +94,13 @@ UNKNOWN = {
     "an expiry of true": (file(expires_at=True), None),
     "an expiry in words": (file(expires_at="soon"), None),
     "an expiry that is no date": (file(expires_at="2027-13-45T99:00:00Z"), None),
-    "an expiry in milliseconds": (file(expires_at=ENDS * 1000), None),
+    "an expiry in microseconds": (file(expires_at=ENDS * 10**6), None),
+    "an expiry of 14 digits": (file(expires_at=20270115080000), None),
     "an infinite expiry": ('{"access_token": "t", "expires_at": Infinity}', None),
     "an expiry of 400 digits": (file(expires_at="9" * 400), None),
     "a negative expiry": (file(expires_at=-1), None),
     "only a lifetime": (file(expires_in=86400), None),
     "a date without a zone": (file(expires_at="2027-01-15T17:00:00"), None),
-    "a date without a zone beside KIS's own": (
-        file(expires_at="2027-01-15T08:00", access_token_token_expired="2027-01-15 17:00:00"),
-        None,
-    ),
     "a bare word": ("a-token-of-another-kind", None),
     "words": ("\x01garbage", None),
     "null": ("null", None),
