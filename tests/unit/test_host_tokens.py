@@ -108,6 +108,8 @@ UNKNOWN = {
     "an INI file": ("[token]\nvalue = x\n", None),
     "two documents": ("{}{}", None),
     "a trailing comma": ('{"a": 1,}', None),
+    "no JSON, cut off": ('{"access_token": "t" .', None),
+    "a list that is no JSON, cut off": ("[true.", None),
     "deep nesting": ("[" * (FILE_LIMIT - 1), None),
     "a JWT without an expiry": (jwt(), None),
     "a JWT that expires in words": (jwt(exp="soon"), None),
@@ -157,6 +159,19 @@ def test_an_unknown_form(text: str, file_says: int | None) -> None:
 @pytest.mark.parametrize("text", DAMAGED.values(), ids=DAMAGED)
 def test_an_empty_or_truncated_file_is_damaged(text: str) -> None:
     assert examine(octets(text)).state == "damaged"
+
+
+@pytest.mark.parametrize(
+    ("real", "paper", "file_says"),
+    [(ENDS, ENDS - 9, ENDS - 9), (ENDS, "2027-01-15T17:00:00", None), (None, ENDS, None)],
+)
+def test_of_several_fields_of_a_file_the_earliest_counts(
+    real: object, paper: object, file_says: int | None
+) -> None:
+    token = {"access_token": jwt(exp=ENDS)}
+    maps = [token | {"expires_at": real}, token | {"expires_at": paper}, token]
+    found = examine(json.dumps(maps).encode())
+    assert (found.valid_until, found.file_says) == (ENDS, file_says)
 
 
 @pytest.mark.parametrize(
