@@ -44,10 +44,11 @@ Evidence = namedtuple(
 truncated JSON: no gateway can use it) or `unknown` (any other form, which is left alone).
 `valid_until`: epoch second at which the last of its tokens expires, or None: for gate, status and
 sharing. `file_says`: the expiry in the file's own field, None if missing or ambiguous: a gateway
-uses it to decide whether to ask KIS; of several fields the earliest. `whose`: the fingerprint of
-the app key, if the file names it. `tokens`: the set of its tokens, None if they are unknown; they
-are never shown. `source`: where `valid_until` is from: `JWT exp`, the name of the file's field, or
-`not known`. `expiries`: the known expiry of each token, sorted.
+uses it to decide whether to ask KIS; of several fields the earliest, None if one is ambiguous.
+`whose`: the fingerprint of the app key, if the file names it. `tokens`: the set of its tokens (a
+JWT without its signature), None if they are unknown; they are never shown. `source`: where
+`valid_until` is from: `JWT exp`, the name of the file's field, or `not known`. `expiries`: the
+known expiry of each token, sorted.
 """
 
 DAMAGED = Evidence("damaged", None, None, None)
