@@ -78,6 +78,8 @@ def _status_object(name: str, found: Reading | str) -> dict[str, Any]:
         "restarts": container.restarts if container else None,
         "token_written": found.token_written,
         "token_expires": found.token_expires,
+        "token_source": found.token_source,
+        "token_expiries": found.token_expiries,
         "switching": found.switching,
         "changed": found.state.model_dump() if found.state else None,
         "history": [
@@ -113,7 +115,7 @@ def _under_way(reading: Reading) -> str:
 
 
 def token_state(reading: Reading) -> str:
-    """What the token file shows: `the token is valid for 21 h 04 min`."""
+    """What the token file shows: `the token is valid for 21 h 04 min (JWT exp)`."""
     if not reading.token_state:
         return "there is no token"
     if reading.token_state == "damaged":
@@ -121,18 +123,26 @@ def token_state(reading: Reading) -> str:
     if reading.token_expires is None:
         return "how long the token is valid cannot be told"
     left = reading.token_expires - reading.clock
-    return f"the token is valid for {duration(left)}" if left > 0 else "the token has expired"
+    state = f"is valid for {duration(left)}" if left > 0 else "has expired"
+    number = len(reading.token_expiries)
+    what = f"the last of {number} tokens" if number > 1 else "the token"
+    return f"{what} {state} ({reading.token_source})"
 
 
 def _token_cells(reading: Reading) -> tuple[str, str]:
-    """How long ago the token file was written, and for how long its token is still valid."""
+    """How long ago the token file was written, and for how long its token is still valid.
+
+    Of several tokens the last to expire counts: `21 h 04 min (2 tokens)`.
+    """
     if reading.token_written is None:
         return NOTHING, "no token"
     age = duration(reading.clock - reading.token_written)
     if reading.token_expires is None:
         return age, "damaged" if reading.token_state == "damaged" else "not known"
     left = reading.token_expires - reading.clock
-    return age, duration(left) if left > 0 else "expired"
+    number = len(reading.token_expiries)
+    several = f" ({number} tokens)" if number > 1 else ""
+    return age, (duration(left) if left > 0 else "expired") + several
 
 
 def _event_cells(event: Event) -> list[str]:

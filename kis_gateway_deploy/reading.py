@@ -202,6 +202,9 @@ class Reading(_Read):
     token_expires: Moment | None = None
     # The expiry in the file's own field; None if it is missing or ambiguous.
     token_file_says: Moment | None = None
+    # Where `token_expires` is from, and when each token of the file expires (at most 20, sorted).
+    token_source: Annotated[Text, StringConstraints(max_length=64)] = "not known"
+    token_expiries: Annotated[tuple[Moment, ...], Field(max_length=20)] = ()
     # `token`, `damaged` or `unknown`, see `Evidence` in `host/tokens.py`; "" without a file.
     token_state: Literal["", "token", "damaged", "unknown"] = ""
     token_key: Id | None = None

@@ -46,6 +46,9 @@ if TYPE_CHECKING:
 REFUSED_WITHIN = 130
 """How many seconds of a gateway's log are searched for a refusal by KIS."""
 
+EXPIRIES = 20
+"""Maximum number of tokens of one file whose expiries are reported: the last to expire."""
+
 KINDS = {
     stat.S_IFREG: "regular file",
     stat.S_IFDIR: "directory",
@@ -175,6 +178,8 @@ def _token_directory(request: dict[str, Any]) -> dict[str, Any]:
             found["token_state"] = evidence.state
             found["token_expires"] = evidence.valid_until
             found["token_file_says"] = evidence.file_says
+            found["token_source"] = evidence.source
+            found["token_expiries"] = evidence.expiries[-EXPIRIES:]
             found["token_key"] = evidence.whose
         attempt = json_of((directory.read(f"{name}.attempt") or b"").decode("utf-8", "replace"))
         if isinstance(attempt, dict) and is_id(attempt.get("app_key_fingerprint")):

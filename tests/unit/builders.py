@@ -89,6 +89,8 @@ def reading(**changes: Any) -> Reading:
         "token_state": "token",
         "token_expires": 1795470000 + 20 * 3600,
         "token_file_says": 1795470000 + 20 * 3600,
+        "token_source": "expires_at",
+        "token_expiries": (1795470000 + 20 * 3600,),
         "token_mount": "same",
         "client_sees": {"status": 200},
         "current": release().id,
@@ -105,6 +107,8 @@ NO_TOKEN: dict[str, Any] = {
     "token_state": "",
     "token_expires": None,
     "token_file_says": None,
+    "token_source": "not known",
+    "token_expiries": (),
 }
 
 # The differences of a machine before its first deploy.

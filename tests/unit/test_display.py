@@ -105,6 +105,10 @@ FORM_UNKNOWN = {"token_state": "unknown", "token_expires": None, "token_file_say
             ["5 s", "damaged"],
         ),
         ({"token_written": CLOCK - 5, "token_expires": CLOCK}, ["expired"]),
+        (
+            {"token_written": 0, "token_expiries": (CLOCK, CLOCK + 20 * 3600)},
+            ["  20 h 00 min (2 tokens)  "],
+        ),
         ({"client_sees": {"status": 503}}, ["running/healthy, a client gets: HTTP 503"]),
         ({"client_sees": {"error": "timed out"}}, ["running/healthy, a client gets: timed out"]),
         ({"client_sees": None}, ["  running/healthy  "]),
@@ -147,6 +151,8 @@ def test_the_status_as_json() -> None:
     full = reading(
         token_written=CLOCK - 720,
         token_expires=CLOCK + 9,
+        token_source="JWT exp",
+        token_expiries=(CLOCK - 5, CLOCK + 9),
         state=UNDER_WAY,
         switching=True,
         history=(EVENT,),
@@ -170,6 +176,8 @@ def test_the_status_as_json() -> None:
         "restarts": 0,
         "token_written": CLOCK - 720,
         "token_expires": CLOCK + 9,
+        "token_source": "JWT exp",
+        "token_expiries": [CLOCK - 5, CLOCK + 9],
         "switching": True,
         "changed": {
             "generation": "0123456789abcdef",
@@ -418,8 +426,12 @@ def test_the_last_line_has_the_worst_word_of_all_hosts(
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({}, "the token is valid for 20 h 00 min"),
-        ({"token_expires": CLOCK}, "the token has expired"),
+        ({}, "the token is valid for 20 h 00 min (expires_at)"),
+        (
+            {"token_expiries": (1, CLOCK + 20 * 3600), "token_source": "JWT exp"},
+            "the last of 2 tokens is valid for 20 h 00 min (JWT exp)",
+        ),
+        ({"token_expires": CLOCK}, "the token has expired (expires_at)"),
         ({"token_state": "unknown", "token_expires": None}, "cannot be told"),
         ({"token_state": "damaged", "token_expires": None}, "the token file is damaged"),
         (builders.NO_TOKEN, "there is no token"),

@@ -14,10 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from kis_gateway_deploy.host import containers, read, releases
 from kis_gateway_deploy.host.donor import token
 from kis_gateway_deploy.host.engine import EngineError
+from kis_gateway_deploy.reading import Reading
+from tests.unit.builders import jwt
+from tests.unit.test_reading import LEAST
 
 KEY, OTHER = "0a1b2c3d4e5f", "f5e4d3c2b1a0"
 REQUEST = {"project": "kis", "service": "kis-gateway", "app_dir": "/opt/kis-gateway"}
@@ -122,6 +126,18 @@ def test_the_app_key_of_the_token_and_the_parked_tokens_are_read(host: dict[str,
     assert (found["token_key"], list(found["parked"])) == (KEY, [OTHER])
     (token_dir / "t.json").unlink()
     assert read_tokens(host)["token_key"] is None
+
+
+def test_the_expiry_of_each_token_is_read_up_to_20(host: dict[str, Any]) -> None:
+    ends = range(1800000000, 1800000030)
+    tokens = {f"PS{end}": jwt(exp=end) for end in ends}
+    (Path(host["token_dir"]) / "t.json").write_text(json.dumps(tokens))
+    found = read._token_directory(host)
+    assert (found["token_expires"], found["token_source"]) == (ends[-1], "JWT exp")
+    assert found["token_expiries"] == tuple(ends[-20:])
+    Reading.model_validate(LEAST | found)
+    with pytest.raises(ValidationError):
+        Reading.model_validate(LEAST | {"token_expiries": list(ends)})
 
 
 def test_an_attempt_file_counts_only_if_it_is_valid(host: dict[str, Any]) -> None:

@@ -46,9 +46,14 @@ TOKENS = {
         ENDS,
         ENDS,
     ),
+    "a date without a zone beside KIS's own": (
+        file(expires_at="2027-01-15T08:00", access_token_token_expired="2027-01-15 17:00:00"),
+        ENDS,
+        None,
+    ),
     "a JWT alone": (jwt(exp=ENDS), ENDS, None),
     "a JWT between bytes that are no text": (f"\x80\x04\x95{jwt(exp=ENDS)}\x94.", ENDS, None),
-    "a JWT in YAML": (f"token: {jwt(exp=ENDS)}\nvalid-date: 2027-01-15 17:00:00", ENDS, None),
+    "a JWT in YAML": (f"token: {jwt(exp=ENDS)}\nvalid-date: 2027-01-15 17:00:00", ENDS, ENDS),
     "a JWT in a Python literal": (f"{{'access_token': '{jwt(exp=ENDS)}'}}", ENDS, None),
     "the last of several JWTs": (
         json.dumps({"real": jwt(exp=ENDS), "paper": jwt(exp=ENDS - 9)}),
@@ -68,7 +73,7 @@ TOKENS = {
     "a JWT beside an expiry in milliseconds": (
         json.dumps({"token": jwt(exp=ENDS), "expiresAt": ENDS * 1000}),
         ENDS,
-        None,
+        ENDS,
     ),
     "a JWT that does not expire, beside a field": (
         json.dumps({"access_token": jwt(), "expires_at": ENDS}),
@@ -89,16 +94,13 @@ UNKNOWN = {
     "an expiry of true": (file(expires_at=True), None),
     "an expiry in words": (file(expires_at="soon"), None),
     "an expiry that is no date": (file(expires_at="2027-13-45T99:00:00Z"), None),
-    "an expiry in milliseconds": (file(expires_at=ENDS * 1000), None),
+    "an expiry in microseconds": (file(expires_at=ENDS * 10**6), None),
+    "an expiry of 14 digits": (file(expires_at=20270115080000), None),
     "an infinite expiry": ('{"access_token": "t", "expires_at": Infinity}', None),
     "an expiry of 400 digits": (file(expires_at="9" * 400), None),
     "a negative expiry": (file(expires_at=-1), None),
     "only a lifetime": (file(expires_in=86400), None),
     "a date without a zone": (file(expires_at="2027-01-15T17:00:00"), None),
-    "a date without a zone beside KIS's own": (
-        file(expires_at="2027-01-15T08:00", access_token_token_expired="2027-01-15 17:00:00"),
-        None,
-    ),
     "a bare word": ("a-token-of-another-kind", None),
     "words": ("\x01garbage", None),
     "null": ("null", None),
@@ -106,6 +108,8 @@ UNKNOWN = {
     "an INI file": ("[token]\nvalue = x\n", None),
     "two documents": ("{}{}", None),
     "a trailing comma": ('{"a": 1,}', None),
+    "no JSON, cut off": ('{"access_token": "t" .', None),
+    "a list that is no JSON, cut off": ("[true.", None),
     "deep nesting": ("[" * (FILE_LIMIT - 1), None),
     "a JWT without an expiry": (jwt(), None),
     "a JWT that expires in words": (jwt(exp="soon"), None),
@@ -155,6 +159,19 @@ def test_an_unknown_form(text: str, file_says: int | None) -> None:
 @pytest.mark.parametrize("text", DAMAGED.values(), ids=DAMAGED)
 def test_an_empty_or_truncated_file_is_damaged(text: str) -> None:
     assert examine(octets(text)).state == "damaged"
+
+
+@pytest.mark.parametrize(
+    ("real", "paper", "file_says"),
+    [(ENDS, ENDS - 9, ENDS - 9), (ENDS, "2027-01-15T17:00:00", None), (None, ENDS, None)],
+)
+def test_of_several_fields_of_a_file_the_earliest_counts(
+    real: object, paper: object, file_says: int | None
+) -> None:
+    token = {"access_token": jwt(exp=ENDS)}
+    maps = [token | {"expires_at": real}, token | {"expires_at": paper}, token]
+    found = examine(json.dumps(maps).encode())
+    assert (found.valid_until, found.file_says) == (ENDS, file_says)
 
 
 @pytest.mark.parametrize(
