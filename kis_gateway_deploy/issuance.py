@@ -29,7 +29,8 @@ class Gateway:
     how long ago KIS was asked with that key, as far as this host shows. `loops`: KIS refuses the
     gateway again and again. `is_unknown`: the token file has an unknown form, and is trusted.
     `is_doubtful`: the file does not say that its token lasts, so the gateway may ask nevertheless.
-    `asks_at_start` is False for a gateway that asks at its first request.
+    `asks_at_start` is False for a gateway that asks at its first request. `file`: the name of its
+    token file.
     """
 
     key_fingerprint: str
@@ -40,6 +41,12 @@ class Gateway:
     is_unknown: bool = False
     is_doubtful: bool = False
     asks_at_start: bool = True
+    file: str = ""
+
+    @property
+    def shares_with(self) -> tuple[str, str]:
+        """Equal for gateways that can use each other's token files: these are copied unchanged."""
+        return self.key_fingerprint, self.file
 
     @property
     def has_token(self) -> bool:
@@ -47,7 +54,7 @@ class Gateway:
         return self.is_unknown or max(self.in_file, self.adopted) > WORTH_KEEPING
 
 
-def gateway_of(reading: Reading, key: str, asks_at_start: bool = True) -> Gateway:
+def gateway_of(reading: Reading, key: str, asks_at_start: bool = True, file: str = "") -> Gateway:
     """What a reading shows of the token of `key` on its host."""
     own = reading.token_key in {None, key}
     ends = [
@@ -72,6 +79,7 @@ def gateway_of(reading: Reading, key: str, asks_at_start: bool = True) -> Gatewa
         is_unknown=own and reading.token_state == "unknown",
         is_doubtful=own and bool(reading.token_state) and says <= WORTH_KEEPING,
         asks_at_start=asks_at_start,
+        file=file,
     )
 
 
@@ -105,21 +113,21 @@ def distribute(
 ) -> Issuances:
     """Decides for `members`, the hosts to be switched in their order, among all that were read.
 
-    With `share`, a token that any host has goes to those of its key that have none; if no host has
-    one, one host asks. Without, each host that has none asks. A gateway that asks at its first
-    request only is never waited for.
+    With `share`, a token that any host has goes to those of its key and file name that have none;
+    if no host has one, one host asks. Without, each host that has none asks. A gateway that asks at
+    its first request only is never waited for.
     """
     issuers: set[str] = set()
     adopters: set[str] = set()
     donor_of: dict[str, str] = {}
-    for key in dict.fromkeys(gateways[name].key_fingerprint for name in members):
-        of_key = [name for name in members if gateways[name].key_fingerprint == key]
+    for group in dict.fromkeys(gateways[name].shares_with for name in members):
+        of_key = [name for name in members if gateways[name].shares_with == group]
         without = [name for name in of_key if not gateways[name].has_token]
         asking = [name for name in without if gateways[name].asks_at_start]
         if not share:
             issuers.update(asking)
             continue
-        lasting = {n: g.in_file for n, g in gateways.items() if g.key_fingerprint == key}
+        lasting = {n: g.in_file for n, g in gateways.items() if g.shares_with == group}
         donor = max(lasting, key=lambda name: lasting[name])
         if lasting[donor] <= WORTH_KEEPING:
             # A token that only a container has can be given once it is adopted.

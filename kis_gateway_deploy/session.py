@@ -345,7 +345,12 @@ class Session:
         ]
         settings = next(iter(self.desired.values()))[0]
         gateways = {
-            name: gateway_of(target.reading, target.key_fingerprint, target.settings.token_at_start)
+            name: gateway_of(
+                target.reading,
+                target.key_fingerprint,
+                target.settings.token_at_start,
+                target.settings.token_file,
+            )
             for name, target in self.targets.items()
             if target.reading
         }

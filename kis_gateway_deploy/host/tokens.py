@@ -387,10 +387,12 @@ class Kept:
         """
         state, ends = "missing", 0
         found = self._file()
-        if found and self.whose(found) in (None, key):
+        if found and (found.state == "damaged" or self.whose(found) not in (None, key)):
+            state, found = found.state if found.state == "damaged" else "missing", None
+        if found:
             state, ends = found.state, found.valid_until or 0
         parked = self._parked(key)
-        if state != "unknown" and parked and (parked.valid_until or 0) > ends:
+        if parked and _may_replace(found) and (parked.valid_until or 0) > ends:
             state, ends = "token", parked.valid_until
         return state, ends
 
@@ -430,8 +432,8 @@ class Kept:
                 found = None
             parked = kept.read(key)
             ends = (examine(parked).valid_until or 0) if parked else 0
-            may_replace = found is None or found.state == "token"
-            if parked and may_replace and ends > (found.valid_until or 0 if found else 0):
+            later = ends > (found.valid_until or 0 if found else 0)
+            if parked and later and _may_replace(found):
                 directory.write(self.token_file, parked, owner)
                 os.unlink(key, dir_fd=kept.descriptor)
             directory.own(owner, self.token_file)
@@ -468,6 +470,14 @@ class Kept:
                 return directory.examine(self.token_file)
         except OSError:
             return None
+
+
+def _may_replace(found: Evidence | None) -> bool:
+    """Whether a parked token may take the place of the token file.
+
+    A file of unknown form, or with several tokens, has more than the one that would replace it.
+    """
+    return found is None or (found.state == "token" and len(found.tokens or ()) < 2)
 
 
 def make_token_dir(path: str) -> None:

@@ -126,6 +126,15 @@ def test_a_file_of_unknown_form_is_never_replaced(kept: Kept, path: Path) -> Non
     assert path.read_text() == "sealed"
 
 
+def test_a_file_with_several_tokens_is_never_replaced_by_one(kept: Kept, path: Path) -> None:
+    both = json.dumps({"real": json.loads(token(ENDS - 2)), "paper": json.loads(token(ENDS - 1))})
+    both = both.replace('"t"', '"u"', 1)
+    path.write_text(both)
+    assert kept.bring(token().encode(), KEY)
+    kept.ready(KEY, ME)
+    assert path.read_text() == both
+
+
 @pytest.mark.parametrize("damage", ["", "{", " \n"])
 def test_a_damaged_file_is_set_aside_unchanged(kept: Kept, path: Path, damage: str) -> None:
     path.write_text(damage)
