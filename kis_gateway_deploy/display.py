@@ -12,6 +12,7 @@ from typing import Any, Literal
 import click
 import yaml
 
+from kis_gateway_deploy.plain_yaml import load_plain
 from kis_gateway_deploy.plans import EFFECTS, Plan, Step
 from kis_gateway_deploy.reading import Container, Event, Reading
 from kis_gateway_deploy.release import COMPOSE_FILE, Release
@@ -295,8 +296,8 @@ def compose_diff(
         return []
     after = yaml.safe_load(desired)
     try:
-        before = _plain_yaml(current) or {}
-    except (yaml.YAMLError, ValueError):  # the message would repeat the line
+        before = load_plain(current) or {}  # `up` writes plain YAML only
+    except ValueError:
         before = None
     if not isinstance(before, dict):
         return [f"{COMPOSE_FILE}: what lies on the host is no compose file, so no diff is shown"]
@@ -308,25 +309,6 @@ def compose_diff(
     colours = {"+": "green", "-": "red"}
     lines = [click.style(line, colours.get(line[0])) for line in diff]
     return lines or [f"{COMPOSE_FILE}: differs only in comments or layout"]
-
-
-MAX_DEPTH = 20
-_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-
-
-def _plain_yaml(text: str) -> Any:
-    """A host's compose file. Raises ValueError, YAMLError.
-
-    `up` writes neither aliases nor deep mappings; each could take all memory of this machine.
-    """
-    depth = 0
-    for event in yaml.parse(text, Loader=_Loader):
-        is_start = isinstance(event, yaml.MappingStartEvent | yaml.SequenceStartEvent)
-        is_end = isinstance(event, yaml.MappingEndEvent | yaml.SequenceEndEvent)
-        depth += is_start - is_end
-        if isinstance(event, yaml.AliasEvent) or depth > MAX_DEPTH:
-            raise ValueError("has an alias, or is too deep")
-    return yaml.load(text, Loader=_Loader)  # noqa: S506 - a safe loader
 
 
 def _as_lines(value: Any) -> list[str]:

@@ -16,6 +16,7 @@ import jinja2
 import yaml
 
 from kis_gateway_deploy.paths import SIMULATOR_CONTEXT, TEMPLATE
+from kis_gateway_deploy.plain_yaml import LOADER
 from kis_gateway_deploy.registry import login_config
 from kis_gateway_deploy.saved_image import SavedImage, find_image
 from kis_gateway_deploy.settings import Settings, key_fingerprint, read_secrets
@@ -91,7 +92,7 @@ class Release:
         comment in a template makes no other release.
         """
         meaning = {
-            "compose": yaml.load(self.files[COMPOSE_FILE].content, _Loader),  # noqa: S506 - safe
+            "compose": yaml.load(self.files[COMPOSE_FILE].content, LOADER),  # noqa: S506 - safe
             "manifest": self.manifest,
             "files": {
                 name: [file.sha256, *file.owner]
@@ -115,9 +116,6 @@ class Release:
         }
         text = json.dumps(self.manifest | {"files": files}, indent=1, sort_keys=True)
         return self.files | {MANIFEST: File(text.encode(), 0o600)}
-
-
-_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def content_hash(files: dict[str, File]) -> str:
