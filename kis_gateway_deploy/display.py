@@ -323,7 +323,7 @@ def _redact(
 ) -> Any:
     """`value` without what may be secret; `other` is its counterpart in the other file.
 
-    A name says little about its value. So a value is hidden unless it is `_harmless`, or its name
+    A name says little about its value. So a value is hidden unless it is `harmless`, or its name
     is in `show`, or is one of `COMPOSE_KEYS` and not in a mapping whose names the operator chose.
     """
     if isinstance(value, dict):
@@ -343,7 +343,7 @@ def _redact(
         return [
             _redact(item, item if item in known else None, show, name, is_own) for item in value
         ]
-    if name in show or (name in COMPOSE_KEYS and not is_own) or _harmless(value):
+    if name in show or (name in COMPOSE_KEYS and not is_own) or harmless(value):
         return value
     return HIDDEN if other in (None, value) else CHANGED
 
@@ -353,7 +353,7 @@ def _variables(environment: list[Any]) -> dict[str, str | None]:
     return {name: value if equals else None for name, equals, value in parts}
 
 
-def _harmless(value: object) -> bool:
+def harmless(value: object) -> bool:
     """Whether a value is a short number, a boolean, a path or an address: these are no secrets.
 
     Segments of paths are short: a secret in base64 may begin with a slash. An address has neither

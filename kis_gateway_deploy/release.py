@@ -74,7 +74,7 @@ class Image:
 
 @dataclass(frozen=True)
 class Release:
-    """The compose file, the secrets and the environment file, by name, and the manifest.
+    """The compose file, the secrets and the environment file, if any, by name, and the manifest.
 
     The manifest is what a host must know to run the release, independent of today's inventory: see
     `make_manifest`.
@@ -142,10 +142,10 @@ def make_release(settings: Settings, template: Path = TEMPLATE, digest: str = ""
     elif settings.build_context is not None:
         image = built_image(settings.image, settings.build_context)
     compose = render_compose(settings, image.reference, template).encode()
-    files = {
-        COMPOSE_FILE: File(compose, 0o600),
-        "secrets.json": File(read_secrets(settings).content, 0o400, settings.uid, settings.gid),
-    }
+    files = {COMPOSE_FILE: File(compose, 0o600)}
+    secrets = read_secrets(settings)
+    if secrets is not None:
+        files["secrets.json"] = File(secrets.content, 0o400, settings.uid, settings.gid)
     if settings.env_content is not None:
         files["gateway.env"] = File(settings.env_content.content, 0o600)
     return Release(image, files, make_manifest(settings, image.reference))
