@@ -12,7 +12,7 @@ from typing import Any, Literal
 import click
 import yaml
 
-from kis_gateway_deploy.plain_yaml import plain_yaml
+from kis_gateway_deploy.plain_yaml import load_plain
 from kis_gateway_deploy.plans import EFFECTS, Plan, Step
 from kis_gateway_deploy.reading import Container, Event, Reading
 from kis_gateway_deploy.release import COMPOSE_FILE, Release
@@ -306,8 +306,8 @@ def compose_diff(
         return []
     after = yaml.safe_load(desired)
     try:
-        before = plain_yaml(current) or {}
-    except (yaml.YAMLError, ValueError):  # the message would repeat the line
+        before = load_plain(current) or {}  # `up` writes plain YAML only
+    except ValueError:
         before = None
     if not isinstance(before, dict):
         return [f"{COMPOSE_FILE}: what lies on the host is no compose file, so no diff is shown"]
@@ -333,7 +333,7 @@ def _redact(
 ) -> Any:
     """`value` without what may be secret; `other` is its counterpart in the other file.
 
-    A name says little about its value. So a value is hidden unless it is `_harmless`, or its name
+    A name says little about its value. So a value is hidden unless it is `harmless`, or its name
     is in `show`, or is one of `COMPOSE_KEYS` and not in a mapping whose names the operator chose.
     """
     if isinstance(value, dict):
@@ -353,7 +353,7 @@ def _redact(
         return [
             _redact(item, item if item in known else None, show, name, is_own) for item in value
         ]
-    if name in show or (name in COMPOSE_KEYS and not is_own) or _harmless(value):
+    if name in show or (name in COMPOSE_KEYS and not is_own) or harmless(value):
         return value
     return HIDDEN if other in (None, value) else CHANGED
 
@@ -363,7 +363,7 @@ def _variables(environment: list[Any]) -> dict[str, str | None]:
     return {name: value if equals else None for name, equals, value in parts}
 
 
-def _harmless(value: object) -> bool:
+def harmless(value: object) -> bool:
     """Whether a value is a short number, a boolean, a path or an address: these are no secrets.
 
     Segments of paths are short: a secret in base64 may begin with a slash. An address has neither

@@ -16,6 +16,7 @@ import jinja2
 import yaml
 
 from kis_gateway_deploy.paths import SIMULATOR_CONTEXT, TEMPLATE
+from kis_gateway_deploy.plain_yaml import LOADER
 from kis_gateway_deploy.registry import login_config
 from kis_gateway_deploy.saved_image import SavedImage, find_image
 from kis_gateway_deploy.settings import Settings, key_fingerprint, read_secrets
@@ -74,7 +75,7 @@ class Image:
 
 @dataclass(frozen=True)
 class Release:
-    """The compose file, the secrets and the environment file, by name, and the manifest.
+    """The compose file, the secrets and the environment file, if any, by name, and the manifest.
 
     The manifest is what a host must know to run the release, independent of today's inventory: see
     `make_manifest`.
@@ -92,7 +93,7 @@ class Release:
         comment in a template makes no other release.
         """
         meaning = {
-            "compose": yaml.load(self.files[COMPOSE_FILE].content, _Loader),  # noqa: S506 - safe
+            "compose": yaml.load(self.files[COMPOSE_FILE].content, LOADER),  # noqa: S506 - safe
             "manifest": self.manifest,
             "files": {
                 name: [file.sha256, *file.owner]
@@ -123,9 +124,6 @@ class Release:
         return self.files | {MANIFEST: File(text.encode(), 0o600)}
 
 
-_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-
-
 def content_hash(files: dict[str, File]) -> str:
     """12 hex digits over names, modes, owners and content of the files, in any order."""
     digest = hashlib.sha256()
@@ -150,10 +148,10 @@ def make_release(settings: Settings, template: Path = TEMPLATE, digest: str = ""
     elif settings.build_context is not None:
         image = built_image(settings.image, settings.build_context)
     compose = render_compose(settings, image.reference, template).encode()
-    files = {
-        COMPOSE_FILE: File(compose, 0o600),
-        "secrets.json": File(read_secrets(settings).content, 0o400, settings.uid, settings.gid),
-    }
+    files = {COMPOSE_FILE: File(compose, 0o600)}
+    secrets = read_secrets(settings)
+    if secrets is not None:
+        files["secrets.json"] = File(secrets.content, 0o400, settings.uid, settings.gid)
     if settings.override_content is not None:
         files[OVERRIDE_FILE] = File(settings.override_content, 0o600)
     if settings.env_content is not None:

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import codecs
 import difflib
-import hashlib
 import itertools
-import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -23,11 +18,21 @@ from pydantic import (
     ConfigDict,
     Field,
     JsonValue,
+    StringConstraints,
     ValidationError,
 )
 
-from kis_gateway_deploy.env_file import EnvFileError, names_in
-from kis_gateway_deploy.plain_yaml import plain_yaml
+from kis_gateway_deploy.credentials import (
+    Credentials,
+    Secret,
+    from_command,
+    from_file,
+    from_variables,
+    read_file,
+    reason,
+)
+from kis_gateway_deploy.env_file import EnvFileError, names_in, values_in
+from kis_gateway_deploy.plain_yaml import load_plain
 from kis_gateway_deploy.reading import escaped
 from kis_gateway_deploy.registry import ImageReference, read_login
 from kis_gateway_deploy.saved_image import find_image
@@ -196,6 +201,8 @@ Number = Annotated[float, Field(allow_inf_nan=False)]
 BatchSizes = Annotated[list[int | str], BeforeValidator(_batch_sizes)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 Label = Annotated[str, AfterValidator(_label)]
+Word = Annotated[str, StringConstraints(strict=True, pattern=r"^[^\x00]+$")]
+Command = Annotated[list[Word], Field(min_length=1)]
 
 
 def alias(field: str) -> str:
@@ -220,10 +227,20 @@ class Settings(BaseModel):
 
     image: ImageName
     """Image reference: with its registry or a digest for `registry`, without a tag for `build`."""
-    secrets_file: Path
-    """Path of the secrets file on the deploying machine: one flat JSON object."""
+    secrets_file: Path | None = None
+    """Path of the secrets file on the deploying machine: JSON, YAML (`.yaml`, `.yml`) or dotenv
+    (`.env`). In the container it is always `/app/config/secrets.json`, byte for byte, and
+    `SECRETS_FILE` has this path. A gateway that reads variables only needs no secrets file.
+    """
+    secrets_command: Annotated[Command | None, Field(repr=False)] = None
+    """Instead of `gateway_secrets_file`: a command on the deploying machine that prints its
+    content, as a list of strings, such as `["sops", "-d", "kis.enc.json"]`. It runs once, without
+    a shell or standard input, for at most 60 s.
+    """
     app_key_field: str
-    """Field of the secrets file that holds the app key."""
+    """Field that holds the app key: its name, or its path if it is nested (`real.app_key`).
+    Without secrets file and command: a variable of `gateway_env_file` or `gateway_environment`.
+    """
 
     image_source: Literal["registry", "archive", "build"] = "registry"
     """`registry`: the host pulls the image, pinned by its digest; `archive`: the image is sent
@@ -255,7 +272,7 @@ class Settings(BaseModel):
     """Whether other machines may reach the gateway, which asks for no authentication; needed for a
     `gateway_bind_address` that is not on loopback, and for `gateway_network_mode = "host"`.
     """
-    environment: dict[Name, Text] = {}
+    environment: Annotated[dict[Name, Text], Field(repr=False)] = {}
     """Additional environment variables, except `SECRETS_FILE`, `PORT` and those of
     `gateway_token_env`.
     """
@@ -340,9 +357,18 @@ class Settings(BaseModel):
     """Names whose values `plan` and `drift` show; other values that may be secret are hidden."""
 
     @cached_property
-    def secrets(self) -> tuple[Secret, str]:
-        """The secrets file and the fingerprint of its app key; the file is read once."""
-        return _read_secrets(self.secrets_file, self.app_key_field)
+    def credentials(self) -> Credentials:
+        """The app key and its secrets; files are read once, a command is run once."""
+        if self.secrets_file is not None:
+            return from_file(self.secrets_file, self.app_key_field)
+        if self.secrets_command is not None:
+            return from_command(self.secrets_command, self.app_key_field)
+        return from_variables(self.variables, self.app_key_field)
+
+    @property
+    def has_secrets_file(self) -> bool:
+        """Whether a secrets file is mounted; else the app key is a variable."""
+        return self.secrets_file is not None or self.secrets_command is not None
 
     @cached_property
     def env_content(self) -> Secret | None:
@@ -358,6 +384,12 @@ class Settings(BaseModel):
     def override_content(self) -> bytes | None:
         """The compose override, read once. Raises OSError, ValueError."""
         return read_file(self.compose_override) if self.compose_override else None
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """What the env file and `environment` set. Raises OSError, ValueError."""
+        of_file = values_in(self.env_content.content) if self.env_content else {}
+        return of_file | self.environment
 
     @property
     def is_open(self) -> bool:
@@ -403,7 +435,7 @@ class Settings(BaseModel):
 
 
 # Placeholders for wrong settings without a default, while the others are checked.
-STAND_INS = {"gateway_image": "none", "gateway_secrets_file": "-", "gateway_app_key_field": "-"}
+STAND_INS = {"gateway_image": "none", "gateway_app_key_field": "-"}
 KNOWN_NAMES = frozenset(alias(field) for field in Settings.model_fields)
 
 
@@ -443,7 +475,7 @@ def _validate(data: Mapping[str, Any]) -> tuple[Settings, list[tuple[str, str]]]
         # Valid settings still get the checks below, so that one error lists all problems.
         right = {name: value for name, value in ours.items() if name not in wrong}
         settings = Settings.model_validate(STAND_INS | right)
-    checked = _relations(settings) + [((name,), what) for name, what in _file_problems(settings)]
+    checked = _relations(settings) + _file_problems(settings)
     problems += [(names[0], what) for names, what in checked if wrong.isdisjoint(names)]
     return settings, problems
 
@@ -483,6 +515,13 @@ def _relations(settings: Settings) -> list[tuple[tuple[str, ...], str]]:
     """Settings that are valid alone but not together; the first name is the one to change."""
     problems: list[tuple[tuple[str, ...], str]] = []
     reference = ImageReference.parse(settings.image)
+    if settings.secrets_file is not None and settings.secrets_command is not None:
+        problems.append(
+            (
+                ("gateway_secrets_command", "gateway_secrets_file"),
+                "cannot be set beside gateway_secrets_file: delete one of them",
+            )
+        )
     if (settings.image_source == "build") != (settings.build_context is not None):
         problems.append(
             (
@@ -559,45 +598,44 @@ def _relations(settings: Settings) -> list[tuple[tuple[str, ...], str]]:
     return problems
 
 
-def _file_problems(settings: Settings) -> list[tuple[str, str]]:
-    """What is wrong with the files on the controller that the settings name."""
-    problems = []
-    try:
-        read_secrets(settings)
-    except KeyError as error:
-        problems.append(("gateway_app_key_field", str(error.args[0])))
-    except ValueError as error:
-        problems.append(("gateway_secrets_file", str(error)))
-    if settings.compose_override is not None:
-        problems += [("gateway_compose_override", each) for each in _override_problems(settings)]
-    if settings.env_file is not None:
-        problems += [("gateway_env_file", problem) for problem in _env_file_problems(settings)]
+def _file_problems(settings: Settings) -> list[tuple[tuple[str, ...], str]]:
+    """What is wrong with the files on the controller that the settings name; as `_relations`."""
+    problems: list[tuple[tuple[str, ...], str]] = []
+    env_file = [(("gateway_env_file",), problem) for problem in _env_file_problems(settings)]
+    if settings.has_secrets_file or not env_file:
+        problems += _credentials_problems(settings)
+    problems += env_file
+    problems += [
+        (("gateway_compose_override",), problem) for problem in _override_problems(settings)
+    ]
     if settings.image_source == "registry" and settings.registry_auth_file is not None:
         try:
             read_login(settings.image, settings.registry_auth_file)
         except ValueError as error:
-            problems.append(("gateway_registry_auth_file", str(error)))
+            problems.append((("gateway_registry_auth_file",), str(error)))
     if settings.build_context and not (settings.build_context / "Dockerfile").is_file():
-        problems.append(("gateway_build_context", "has no Dockerfile"))
+        problems.append((("gateway_build_context",), "has no Dockerfile"))
     if settings.image_source == "archive":
         try:
             find_image(settings.image, settings.image_archive)
         except ValueError as error:
             name = "gateway_image_archive" if settings.image_archive else "gateway_image"
-            problems.append((name, str(error)))
+            problems.append(((name,), str(error)))
     return problems
 
 
 def _override_problems(settings: Settings) -> list[str]:
     """What can be told here; the host's own compose checks the rest before the switch."""
+    if settings.compose_override is None:
+        return []
     try:
-        content = plain_yaml((settings.override_content or b"").decode("utf-8"))
+        content = load_plain((settings.override_content or b"").decode("utf-8"))
     except OSError as error:
-        return [f"cannot be read: {_reason(error)}"]
-    except (ValueError, yaml.YAMLError) as error:
-        where = getattr(error, "problem_mark", None)
-        line = f", line {where.line + 1}" if where else ""
-        return [f"{settings.compose_override}{line}: is not plain YAML in UTF-8"]
+        return [f"cannot be read: {reason(error)}"]
+    except UnicodeDecodeError:
+        return [f"{settings.compose_override} is not UTF-8"]
+    except ValueError as error:
+        return [f"{settings.compose_override}, {error}"]
     services = content.get("services") if isinstance(content, dict) else None
     if not isinstance(services, dict) or list(services) != [SERVICE]:
         return [f"{settings.compose_override} must have one service, {SERVICE}"]
@@ -624,13 +662,34 @@ def _relative_paths(service: dict[str, Any]) -> list[str]:
     return found
 
 
+def _credentials_problems(settings: Settings) -> list[tuple[tuple[str, ...], str]]:
+    try:
+        settings.credentials  # noqa: B018 - is cached
+    except KeyError as error:
+        if settings.has_secrets_file:
+            return [(("gateway_app_key_field",), str(error.args[0]))]
+        sources = [alias(field) for field in ("secrets_command", "env_file", "environment")]
+        if not settings.variables:
+            what = (
+                "is missing: set it (or gateway_secrets_command), or set the app key as a variable "
+                "of gateway_env_file or gateway_environment"
+            )
+            return [(("gateway_secrets_file", *sources), what)]
+        what = f"{error.args[0]}; set it there, or set gateway_secrets_file"
+        return [(("gateway_app_key_field", "gateway_secrets_file", *sources), what)]
+    except ValueError as error:
+        source = "secrets_file" if settings.secrets_file is not None else "secrets_command"
+        return [((alias(source),), str(error))]
+    return []
+
+
 def _env_file_problems(settings: Settings) -> list[str]:
     try:
         names = settings.env_names
     except EnvFileError as error:
         return [f"{settings.env_file}, {error}"]
     except (OSError, ValueError) as error:
-        return [f"cannot be read: {_reason(error)}"]
+        return [f"cannot be read: {reason(error)}"]
     sources = dict.fromkeys(settings.environment, "gateway_environment sets it, too")
     sources |= {name: f"it follows from {what}" for name, what in settings.reserved.items()}
     return [
@@ -640,36 +699,14 @@ def _env_file_problems(settings: Settings) -> list[str]:
     ]
 
 
-def read_file(path: Path) -> bytes:
-    """A file's content. Raises OSError, ValueError: a FIFO or device could block or never end."""
-    if path.exists() and not (path.is_file() or path.is_dir()):
-        raise ValueError("it is not a regular file")
-    return path.read_bytes()
-
-
-def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error)
-
-
-@dataclass(frozen=True)
-class Secret:
-    """Bytes that are never printed: not in a traceback, not with pyinfra's `-vvv`."""
-
-    content: bytes
-
-    def __repr__(self) -> str:
-        return "[redacted]"
-
-
-def read_secrets(settings: Settings) -> Secret:
-    """The secrets file as it will be on the host, byte for byte; read once per `Settings`.
+def read_secrets(settings: Settings) -> Secret | None:
+    """The secrets file as it will be on the host, byte for byte; None if there is none.
 
     Raises:
-        ValueError: it cannot be read, or is not a JSON object in UTF-8.
-        KeyError: it lacks the app key. No message repeats the content or the field's name: the
-            operator may have set a key in place of its field's name.
+        ValueError: it cannot be read, or has no known form; the command that prints it fails.
+        KeyError: there is no app key.
     """
-    return settings.secrets[0]
+    return settings.credentials.file
 
 
 def key_fingerprint(settings: Settings) -> str:
@@ -681,32 +718,7 @@ def key_fingerprint(settings: Settings) -> str:
     Raises:
         ValueError, KeyError: as `read_secrets`.
     """
-    return settings.secrets[1]
-
-
-def _read_secrets(path: Path, app_key_field: str) -> tuple[Secret, str]:
-    try:
-        content = read_file(path)
-    except (OSError, ValueError) as error:
-        # Without the path: the operator may have set the secrets themselves in its place.
-        raise ValueError(f"cannot be read: {_reason(error)}") from None
-    try:
-        secrets = json.loads(content.decode("utf-8"))
-    except (ValueError, RecursionError):
-        if content.startswith(codecs.BOM_UTF8):
-            raise ValueError(
-                f"{path} begins with a byte order mark (BOM), which JSON does not allow: save it "
-                "as UTF-8 without BOM"
-            ) from None
-        raise ValueError(f"{path} is not JSON in UTF-8") from None
-    if not isinstance(secrets, dict):
-        raise ValueError(f"{path} must hold a JSON object")
-    key = secrets.get(app_key_field)
-    if not isinstance(key, str) or not key or key != key.strip():
-        raise KeyError(
-            f"names no field of {path} that holds an app key (a string without blanks at its ends)"
-        )
-    return Secret(content), hashlib.sha256(key.encode()).hexdigest()[:12]
+    return settings.credentials.fingerprint
 
 
 def _collisions(

@@ -66,7 +66,7 @@ def judge(seen: Observation, history: History, rules: Rules) -> tuple[Verdict, H
     if seen.credentials:
         return _fail(
             history,
-            f"KIS refuses the app key or its secret ({seen.credentials}): check the secrets file, "
+            f"KIS refuses the app key or its secret ({seen.credentials}): check both, "
             "and whether the key is for real or for paper trading",
         )
     if seen.replaced > WORTH_KEEPING:

@@ -103,6 +103,5 @@ class Gateway:
         url = "http://127.0.0.1:9443/_simulator/counters"
         probe = f"import urllib.request as u; print(u.urlopen('{url}').read().decode())"
         counters = json.loads(self.run("docker", "exec", "kis-simulator", "python3", "-c", probe))
-        secrets = json.loads(self.settings.secrets_file.read_bytes())
-        app_key = secrets[self.settings.app_key_field]
+        app_key = self.settings.credentials.app_key
         return sum(int(host.get(app_key, {}).get("issuances", 0)) for host in counters.values())

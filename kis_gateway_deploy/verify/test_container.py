@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Iterator
 
+from kis_gateway_deploy.display import harmless
+from kis_gateway_deploy.settings import Settings, key_fingerprint
 from kis_gateway_deploy.verify.gateway import Gateway
 
 # Shorter values (a user id, a port) are not secret, and may appear elsewhere by chance.
@@ -41,7 +43,22 @@ def test_the_variable_points_into_the_mounted_directory(gateway: Gateway) -> Non
     environment = dict(e.split("=", 1) for e in gateway.inspect()["Config"]["Env"])
     expected = gateway.settings.token_variables
     assert {name: environment.get(name) for name in expected} == expected
-    assert environment.get("SECRETS_FILE") == "/app/config/secrets.json"
+
+
+def test_the_container_has_its_secrets_file_or_its_app_key_as_a_variable(gateway: Gateway) -> None:
+    container = gateway.inspect()
+    mounts = {mount["Destination"]: mount for mount in container["Mounts"]}
+    environment = dict(e.split("=", 1) for e in container["Config"]["Env"])
+    path = "/app/config/secrets.json"
+    has_file = gateway.settings.has_secrets_file
+    assert (path in mounts) == has_file
+    if has_file:
+        assert environment.get("SECRETS_FILE") == path
+        assert not mounts[path]["RW"]
+    else:
+        app_key = environment.get(gateway.settings.app_key_field, "").encode()
+        found = hashlib.sha256(app_key).hexdigest()[:12]
+        assert found == key_fingerprint(gateway.settings), "the container has another app key"
 
 
 def test_the_container_is_hardened_and_its_logs_rotate(gateway: Gateway) -> None:
@@ -55,9 +72,11 @@ def test_the_container_is_hardened_and_its_logs_rotate(gateway: Gateway) -> None
 
 
 def test_no_secret_shows_in_inspect_or_logs(gateway: Gateway) -> None:
-    secrets = json.loads(gateway.settings.secrets_file.read_bytes())
-    shown = json.dumps(gateway.inspect(), ensure_ascii=False) + gateway.logs()
-    leaked = [name for name, value in _strings(secrets) if value in shown]
+    """Variables are in `docker inspect`, so for them only the logs count."""
+    shown = gateway.logs()
+    if gateway.settings.has_secrets_file:
+        shown += json.dumps(gateway.inspect(), ensure_ascii=False)
+    leaked = [name for name, value in secret_values(gateway.settings) if value in shown]
     assert not leaked, f"values of these fields of the secrets show: {leaked}"
 
 
@@ -71,7 +90,16 @@ def test_the_token_does_not_show_in_the_logs(gateway: Gateway) -> None:
     assert result.rc == 0, "the token shows in the container's log, or there is no token"
 
 
-def _strings(secrets: dict[str, object]) -> Iterator[tuple[str, str]]:
-    for name, value in secrets.items():
-        if isinstance(value, str) and len(value) >= SECRET_LENGTH:
-            yield name, value
+def secret_values(settings: Settings) -> list[tuple[str, str]]:
+    """Fields of the secrets with long values; of variables, those that `plan` would hide."""
+    found = settings.credentials.values.items()
+    return [
+        (name, value)
+        for name, value in found
+        if len(value) >= SECRET_LENGTH
+        and (
+            settings.has_secrets_file
+            or value == settings.credentials.app_key
+            or not (name in settings.plan_show or " " in value or harmless(value))
+        )
+    ]

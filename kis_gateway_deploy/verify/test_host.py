@@ -22,9 +22,16 @@ def test_compose_file_is_the_current_releases_and_valid(gateway: Gateway) -> Non
 
 
 def test_secrets_are_readable_for_the_containers_user_alone(gateway: Gateway) -> None:
-    file = gateway.host.file(f"{gateway.release_dir}/secrets.json")
-    assert (file.uid, f"{file.mode:o}") == (gateway.settings.uid, "400")
+    settings = gateway.settings
     assert f"{gateway.host.file(gateway.release_dir).mode:o}" == "700"
+    secrets = gateway.host.file(f"{gateway.release_dir}/secrets.json")
+    assert secrets.exists == settings.has_secrets_file
+    if settings.has_secrets_file:
+        assert (secrets.uid, f"{secrets.mode:o}") == (settings.uid, "400")
+    env_file = gateway.host.file(f"{gateway.release_dir}/gateway.env")
+    assert env_file.exists == (settings.env_file is not None)
+    if settings.env_file is not None:  # compose reads it
+        assert (env_file.user, f"{env_file.mode:o}") == ("root", "600")
 
 
 def test_the_port_is_open_where_the_settings_say_and_nowhere_else(gateway: Gateway) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from kis_gateway_deploy.env_file import EnvFileError, names_in
+from kis_gateway_deploy.env_file import EnvFileError, values_in
 from tests.tools import docker
 
 FILES = 300
@@ -33,19 +33,19 @@ PARTS = [
 
 
 @pytest.mark.usefixtures("engine")
-def test_compose_finds_the_same_names(tmp_path: Path) -> None:
+def test_compose_finds_the_same_values(tmp_path: Path) -> None:
     chance = random.Random(16)  # noqa: S311 - the same files each time
-    expected: dict[str, set[str]] = {}
+    expected: dict[str, dict[str, str]] = {}
     while len(expected) < FILES:
         lines = ("".join(chance.choices(PARTS, k=chance.randint(1, 6))) for _ in range(3))
         content = "\n".join(lines).encode()
         try:
-            names = names_in(content)
+            values = values_in(content)
         except EnvFileError:
             continue
         service = f"s{len(expected)}"
         (tmp_path / f"{service}.env").write_bytes(content)
-        expected[service] = set(names)
+        expected[service] = values
     services = {
         name: {"image": "x", "env_file": [f"{name}.env"], "environment": {}} for name in expected
     }
@@ -53,6 +53,6 @@ def test_compose_finds_the_same_names(tmp_path: Path) -> None:
     found = json.loads(
         docker("compose", "--file", str(tmp_path / "compose.yml"), "config", "--format", "json")
     )
-    for name, its_names in expected.items():
+    for name, values in expected.items():
         text = (tmp_path / f"{name}.env").read_text()
-        assert set(found["services"][name].get("environment") or {}) == its_names, text
+        assert (found["services"][name].get("environment") or {}) == values, text

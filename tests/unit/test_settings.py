@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from kis_gateway_deploy.credentials import Secret
 from kis_gateway_deploy.paths import ROOT
 from kis_gateway_deploy.settings import (
     KNOWN_NAMES,
@@ -45,6 +46,7 @@ def test_the_defaults_are_those_of_the_documented_table() -> None:
     made = Settings.model_validate(host_data())
     defaults = made.model_dump(exclude={"image", "secrets_file", "app_key_field", "simulator"})
     assert defaults == {
+        "secrets_command": None,
         "image_source": "registry",
         "registry_auth_file": None,
         "image_archive": None,
@@ -97,6 +99,11 @@ ANYWHERE = "0.0.0.0"  # noqa: S104 - never bound
         ("gateway_image", "registry.example/kis 1.4", "image reference"),
         ("gateway_image", "kis\n", "image reference"),
         ("gateway_image_source", "hub", "'registry'"),
+        ("gateway_secrets_command", "sops -d kis.json", "list"),
+        ("gateway_secrets_command", [], "at least 1 item"),
+        ("gateway_secrets_command", [""], "pattern"),
+        ("gateway_secrets_command", ["cat", 1], "string"),
+        ("gateway_secrets_command", ["cat", "a\0b"], "pattern"),
         ("rollout_batches", "25%", "list of counts and percentages"),
         ("rollout_batches", [1, "0%"], "list of counts and percentages"),
         ("rollout_batches", [0], "list of counts and percentages"),
@@ -234,6 +241,11 @@ def test_numbers_and_booleans_are_converted_to_text() -> None:
             "may not set PORT: it follows from gateway_container_port",
         ),
         ({"rollout_min_healthy_time": 120}, "rollout_healthy_deadline", "must be longer"),
+        (
+            {"gateway_secrets_command": ["cat", "kis.json"]},
+            "gateway_secrets_command",
+            "cannot be set beside gateway_secrets_file",
+        ),
         (
             {"gateway_token_dir": "/opt/kis-gateway"},
             "gateway_token_dir",
@@ -393,8 +405,8 @@ def test_all_problems_of_all_hosts_are_in_one_error_in_inventory_order() -> None
         ("seoul", "gateway_user"),
         ("seoul", "gateway_port"),
         ("atlas", "gateway_image"),
-        ("atlas", "gateway_secrets_file"),
         ("atlas", "gateway_app_key_field"),
+        ("atlas", "gateway_secrets_file"),
         ("incheon", "gateway_secrets_file"),
     ]
 
@@ -635,9 +647,9 @@ def test_secrets_are_read_once_and_never_printed(tmp_path: Path) -> None:
     first = key_fingerprint(made)
     secrets.write_text('{"kis-r-app-key": "another"}')  # changed between two readings
     assert key_fingerprint(made) == first
-    assert b"s3cret-of-nobody" in read_secrets(made).content
+    assert read_secrets(made) == Secret(b'{"kis-r-app-key": "s3cret-of-nobody"}')
     assert repr(read_secrets(made)) == "[redacted]"
-    assert "s3cret" not in f"{made!r} {made.secrets}"
+    assert "s3cret" not in f"{made!r} {made.credentials}"
 
 
 @pytest.mark.parametrize(
@@ -774,8 +786,8 @@ def test_an_override_may_add_to_the_service(tmp_path: Path, content: str) -> Non
 @pytest.mark.parametrize(
     ("content", "why"),
     [
-        ("a: [", "line 2: is not plain YAML"),
-        ("a: &a x\nb: *a\n", "is not plain YAML"),
+        ("a: [", "line 2: is not YAML"),
+        ("a: &a x\nb: *a\n", "line 2: has an alias"),
         ("[]", "must have one service, kis-gateway"),
         ("services: {redis: {image: redis}}", "must have one service, kis-gateway"),
         (

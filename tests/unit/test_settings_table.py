@@ -16,4 +16,4 @@ def test_every_setting_has_one_row_with_a_meaning_and_a_default() -> None:
     assert sorted(name.strip("`") for name, _, _ in cells) == sorted(KNOWN_NAMES)
     assert all(meaning.endswith(".") for _, meaning, _ in cells)
     required = [name.strip("`") for name, _, default in cells if default == "required"]
-    assert required == ["gateway_image", "gateway_secrets_file", "gateway_app_key_field"]
+    assert required == ["gateway_image", "gateway_app_key_field"]
