@@ -52,6 +52,29 @@ def test_a_gateway_with_a_habit_lives_a_week(
     live_a_week(deployment, rewritten if "rewrites" in habit else "")
 
 
+def test_a_gateway_with_a_fixed_path_and_keys_in_the_environment_lives_a_week(
+    new_deployment: NewDeployment, stubborn_settings: dict[str, Any], tmp_path: Path
+) -> None:
+    deployment = new_deployment("at-home", **stubborn_settings)
+    account = deployment.account
+    env_file = tmp_path / "kis.env"
+    env_file.write_text(f"KIS_APP_KEY={account.app_key}\nKIS_APP_SECRET='{account.app_secret}'\n")
+    deployment.data["gateway_environment"] |= {"HABIT": "at_home"}
+    deployment.data |= {
+        "gateway_secrets_file": None,
+        "gateway_env_file": str(env_file),
+        "gateway_app_key_field": "KIS_APP_KEY",
+        "gateway_token_mount": "/srv/kis",
+        "gateway_token_file": ".kis_token_cache.json",
+        "gateway_token_env": [],
+    }
+    live_a_week(deployment)
+    verified = deployment.verify()
+    assert verified.status == 0, verified.output
+    assert (account.count("issuances"), account.count("rejections")) == (1, 0)
+    assert account.app_secret not in verified.output
+
+
 # A gateway in perl, which every Debian image has; shells and python3 are removed.
 BARE = """\
 ARG BASE_IMAGE=debian:trixie-slim

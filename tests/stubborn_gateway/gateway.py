@@ -9,7 +9,8 @@ date without a zone; `bare`: with `token` in place of `access_token`.
 
 HABIT is one more habit: `rewrites`: it rewrites its file at each start; `patient`: it waits for
 65 s if KIS refuses it; `private`: it listens only on 127.0.0.1 of the container; `flaky`: it
-answers every other request with 503; `mortal`: it exits 3 s after its start.
+answers every other request with 503; `mortal`: it exits 3 s after its start; `at_home`: its token
+file has a fixed path, and its keys are in the environment.
 
 It answers 503 while a file `bad` is next to its token file.
 """
@@ -25,11 +26,15 @@ from datetime import datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-TOKEN_FILE = Path(os.environ.get("KIS_TOKEN_FILE_PATH", "/tmp/kis_token_gateway.json"))  # noqa: S108
-SECRETS = json.loads(Path(os.environ["SECRETS_FILE"]).read_text())
 FORM = os.environ.get("TOKEN_FORM", "json")
 FIELD = os.environ.get("APP_KEY_FIELD", "kis-r-app-key")
 HABIT = os.environ.get("HABIT", "")
+if HABIT == "at_home":
+    TOKEN_FILE = Path("/srv/kis/.kis_token_cache.json")
+    SECRETS = {FIELD: os.environ["KIS_APP_KEY"], "kis-r-app-secret": os.environ["KIS_APP_SECRET"]}
+else:
+    TOKEN_FILE = Path(os.environ.get("KIS_TOKEN_FILE_PATH", "/tmp/kis_token_gateway.json"))  # noqa: S108
+    SECRETS = json.loads(Path(os.environ["SECRETS_FILE"]).read_text())
 PATIENCE = 65
 BAD = TOKEN_FILE.with_name("bad")
 
