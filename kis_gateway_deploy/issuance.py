@@ -83,6 +83,17 @@ def gateway_of(reading: Reading, key: str, asks_at_start: bool = True, file: str
     )
 
 
+def external_gateway(reading: Reading, key: str) -> Gateway:
+    """One whose token is not in a file: it may ask KIS at any start, and shares with nobody."""
+    return Gateway(
+        key,
+        loops=reading.refused is not None,
+        is_unknown=True,
+        is_doubtful=True,
+        file="external",
+    )
+
+
 def mounted_token_left(reading: Reading, key: str) -> int:
     """For how many seconds a token of `key` is valid that only the running container has mounted.
 

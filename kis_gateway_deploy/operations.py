@@ -285,6 +285,10 @@ def _where_its_token_is(target: Target) -> str:
     settings, reading = target.settings, target.reading
     if not target.plan.does("switch") and reading:
         return f"{settings.token_path}: {display.token_state(reading)}."
+    if settings.token_store == "external":
+        return (
+            "It keeps its token elsewhere (gateway_token_store), so its issuances are not counted."
+        )
     if settings.token_at_start:
         return f"Its token is in {settings.token_path} and outlives the container."
     return f"It will keep its token in {settings.token_path}, where that outlives the container."

@@ -171,7 +171,7 @@ def findings(settings: Settings, release: Release, reading: Reading) -> list[str
             f"{reading.token_key}, not {release.key_fingerprint}): restart the gateway "
             "(make restart)"
         )
-    if settings.token_at_start and (lack := _lacks_token(reading)):
+    if settings.expects_token and (lack := _lacks_token(reading)):
         found.append(f"{settings.token_path}: {lack}")
     return found
 

@@ -165,7 +165,8 @@ def make_manifest(settings: Settings, image: str) -> dict[str, Any]:
     `v`: the version of this form. `user` (`uid:gid`), `token_dir`, `token_file`,
     `token_mount` (the directory in the container). `address`, `port`
     and `health_path`: what a client asks on the host (`health_path` is null for a program without
-    HTTP). `network_mode`. `healthcheck`: whether the engine's health counts. `token_at_start`.
+    HTTP). `network_mode`. `healthcheck`: whether the engine's health counts. `token_at_start`:
+    whether a healthy gateway has a token in its file.
     `restart`: the restart policy. `key`: the fingerprint of the app key. `image`: its reference. On
     the host it also has `files`: hash, mode, uid and gid by name.
     """
@@ -180,7 +181,7 @@ def make_manifest(settings: Settings, image: str) -> dict[str, Any]:
         "network_mode": settings.network_mode,
         "health_path": settings.health_path,
         "healthcheck": settings.healthcheck is not None,
-        "token_at_start": settings.token_at_start,
+        "token_at_start": settings.expects_token,
         "restart": "unless-stopped",
         "key": key_fingerprint(settings),
         "image": image,

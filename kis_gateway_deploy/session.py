@@ -19,7 +19,12 @@ from pyinfra.context import ctx_state
 
 from kis_gateway_deploy import requests
 from kis_gateway_deploy.display import Word
-from kis_gateway_deploy.issuance import WORTH_KEEPING, gateway_of, mounted_token_left
+from kis_gateway_deploy.issuance import (
+    WORTH_KEEPING,
+    external_gateway,
+    gateway_of,
+    mounted_token_left,
+)
 from kis_gateway_deploy.plans import (
     Plan,
     Step,
@@ -345,11 +350,15 @@ class Session:
         ]
         settings = next(iter(self.desired.values()))[0]
         gateways = {
-            name: gateway_of(
-                target.reading,
-                target.key_fingerprint,
-                target.settings.token_at_start,
-                target.settings.token_file,
+            name: (
+                gateway_of(
+                    target.reading,
+                    target.key_fingerprint,
+                    target.settings.token_at_start,
+                    target.settings.token_file,
+                )
+                if target.settings.token_store == "file"
+                else external_gateway(target.reading, target.key_fingerprint)
             )
             for name, target in self.targets.items()
             if target.reading

@@ -332,6 +332,10 @@ class Settings(BaseModel):
     """Whether to adopt a container even if no token is found in it: the new container then asks
     KIS for one.
     """
+    token_store: Literal["file", "external"] = "file"
+    """`external` for a gateway that keeps its token in memory, Redis or a database: no token can be
+    judged, shared, counted or adopted, and the health gate goes by what a client sees.
+    """
     token_at_start: bool = True
     """Whether the gateway gets its token when it starts; `False` if it asks KIS only at its first
     request.
@@ -408,6 +412,11 @@ class Settings(BaseModel):
     def token_path(self) -> str:
         """The token file on the host."""
         return f"{self.token_dir}/{self.token_file}"
+
+    @property
+    def expects_token(self) -> bool:
+        """Whether a healthy gateway has a token in its token file."""
+        return self.token_at_start and self.token_store == "file"
 
     @property
     def token_variables(self) -> dict[str, str]:

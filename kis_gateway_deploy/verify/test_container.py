@@ -81,6 +81,7 @@ def test_no_secret_shows_in_inspect_or_logs(gateway: Gateway) -> None:
 
 
 def test_the_token_does_not_show_in_the_logs(gateway: Gateway) -> None:
+    gateway.expect_token_file()
     result = gateway.host.run(
         "docker logs %s 2>&1 | awk %s %s -",
         gateway.container,

@@ -20,6 +20,7 @@ print(found.state if found else "missing", found.valid_until if found else None)
 
 
 def test_the_token_file_is_there_and_valid(gateway: Gateway) -> None:
+    gateway.expect_token_file()
     settings = gateway.settings
     place = settings.token_dir, settings.token_file
     state, valid_until = gateway.run("python3", "-I", "-S", "-c", EXAMINE, *place).split()
@@ -51,6 +52,7 @@ def down_and_up(gateway: Gateway) -> None:
 @pytest.mark.restarts
 @pytest.mark.parametrize("event", [docker_restart, docker_kill, recreation, down_and_up])
 def test_the_token_outlives(gateway: Gateway, event: Callable[[Gateway], None]) -> None:
+    gateway.expect_token_file()
     token, issuances, began = gateway.token_fingerprint(), gateway.issuances(), gateway.now()
     event(gateway)
     gateway.wait_until_healthy()

@@ -75,6 +75,23 @@ def test_a_gateway_with_a_fixed_path_and_keys_in_the_environment_lives_a_week(
     assert account.app_secret not in verified.output
 
 
+def test_a_gateway_without_a_token_file_is_deployed_by_what_a_client_sees(
+    new_deployment: NewDeployment, stubborn_settings: dict[str, Any]
+) -> None:
+    """Its token is in the container, so that each creation costs one; nobody can count that."""
+    external = {"gateway_token_store": "external", "gateway_token_env": []}
+    deployment = new_deployment("external", **stubborn_settings, **external)
+    outcome = deployment.up()
+    assert outcome.status == 0, outcome.output
+    assert "so its issuances are not counted" in outcome.output
+    assert (again := deployment.up()).changes() == 0, again.output
+    assert deployment.run("drift").status == 0
+    verified = deployment.verify("-m", "not restarts")
+    assert verified.status == 0, verified.output
+    assert "2 skipped" in verified.output
+    assert deployment.account.count("issuances") == 1
+
+
 # A gateway in perl, which every Debian image has; shells and python3 are removed.
 BARE = """\
 ARG BASE_IMAGE=debian:trixie-slim

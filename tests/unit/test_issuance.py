@@ -9,6 +9,7 @@ from kis_gateway_deploy.issuance import (
     WORTH_KEEPING,
     Gateway,
     distribute,
+    external_gateway,
     gateway_of,
     wait_before,
 )
@@ -218,6 +219,23 @@ def test_one_token_is_requested_per_key() -> None:
     result = distribute(["a", "b", "c", "d"], {"a": NONE, "b": other, "c": NONE, "d": other})
     assert result.issuers == ("a", "b")
     assert result.donor_of == {"c": "a", "d": "b"}
+
+
+def test_a_gateway_without_a_file_shares_with_nobody_and_may_ask() -> None:
+    external = external_gateway(reading(**NO_TOKEN), KEY)
+    result = distribute(["a", "b", "c"], {"a": external, "b": NONE, "c": external})
+    assert (result.issuers, result.donor_of) == (("b",), {})
+    rollout = planned({"a": external, "b": HAS})
+    assert [rollout.budget(name) for name in "ab"] == [1, 0]
+
+
+def test_a_token_file_goes_only_to_gateways_with_a_file_of_this_name() -> None:
+    """Its bytes are copied: another gateway might not read them."""
+    other_file = Gateway(KEY, file="token.dat")
+    result = distribute(["a", "b"], {"a": HAS, "b": other_file})
+    assert (result.issuers, result.donor_of) == (("b",), {})
+    result = distribute(["a", "b", "c"], {"a": NONE, "b": other_file, "c": other_file})
+    assert (result.issuers, result.donor_of) == (("a", "b"), {"c": "b"})
 
 
 def test_without_sharing_each_host_asks_for_itself() -> None:

@@ -68,6 +68,7 @@ def test_the_defaults_are_those_of_the_documented_table() -> None:
         "labels": {},
         "token_dir": "/docker_data/kis_tokens",
         "compose_override": None,
+        "token_store": "file",
         "token_mount": "/app/tokens",
         "token_env": ("KIS_TOKEN_FILE_PATH",),
         "token_file": "kis_token.json",
