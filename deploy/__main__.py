@@ -23,8 +23,8 @@ from pyinfra.context import ctx_state
 from pyinfra_cli.exceptions import UnexpectedExternalError, UnexpectedInternalError
 from pyinfra_cli.main import main as pyinfra
 
-from kis_gateway_deploy.display import last_line
-from kis_gateway_deploy.session import ATTRIBUTE
+from kis_gateway_deploy.display import UNREACHABLE, last_line, status_json
+from kis_gateway_deploy.session import ATTRIBUTE, REFUSED
 
 DEBUG_LOG = Path("pyinfra-debug.log")
 
@@ -32,7 +32,7 @@ DEBUG_LOG = Path("pyinfra-debug.log")
 def main(verb: str, inventory: str, limit: str = "", *flags: str) -> None:
     """Runs the verb; raises SystemExit with its status."""
     if not Path(inventory).is_file():
-        _fail(verb, f"there is no inventory {inventory} (INVENTORY=path/to/it.py)")
+        _fail(verb, f"there is no inventory {inventory} (INVENTORY=path/to/it.py)", flags)
     limits = [word for name in limit.split(",") if name for word in ("--limit", name.strip())]
     sys.argv[1:] = ["-y", *limits, *flags, inventory, f"deploy/{verb}.py"]
     try:
@@ -42,15 +42,19 @@ def main(verb: str, inventory: str, limit: str = "", *flags: str) -> None:
         session = getattr(state, ATTRIBUTE, None)
         if end.code in (0, None) and not (session and session.targets):
             lacks = f"no host that matches LIMIT={limit}" if limit else "no host of this package"
-            _fail(verb, f"the inventory {inventory} has {lacks}")
-        if end.code and not session:  # pyinfra has read no inventory, or reached none of its hosts
-            _fail(verb, "see above", [each.name for each in getattr(state, "inventory", ())])
+            _fail(verb, f"the inventory {inventory} has {lacks}", flags)
+        if end.code and not session and not hasattr(state, REFUSED):
+            # pyinfra has read no inventory, or reached none of its hosts.
+            _fail(verb, "see above", flags, [each.name for each in getattr(state, "inventory", ())])
         raise
 
 
-def _fail(verb: str, why: str, hosts: Sequence[str] = ()) -> NoReturn:
+def _fail(verb: str, why: str, flags: Sequence[str], hosts: Sequence[str] = ()) -> NoReturn:
     click.secho(f"no host was touched: {why}", fg="red", err=True)
-    click.echo(last_line(verb, dict.fromkeys(hosts, "failed")))
+    is_json = "json=1" in flags
+    if is_json:
+        click.echo(status_json(dict.fromkeys(hosts, UNREACHABLE)))
+    click.echo(last_line(verb, dict.fromkeys(hosts, "failed")), err=is_json)
     sys.exit(1)
 
 

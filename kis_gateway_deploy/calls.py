@@ -47,6 +47,10 @@ class Result(BaseModel):
         return self.outcome in GOOD
 
     @property
+    def may_have_begun(self) -> bool:
+        return self.outcome != "refused"
+
+    @property
     def touched(self) -> bool:
         """Whether the host has taken up the request's generation."""
         return self.outcome not in {"refused", "already", LOST}
@@ -78,9 +82,10 @@ def _call(
         else:
             result = Result.model_validate(answer["result"])
     except (RemoteError, ConnectError) as error:
-        why = f"{error}\nno answer to {verb!r}; a switch that has begun ends on the host by itself"
+        ends = "; a switch that has begun ends on the host by itself" if verb == "switch" else ""
+        why = f"{error}\nno answer to {verb!r}{ends}"
         result = Result(outcome=LOST, why=f"{why}: deploy again")
-    except (ValidationError, KeyError, ValueError):
+    except (ValidationError, KeyError, ValueError, TypeError, RecursionError):
         result = Result(outcome=LOST, why="the host's answer has an unknown form")
     if (not result.is_good and verb != "switch") or result.outcome in {"refused", LOST}:
         for line in result.why.splitlines():

@@ -30,7 +30,7 @@ class Gateway:
     gateway again and again. `is_unknown`: the token file has an unknown form, and is trusted.
     `is_doubtful`: the file does not say that its token lasts, so the gateway may ask nevertheless.
     `asks_at_start` is False for a gateway that asks at its first request. `file`: the name of its
-    token file.
+    token file. `has_several`: that file has several tokens, so that no donated one replaces it.
     """
 
     key_fingerprint: str
@@ -42,6 +42,7 @@ class Gateway:
     is_doubtful: bool = False
     asks_at_start: bool = True
     file: str = ""
+    has_several: bool = False
 
     @property
     def shares_with(self) -> tuple[str, str]:
@@ -80,6 +81,7 @@ def gateway_of(reading: Reading, key: str, asks_at_start: bool = True, file: str
         is_doubtful=own and bool(reading.token_state) and says <= WORTH_KEEPING,
         asks_at_start=asks_at_start,
         file=file,
+        has_several=len(reading.token_expiries) > 1,
     )
 
 
@@ -150,7 +152,10 @@ def distribute(
                 issuers.add(donor)
             elif without:
                 adopters.add(donor)
-        donor_of |= {name: donor for name in without if name != donor}
+        issuers.update(name for name in asking if gateways[name].has_several)
+        donor_of |= {
+            name: donor for name in without if name != donor and not gateways[name].has_several
+        }
     return Issuances(
         tuple(name for name in members if name in issuers),
         donor_of,

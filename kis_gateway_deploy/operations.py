@@ -21,7 +21,7 @@ from kis_gateway_deploy import calls, display, requests
 from kis_gateway_deploy.remote import Script
 from kis_gateway_deploy.rollout import Actions
 from kis_gateway_deploy.rollout import roll_out as roll_out_in_batches
-from kis_gateway_deploy.session import CANNOT_READ, Refused, Session, Target
+from kis_gateway_deploy.session import CANNOT_READ, REFUSED, Refused, Session, Target
 
 Commands = Generator[PyinfraCommand, None, None]
 
@@ -56,26 +56,36 @@ def begin(verb: str) -> Session | None:
     further if no host is left.
     """
     try:
-        _expect_confirmation()
+        _expect_confirmation(verb)
         session = Session.current()
+        session.begin(verb, host.name)
     except Refused:
-        words: dict[str, display.Word] = {each.name: "blocked" for each in inventory}
-        atexit.register(click.echo, display.last_line(verb, words))
+        if not hasattr(state, REFUSED):
+            setattr(state, REFUSED, True)
+            words: dict[str, display.Word] = {each.name: "blocked" for each in inventory}
+            line, is_json = display.last_line(verb, words), bool(host.data.get("json"))
+            atexit.register(partial(click.echo, line, err=is_json))
         raise
-    if not session.verb:
-        session.verb = verb
+    if session.names and not session.is_concluded:
+        session.is_concluded = True
         atexit.register(_conclude, session)
     return session if session.takes_part(host) else None
 
 
-def _expect_confirmation() -> None:
+def _expect_confirmation(verb: str) -> None:
     """pyinfra asks before it executes anything, and ends with a traceback if nobody can answer."""
-    asks = is_cli and state.check_for_changes and not {"--dry", "--json"} & {*sys.argv}
+    flags = {*sys.argv} if is_cli else set()
+    if "--dry" in flags and verb in {"plan", "drift", "status"}:
+        raise Refused(f"no host was touched: {verb} changes nothing: leave --dry out")
+    asks = is_cli and state.check_for_changes and not {"--dry", "--json"} & flags
     if asks and not sys.stdin.isatty():
         raise Refused("no host was touched: there is no terminal to confirm on: add -y")
 
 
 def _conclude(session: Session) -> None:
+    if not session.is_executed and not session.interrupted and not session.dropped_out():
+        click.echo(f"{session.verb}: not executed")  # a dry run, or not confirmed
+        return
     if session.counts_issuances and not session.not_read():
         logger.info(session.rollout.count)
     click.echo(display.last_line(session.verb, session.words()), err=session.prints_json)
@@ -94,6 +104,7 @@ def check() -> Commands:
     if not state.is_executing:
         return
     session = Session.current()
+    session.is_executed = True
     target = session.targets[host.name]
     if problems := session.why_untouched(host.name):
         session.untouched.add(host.name)
@@ -174,7 +185,10 @@ def roll_out(action: str) -> Commands:
             yield StringCommand("true")  # counts as a change in a dry run, where nothing runs
         return
     session = Session.current()
-    session.counts_issuances = True
+    session.counts_issuances = session.is_executed = True
+    # A host that got python3 in this run could not be refused before.
+    late = {name: why for name in session.names if (why := session.late_refusal(name))}
+    session.failed |= late
     if session.rollout.batches and not session.dropped_out():
         yield _do(lambda _: _roll_out(session, action))
 
@@ -183,7 +197,11 @@ def _roll_out(session: Session, action: str) -> bool:
     rollout = session.rollout
 
     def switch(name: str, batch: int) -> bool:
-        return calls.switch(session, name, action, session.targets[name].release_id, batch).is_good
+        release = session.targets[name].release_id
+        result = calls.switch(session, name, action, release, batch)
+        if result.may_have_begun:
+            rollout.progress.sent.add(name)
+        return result.is_good
 
     def revert(name: str) -> bool:
         target = session.targets[name]
@@ -216,7 +234,17 @@ def _roll_out(session: Session, action: str) -> bool:
 
 
 def _side_by_side(names: Sequence[str], do: Callable[[str], bool]) -> list[bool]:
-    return list(Group().imap(do, names))
+    def safely(name: str) -> bool:
+        """An exception of one host must not end the rollout before the others are looked after."""
+        try:
+            return do(name)
+        except Exception as error:
+            logger.error(
+                f"    [{name}] unexpected {type(error).__name__}; please report this as a bug"
+            )
+            return False
+
+    return list(Group().imap(safely, names))
 
 
 @operation()
@@ -226,6 +254,7 @@ def report() -> Commands:
     session.counts_issuances = True
     if not state.is_executing:
         return
+    session.is_executed = True
     target, failed = _target(), session.dropped_out()
     if host.name in session.failed:
         yield _fail(f"{session.failed[host.name]} (see above)")
@@ -238,6 +267,8 @@ def report() -> Commands:
         yield _fail("was not switched for an unknown reason; please report this as a bug")
     elif wrong := _what_a_client_misses(target):
         yield _fail(wrong)
+    elif session.interrupted:
+        yield _fail(f"interrupted ({session.interrupted}), after its switch was complete")
     else:
         for line in where_it_listens(target):
             _say(line)
@@ -247,7 +278,12 @@ def report() -> Commands:
 def down() -> Commands:
     """Removes container and network; the token directory and the releases stay."""
     session, settings = Session.current(), _target().settings
+    if not _target().plan.does("down"):
+        return
     yield _do(lambda host: calls.change(session, host.name, "down", None).is_good)
+    if not state.is_executing:
+        return
+    session.is_executed = True
     _say(f"The token stays in {settings.token_path}, the releases in the app directory.")
 
 
@@ -299,6 +335,7 @@ def show_status(as_json: bool) -> Commands:
     """Prints on standard output what was read of all hosts; to be run once, not on each."""
     if state.is_executing:
         session = Session.current()
+        session.is_executed = True
         session.prints_json = as_json
         hosts = {
             name: (target.reading or _why_not_read(target)) if target else display.UNREACHABLE
@@ -317,6 +354,7 @@ def show_plan() -> Commands:
     """Prints on standard output what `up` would change on all hosts; to be run once."""
     if state.is_executing:
         session = Session.current()
+        session.is_executed = True
         targets = session.surveyed()
         for name, target in targets.items():
             if target and not target.has_python:

@@ -19,6 +19,7 @@ CLOCK_MAY_DIFFER = 60  # seconds; a reading takes one or two on its way
 NEEDS_ROOT = (
     "the deploy needs root: set `_sudo` to True in the host's inventory data, or connect as root"
 )
+NOTHING_RUNS = "no release runs here: deploy first (make deploy)"
 SIMULATOR_PORTS = (9443, 29443)
 DEFAULT_ENGINE = "unix:///var/run/docker.sock"
 ANYWHERE = "0.0.0.0"  # noqa: S104 - compared, never bound
@@ -390,7 +391,7 @@ def refusals_to_run(settings: Settings, reading: Reading) -> list[str]:
     if reading.uid != 0:
         return [NEEDS_ROOT]
     if not reading.current or reading.engine != "up":
-        return ["no release runs here: deploy first (make deploy)"]
+        return [NOTHING_RUNS]
     return _strangers_here(settings, reading) + _under_way(reading)
 
 

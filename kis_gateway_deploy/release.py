@@ -19,7 +19,12 @@ from kis_gateway_deploy.paths import SIMULATOR_CONTEXT, TEMPLATE
 from kis_gateway_deploy.plain_yaml import LOADER
 from kis_gateway_deploy.registry import login_config
 from kis_gateway_deploy.saved_image import SavedImage, find_image
-from kis_gateway_deploy.settings import Settings, key_fingerprint, read_secrets
+from kis_gateway_deploy.settings import (
+    DEFAULT_ENVIRONMENT,
+    Settings,
+    key_fingerprint,
+    read_secrets,
+)
 
 # What tools leave behind in a build context; it must not change the image's tag.
 NOT_IN_A_CONTEXT = {".git", ".mypy_cache", ".pytest_cache", ".ruff_cache", ".venv", "__pycache__"}
@@ -227,8 +232,8 @@ def archive(files: Iterable[tuple[str, File]]) -> bytes:
 
 def render_compose(settings: Settings, image: str, template: Path = TEMPLATE) -> str:
     """The compose file. Undefined names are errors; every value is quoted by `to_yaml`."""
-    defaults = {"GUNICORN_CMD_ARGS": "--timeout 600"}  # an env file's value would lose against it
-    environment = {k: v for k, v in defaults.items() if k not in settings.env_names}
+    # An env file's value would lose against a default.
+    environment = {k: v for k, v in DEFAULT_ENVIRONMENT.items() if k not in settings.env_names}
     values = settings.model_dump() | {
         "image": image,
         "environment": environment | settings.environment,

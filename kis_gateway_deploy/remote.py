@@ -182,6 +182,8 @@ def ask(
             try:
                 return execute(words, **shown, **{**connector, "_stdin": [stdin, *more]})
             except BrokenPipeError:  # it ended before it read its input, as sudo does if it refuses
+                if more:
+                    raise
                 return execute(words, **shown, **connector)  # to hear why
         except Exception as error:
             return error
@@ -270,11 +272,20 @@ def _echo(message: Any = None, **kwargs: Any) -> None:
         if str(message).startswith(prefix):
             _, is_ours, line = str(message).partition(frame)
             heard[:] = [time.monotonic()]
-            said = json.loads(line).get("say") if is_ours else None
+            said = _said(line) if is_ours else None
             if said is not None:
-                show(str(said))
+                show(said)
             return
     click.echo(message, **kwargs)
+
+
+def _said(line: str) -> str | None:
+    """What a host's line says for people; None if it is the result, or cut off."""
+    try:
+        said = json.loads(line).get("say")
+    except (ValueError, AttributeError, RecursionError):
+        return None
+    return None if said is None else str(said)
 
 
 def command() -> str:

@@ -41,6 +41,7 @@ class Progress:
     switched: list[str] = field(default_factory=list)
     reverted: list[str] = field(default_factory=list)
     stopped: list[str] = field(default_factory=list)
+    sent: set[str] = field(default_factory=set)  # hosts that may have begun their switch
     failed: dict[str, str] = field(default_factory=dict)
 
 
@@ -157,10 +158,9 @@ def roll_out(rollout: Rollout, revert: Literal["fleet", "host"], act: Actions) -
     _look(progress, act)
     if progress.failed:
         who = ", ".join(progress.failed)
-        left = [name for name in progress.stopped if name not in progress.switched]
-        if back := [name for name in left if name not in progress.failed]:
+        if back := [name for name in progress.stopped if name not in progress.sent]:
             act.say(f"starting again what was stopped ({', '.join(back)}), because {who} failed")
-            act.side_by_side(back, act.start)
+            _each(back, act.start, progress, [], "is stopped and could not be started again", act)
         going_back = list(progress.switched)
         if revert == "fleet" and going_back:
             act.say(f"reverting {', '.join(going_back)}, because {who} failed")

@@ -6,11 +6,11 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from signal import SIG_IGN, SIGHUP, SIGINT, SIGTERM, Signals, getsignal, signal
-from threading import Lock
+from threading import Lock, current_thread, main_thread
 from typing import Any
 
 from jinja2 import TemplateError
-from pyinfra import logger
+from pyinfra import is_cli, logger
 from pyinfra.api.arguments import CONNECTOR_ARGUMENT_KEYS, pop_global_arguments
 from pyinfra.api.exceptions import PyinfraError
 from pyinfra.api.host import Host
@@ -26,6 +26,7 @@ from kis_gateway_deploy.issuance import (
     mounted_token_left,
 )
 from kis_gateway_deploy.plans import (
+    NOTHING_RUNS,
     Plan,
     Step,
     make_plan,
@@ -51,6 +52,7 @@ CANNOT_READ = (
 )
 NO_PYTHON = "this host has no python3: deploy to it (make deploy), or install it"
 ATTRIBUTE = "kis_gateway_session"
+REFUSED = "kis_gateway_refused"  # of a state whose run was refused, which the last line says
 EXIT_BY_SIGNAL = 128  # as shells report a process that a signal ended
 
 
@@ -102,6 +104,8 @@ class Session:
         self.interrupted = ""  # by which signal
         self.is_rolling_out = False
         self.verb = ""
+        self.begun: set[str] = set()
+        self.is_executed = self.is_concluded = False
         self.untouched: set[str] = set()  # they were refused, or because others were
         self.counts_issuances = self.prints_json = False
         self._rollout: Rollout | None = None
@@ -130,12 +134,14 @@ class Session:
 
         def handle(number: int, _: object) -> None:
             name = Signals(number).name
-            if not self.is_rolling_out:
-                logger.error(f"{name}: interrupted; no switch was under way")
-                raise SystemExit(EXIT_BY_SIGNAL + number)
             self.interrupted = name
+            if not self.is_rolling_out:
+                logger.error(f"{name}: interrupted; what has begun on a host ends there")
+                raise SystemExit(EXIT_BY_SIGNAL + number)
             logger.error(f"{name}: no new switch begins; those under way are waited for")
 
+        if not is_cli or current_thread() is not main_thread():
+            return  # the program that uses this library handles its signals itself
         for each in (SIGINT, SIGTERM, SIGHUP):
             if getsignal(each) != SIG_IGN:  # nohup
                 # Not gevent's handlers: the one for SIGINT comes after Python's own has raised.
@@ -174,6 +180,16 @@ class Session:
         return self._digests[asked]
 
     # Reading and planning
+
+    def begin(self, verb: str, name: str) -> None:
+        """Raises Refused for a second verb in one run: its plan would be of an old reading."""
+        if name in self.begun:
+            raise Refused(
+                f"{self.verb}() and then {verb}() in one run: the second would use what was read "
+                "before the first. Run pyinfra once for each"
+            )
+        self.verb = verb
+        self.begun.add(name)
 
     def takes_part(self, host: Host) -> bool:
         return host.name in self.desired
@@ -272,8 +288,16 @@ class Session:
     def plan_to_remove(self, host: Host) -> Target:
         """Reads a host and plans to remove its container, whatever runs in it."""
         target = self.plan_to_run(host, release_id=None)
+        reading = target.reading
+        if reading and reading.engine == "up" and not reading.gateways and not reading.strangers:
+            return self._note(replace(target, plan=Plan()))  # there is nothing to remove
         step = Step("down", "the container and its network are removed")
-        return self._note(replace(target, plan=replace(target.plan, steps=(step,))))
+        has_container = reading is not None and reading.engine == "up"
+        refusals = [
+            why for why in target.plan.refusals if not (has_container and why == NOTHING_RUNS)
+        ]
+        plan = replace(target.plan, steps=(step,), refusals=refusals)
+        return self._note(replace(target, plan=plan))
 
     # All hosts
 
@@ -319,6 +343,13 @@ class Session:
     def _refusals(self, name: str) -> list[str]:
         beyond = self._beyond_the_limit(name)
         return [*self.targets[name].plan.refusals, *([beyond] if beyond else [])]
+
+    def late_refusal(self, name: str) -> str:
+        """Why a host may not be switched that could be read only after python3 was installed."""
+        target = self.targets.get(name)
+        if target is None or target.reading is None or name in self.dropped_out():
+            return ""
+        return "; ".join(self._refusals(name))
 
     def mounted_elsewhere(self, name: str) -> bool:
         """Whether a token that lasts is in a directory that only the running container has."""
@@ -401,8 +432,10 @@ class Session:
         if target is None or name in self.failed or target.is_unreadable:
             return "failed"
         if self.verb == "status":
-            return "read"
+            return "failed" if name in self.dropped_out() else "read"
         plan = target.plan
+        if self.interrupted and plan.steps and self.verb not in {"plan", "drift"}:
+            return "failed"
         if plan.refusals or name in self.untouched:
             return "blocked"
         if self.verb == "drift" and (plan.steps or plan.findings):

@@ -32,7 +32,7 @@ from kis_gateway_deploy.credentials import (
     reason,
 )
 from kis_gateway_deploy.env_file import EnvFileError, names_in, values_in
-from kis_gateway_deploy.plain_yaml import load_plain
+from kis_gateway_deploy.override import problems_in
 from kis_gateway_deploy.reading import escaped
 from kis_gateway_deploy.registry import ImageReference, read_login
 from kis_gateway_deploy.saved_image import find_image
@@ -49,6 +49,7 @@ RESERVED_ENVIRONMENT = {
     "SECRETS_FILE": "gateway_secrets_file",
     "PORT": "gateway_container_port",
 }
+DEFAULT_ENVIRONMENT = {"GUNICORN_CMD_ARGS": "--timeout 600"}
 
 
 TOKEN_SETTINGS = "gateway_token_mount and gateway_token_file"
@@ -88,7 +89,10 @@ SYSTEM_DIRECTORIES = {
     *("/sbin", "/srv", "/usr", "/usr/local", "/var", "/var/lib", "/var/lib/docker", "/var/log"),
     *("/tmp", "/var/tmp"),  # noqa: S108 - compared, never used
 }
-NOT_BELOW = ("/dev", "/proc", "/run", "/sys", "/var/run")
+NOT_BELOW = (
+    *("/bin", "/boot", "/dev", "/etc", "/lib", "/lib64", "/proc", "/run", "/sbin", "/sys"),
+    *("/usr", "/var/lib/docker", "/var/run"),
+)
 
 
 def _host_directory(path: str) -> str:
@@ -145,7 +149,7 @@ def _health_path(path: str) -> str:
 
 def _mount(path: str) -> str:
     path = _absolute(path)
-    if path in {"/", "/tmp"} or SECRETS_TARGET.startswith(f"{path}/"):  # noqa: S108 - in a container
+    if path in {"/", "/tmp"} or f"{SECRETS_TARGET}/".startswith(f"{path}/"):  # noqa: S108
         raise ValueError("must be another directory than `/`, `/tmp` and that of the secrets file")
     return path
 
@@ -579,6 +583,11 @@ def _relations(settings: Settings) -> list[tuple[tuple[str, ...], str]]:
             )
         )
     problems += [
+        (("gateway_token_env",), f"may not be {name}, which has another meaning")
+        for name in settings.token_env
+        if name in RESERVED_ENVIRONMENT | DEFAULT_ENVIRONMENT
+    ]
+    problems += [
         (("gateway_environment",), f"may not set {name}: it follows from {source}")
         for name, source in settings.reserved.items()
         if name in settings.environment
@@ -634,41 +643,14 @@ def _file_problems(settings: Settings) -> list[tuple[tuple[str, ...], str]]:
 
 
 def _override_problems(settings: Settings) -> list[str]:
-    """What can be told here; the host's own compose checks the rest before the switch."""
     if settings.compose_override is None:
         return []
     try:
-        content = load_plain((settings.override_content or b"").decode("utf-8"))
-    except OSError as error:
+        content = settings.override_content or b""
+    except (OSError, ValueError) as error:
         return [f"cannot be read: {reason(error)}"]
-    except UnicodeDecodeError:
-        return [f"{settings.compose_override} is not UTF-8"]
-    except ValueError as error:
-        return [f"{settings.compose_override}, {error}"]
-    services = content.get("services") if isinstance(content, dict) else None
-    if not isinstance(services, dict) or list(services) != [SERVICE]:
-        return [f"{settings.compose_override} must have one service, {SERVICE}"]
-    service = services[SERVICE] if isinstance(services[SERVICE], dict) else {}
-    return [
-        f"{settings.compose_override}: the path {path} is relative, and would be one in the release"
-        for path in _relative_paths(service)
-    ]
-
-
-def _relative_paths(service: dict[str, Any]) -> list[str]:
-    """The paths that compose would look up in the release's directory on the host."""
-    found = []
-    for volume in service.get("volumes") or []:
-        is_bind = isinstance(volume, dict) and volume.get("type") == "bind"
-        source = volume.get("source") if is_bind else str(volume).partition(":")[0]
-        if str(source).startswith((".", "~")) or (is_bind and not str(source).startswith("/")):
-            found.append(str(source))
-    env_files = service.get("env_file") or []
-    for each in env_files if isinstance(env_files, list) else [env_files]:
-        path = each.get("path") if isinstance(each, dict) else each
-        if not str(path).startswith("/"):
-            found.append(str(path))
-    return found
+    found = problems_in(content, SERVICE, settings.token_mount)
+    return [f"{settings.compose_override}: {problem}" for problem in found]
 
 
 def _credentials_problems(settings: Settings) -> list[tuple[tuple[str, ...], str]]:
