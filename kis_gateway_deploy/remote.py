@@ -60,7 +60,7 @@ SILENCE_SECONDS = 30
 """For how long a host may be silent that sends a line every few seconds, and for how long TCP data
 sent to it may stay unacknowledged."""
 
-BEATING = {"switch"}
+BEATING = {"switch", "prepare", "fetch", "simulator"}
 """Verbs during which a host sends a line at least every 5 s."""
 WORDS_LIMIT = 20
 """How many of the last lines of a host's standard error are added to an error."""
@@ -190,7 +190,8 @@ def ask(
 
     with _listening(host.print_prefix, frame, show) as heard:
         job = gevent.spawn(run)
-        _wait(job, seconds, heard if verb in BEATING else None)
+        # Nothing is read before all input is sent.
+        _wait(job, seconds, heard if verb in BEATING and not more else None)
     ended = job.get(block=False)
     if isinstance(ended, EOFError) and _is_of_getpass(ended):
         raise RemoteError(NO_TERMINAL)
