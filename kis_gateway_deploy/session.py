@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from signal import SIG_IGN, SIGHUP, SIGINT, SIGTERM, Signals, getsignal, signal
-from threading import Lock, current_thread, main_thread
+from threading import Lock
 from typing import Any
 
 from jinja2 import TemplateError
@@ -140,7 +140,7 @@ class Session:
                 raise SystemExit(EXIT_BY_SIGNAL + number)
             logger.error(f"{name}: no new switch begins; those under way are waited for")
 
-        if not is_cli or current_thread() is not main_thread():
+        if not is_cli:
             return  # the program that uses this library handles its signals itself
         for each in (SIGINT, SIGTERM, SIGHUP):
             if getsignal(each) != SIG_IGN:  # nohup
