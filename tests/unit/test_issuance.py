@@ -221,6 +221,13 @@ def test_one_token_is_requested_per_key() -> None:
     assert result.donor_of == {"c": "a", "d": "b"}
 
 
+def test_a_file_with_several_expired_tokens_gets_no_donated_one() -> None:
+    """It would never be replaced: its gateway has to ask itself."""
+    several = Gateway(KEY, has_several=True)
+    result = distribute(["a", "b"], {"a": several, "b": HAS})
+    assert (result.issuers, result.donor_of) == (("a",), {})
+
+
 def test_a_gateway_without_a_file_shares_with_nobody_and_may_ask() -> None:
     external = external_gateway(reading(**NO_TOKEN), KEY)
     result = distribute(["a", "b", "c"], {"a": external, "b": NONE, "c": external})

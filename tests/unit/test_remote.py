@@ -165,3 +165,18 @@ def test_the_host_program_imports_only_itself_and_the_standard_library() -> None
                 assert {alias.name.split(".")[0] for alias in node.names} <= allowed, path
             if isinstance(node, ast.ImportFrom):
                 assert node.level == 1 or str(node.module).split(".")[0] in allowed, path
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('{"t": 1, "say": "waiting"}', "waiting"),
+        ('{"say": 5}', "5"),
+        ('{"result": {}}', None),
+        ('{"t": 1.2, "sa', None),
+        ("[1]", None),
+        ("[" * 100_000, None),
+    ],
+)
+def test_a_line_that_is_cut_off_says_nothing(line: str, said: str | None) -> None:
+    assert remote._said(line) == said

@@ -163,3 +163,16 @@ def test_a_crash_loop_that_cannot_be_stopped_stops_the_rollout() -> None:
     progress = fleet.roll(looping=["b"])
     assert fleet.done == ["stop b"]
     assert progress.failed == {"b": "could not be stopped"}
+
+
+def test_a_stopped_crash_loop_is_started_again_after_a_signal() -> None:
+    fleet = Fleet(signal_after="switch canary")
+    fleet.roll(looping=["b"])
+    assert "switch b" not in fleet.done
+    assert "start b" in fleet.done
+
+
+def test_a_stopped_crash_loop_that_cannot_be_started_again_is_an_error() -> None:
+    fleet = Fleet(bad={"switch": {"canary"}, "start": {"b"}})
+    progress = fleet.roll(looping=["b"])
+    assert progress.failed["b"] == "is stopped and could not be started again"

@@ -182,3 +182,48 @@ def test_a_host_that_is_read_again_is_planned_again() -> None:
     assert run.rollout.batches == []
     run._note(put(run, "a", SWITCH))
     assert run.rollout.batches == [["a"]]
+
+
+def test_a_second_verb_in_one_run_is_refused() -> None:
+    run = session(a={}, b={})
+    run.begin("up", "a")
+    run.begin("up", "b")
+    with pytest.raises(Refused, match=r"up\(\) and then restart\(\) in one run"):
+        run.begin("restart", "a")
+
+
+def test_a_host_that_got_python_late_is_still_refused_by_the_limit() -> None:
+    run = session(a={}, outside={})
+    run.state.limit_hosts = [run.inventory.get_host("a")]
+    settings, release = run.desired["a"]
+    without = Target("a", settings, release, release.id, None, Plan(), has_python=False)
+    run.targets["a"] = without
+    assert run.why_untouched("a") == []  # nothing is known of it
+    put(run, "a", SWITCH, **NO_TOKEN)
+    run._rollout = None
+    assert "no host within the limit has a token" in run.late_refusal("a")
+
+
+@pytest.mark.parametrize(
+    ("verb", "plan", "interrupted", "has_failed", "word"),
+    [
+        ("up", SWITCH, "", False, "changes"),
+        ("up", SWITCH, "SIGINT", False, "failed"),
+        ("up", Plan(), "SIGINT", False, "up to date"),
+        ("drift", SWITCH, "", True, "drifted"),
+        ("plan", Plan(findings=["a"]), "", False, "drifted"),
+        ("plan", Plan(refusals=["a"]), "", True, "blocked"),
+        ("status", SWITCH, "", False, "read"),
+        ("status", SWITCH, "", True, "failed"),
+        ("up", SWITCH, "", True, "failed"),
+    ],
+)
+def test_the_word_of_a_host(
+    verb: str, plan: Plan, interrupted: str, has_failed: bool, word: str
+) -> None:
+    run = session(a={})
+    run.verb, run.interrupted = verb, interrupted
+    put(run, "a", plan)
+    if has_failed:
+        run.state.failed_hosts.add(run.inventory.get_host("a"))
+    assert run.words() == {"a": word}
