@@ -23,7 +23,8 @@ def without_the_volume(template: str) -> str:
 
 
 def with_the_variable_misspelt(template: str) -> str:
-    return template.replace("KIS_TOKEN_FILE_PATH:", "KIS_TOKEN_PATH_FILE:")
+    start = "in token_variables.items() %}\n      {{ "
+    return template.replace(f"{start}name", f"{start}('MIS' ~ name)")
 
 
 def failed_tests(output: str) -> set[str]:
