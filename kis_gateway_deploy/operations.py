@@ -83,6 +83,8 @@ def _expect_confirmation(verb: str) -> None:
 
 
 def _conclude(session: Session) -> None:
+    if hasattr(session.state, REFUSED):
+        return  # another last line says so
     if not session.is_executed and not session.interrupted and not session.dropped_out():
         click.echo(f"{session.verb}: not executed")  # a dry run, or not confirmed
         return

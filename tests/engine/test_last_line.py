@@ -90,3 +90,29 @@ def test_json_on_standard_output_has_no_last_line(deployed: Deployment) -> None:
     result = command(BIN / "pyinfra", *flags, inventory, "deploy/status.py", cwd=ROOT)
     assert result.stdout.rstrip().endswith("]")
     assert "status: read on 1 of 1 hosts" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("verb", "status", "last"),
+    [
+        ("up", 0, "up: not executed"),
+        ("drift", 1, "drift: blocked on 1 of 1 hosts (@local)"),
+        ("plan", 1, "plan: blocked on 1 of 1 hosts (@local)"),
+    ],
+)
+def test_a_dry_run_does_not_look_like_a_success(
+    deployed: Deployment, verb: str, status: int, last: str
+) -> None:
+    inventory = deployed.inventory(**CHANGED)
+    result = command(BIN / "pyinfra", "--dry", inventory, f"deploy/{verb}.py", cwd=ROOT)
+    assert (result.returncode, result.stdout.splitlines()[-1]) == (status, last)
+
+
+def test_two_verbs_in_one_run_are_refused(deployed: Deployment, tmp_path: Path) -> None:
+    (tmp_path / "site.py").write_text(
+        "from kis_gateway_deploy import restart, up\nup()\nrestart()\n"
+    )
+    result = command(BIN / "pyinfra", "-y", deployed.inventory(), tmp_path / "site.py", cwd=ROOT)
+    assert result.returncode == 1
+    assert "up() and then restart() in one run" in result.stderr
+    assert result.stdout.splitlines()[-1] == "restart: blocked on 1 of 1 hosts (@local)"

@@ -19,7 +19,7 @@ from kis_gateway_deploy.reading import Reading, escaped, parse_reading
 from kis_gateway_deploy.rollout import Rollout
 from tests.unit import builders
 
-EXAMPLES = int(os.environ.get("HOSTILE_ANSWERS", "1500"))  # 20000 takes some minutes
+EXAMPLES = int(os.environ.get("HOSTILE_ANSWERS", "1000"))  # 20000 takes some minutes
 MEBIBYTE = 1 << 20
 
 JSON = st.recursive(

@@ -26,7 +26,7 @@ from kis_gateway_deploy.settings import (
 from tests.unit.builders import host_data
 from tests.unit.test_release import interpolated
 
-many = run(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
+many = run(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck))
 TEXT = st.text() | st.sampled_from(["/data/kis", "127.0.0.1", "10.0.0.5", "host", "$HOME", "a\nb"])
 VALUE = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | TEXT,
