@@ -67,7 +67,7 @@ class _DroppedGroups(logging.Handler):
 
 
 def _show_error(error: Any, file: object = None) -> None:  # noqa: ARG001 - click's interface
-    """In place of a traceback: what went wrong, in which line of which file."""
+    """Shows an error with its file and line, and writes the traceback to `DEBUG_LOG`."""
     cause = error.exception
     if isinstance(cause, SyntaxError):
         where = f"{cause.filename}, line {cause.lineno}: {cause.msg}"

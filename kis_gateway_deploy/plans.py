@@ -395,6 +395,19 @@ def refusals_to_run(settings: Settings, reading: Reading) -> list[str]:
     return _strangers_here(settings, reading) + _under_way(reading)
 
 
+def plan_to_remove(plan: Plan, reading: Reading | None) -> Plan:
+    """To remove the container, by the plan to run what is there; no step if there is none.
+
+    A switch under way is refused before that: it has no container for a moment.
+    """
+    step = Step("down", "the container and its network are removed")
+    if reading is None or reading.engine != "up":
+        return replace(plan, steps=(step,))
+    refusals = [why for why in plan.refusals if why != NOTHING_RUNS] + _under_way(reading)
+    steps = (step,) if reading.gateways or refusals else ()
+    return replace(plan, steps=steps, refusals=list(dict.fromkeys(refusals)))
+
+
 def _strangers_here(settings: Settings, reading: Reading) -> list[str]:
     return [
         f"the container {stranger.name} (of {stranger.compose_file or 'no compose file'}) is the "

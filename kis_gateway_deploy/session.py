@@ -26,11 +26,11 @@ from kis_gateway_deploy.issuance import (
     mounted_token_left,
 )
 from kis_gateway_deploy.plans import (
-    NOTHING_RUNS,
     Plan,
     Step,
     make_plan,
     old_directory,
+    plan_to_remove,
     plan_without_python,
     refusals_to_run,
 )
@@ -288,16 +288,7 @@ class Session:
     def plan_to_remove(self, host: Host) -> Target:
         """Reads a host and plans to remove its container, whatever runs in it."""
         target = self.plan_to_run(host, release_id=None)
-        reading = target.reading
-        if reading and reading.engine == "up" and not reading.gateways and not reading.strangers:
-            return self._note(replace(target, plan=Plan()))  # there is nothing to remove
-        step = Step("down", "the container and its network are removed")
-        has_container = reading is not None and reading.engine == "up"
-        refusals = [
-            why for why in target.plan.refusals if not (has_container and why == NOTHING_RUNS)
-        ]
-        plan = replace(target.plan, steps=(step,), refusals=refusals)
-        return self._note(replace(target, plan=plan))
+        return self._note(replace(target, plan=plan_to_remove(target.plan, target.reading)))
 
     # All hosts
 

@@ -49,8 +49,10 @@ def main(serve: Serve) -> int:
 
 
 def _beat(frame: str) -> None:
-    """From now on writes a line every `BEAT_SECONDS`: a controller behind a proxy cannot tell a
-    silent host from one that works."""
+    """Starts to write a line every `BEAT_SECONDS`.
+
+    Without it, a controller behind a proxy cannot tell a host that works from a silent one.
+    """
     import signal
 
     line = f'\n{frame}{{"beat": true}}\n'.encode()

@@ -130,7 +130,7 @@ def _lost_by_override(project: str, files: list[str]) -> str:
 def _override_error(what: str) -> str:
     return (
         f"gateway_compose_override {what}: it may add, but not change what the settings say. The "
-        "running gateway was not touched."
+        "running gateway was not touched. Correct that file, then deploy again."
     )
 
 

@@ -8,10 +8,12 @@ import pytest
 from kis_gateway_deploy.plans import (
     EFFECTS,
     NEEDS_ROOT,
+    NOTHING_RUNS,
     Does,
     Plan,
     Step,
     make_plan,
+    plan_to_remove,
     plan_without_python,
     refusals_to_run,
     why_recreate,
@@ -966,3 +968,27 @@ def test_a_container_is_made_from_the_override_too() -> None:
     for compose_file, is_right in [(both, True), (both.partition(",")[0], False)]:
         found = reading(current=made.id, containers=(container(compose_file=compose_file),))
         assert (why_recreate(settings(), made, found) == "") is is_right
+
+
+@pytest.mark.parametrize(
+    ("actual", "refusals", "steps", "expected"),
+    [
+        ({}, [], 1, []),
+        ({"current": None}, [NOTHING_RUNS], 1, []),  # a container that no release made
+        ({"current": None, "containers": ()}, [NOTHING_RUNS], 0, []),
+        ({"containers": ()}, [], 0, []),
+        ({"containers": (), "engine": "down"}, [NOTHING_RUNS], 1, [NOTHING_RUNS]),
+        ({"containers": (), "uid": 1000}, [NEEDS_ROOT], 1, [NEEDS_ROOT]),
+    ],
+)
+def test_down_removes_any_container_and_refuses_what_it_cannot_tell(
+    actual: dict[str, Any], refusals: list[str], steps: int, expected: list[str]
+) -> None:
+    made = plan_to_remove(Plan(refusals=refusals), reading(**actual))
+    assert (len(made.steps), made.refusals) == (steps, expected)
+
+
+def test_down_in_a_switch_is_refused_though_there_is_no_container() -> None:
+    between = reading(containers=(), switching=True, current=None)
+    made = plan_to_remove(Plan(refusals=[NOTHING_RUNS]), between)
+    assert made.refusals == ["a switch is under way here: wait for its end, then try again"]
