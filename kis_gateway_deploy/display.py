@@ -211,8 +211,8 @@ def host_plan(
     if plan.does("release", "switch"):
         lines += _file_changes(release, reading)
     if reading.current != release.id:
-        desired = release.files[COMPOSE_FILE].content.decode()
-        lines += compose_diff(reading.current_compose, desired, release.id, settings.plan_show)
+        before, desired = reading.current_compose, release.compose_file
+        lines += compose_diff(before, desired, release.id, settings.plan_show)
     lines += [click.style(f"! {warning}", "yellow") for warning in plan.warnings]
     lines += [click.style(f"! in the way: {problem}", "red") for problem in in_the_way]
     return "\n  ".join([_head(name, plan, bool(in_the_way)), *lines])

@@ -169,7 +169,9 @@ class Session:
 
     def _digest(self, settings: Settings) -> str | NoDigestError:
         """What the registry says that the image is now, or why it did not say that."""
-        if settings.image_source != "registry" or ImageReference.parse(settings.image).digest:
+        if settings.is_in_place or settings.image_source != "registry":
+            return ""
+        if ImageReference.parse(settings.image).digest:
             return ""
         asked = settings.image, settings.registry_auth_file
         if asked not in self._digests:
@@ -288,7 +290,8 @@ class Session:
     def plan_to_remove(self, host: Host) -> Target:
         """Reads a host and plans to remove its container, whatever runs in it."""
         target = self.plan_to_run(host, release_id=None)
-        return self._note(replace(target, plan=plan_to_remove(target.plan, target.reading)))
+        plan = plan_to_remove(target.plan, target.settings, target.reading)
+        return self._note(replace(target, plan=plan))
 
     # All hosts
 
@@ -377,7 +380,9 @@ class Session:
                     target.reading,
                     target.key_fingerprint,
                     target.settings.token_at_start,
-                    target.settings.token_file,
+                    # The app key of a gateway in place is unknown here, so it shares no token.
+                    name if target.settings.is_in_place else target.settings.token_file,
+                    target.settings.tokens_expected,
                 )
                 if target.settings.token_store == "file"
                 else external_gateway(target.reading, target.key_fingerprint)
@@ -399,7 +404,9 @@ class Session:
         From six hours on a new token ends the old one for all (FACTS of KIS's token API).
         """
         settings, release = self.desired[name]
-        if not settings.rollout_share_token or name not in self.rollout.issuances.issuers:
+        if not settings.rollout_share_token or settings.is_in_place:
+            return ""
+        if name not in self.rollout.issuances.issuers:
             return ""
         others = [
             other

@@ -2,21 +2,52 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+import re
 import time
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
+from kis_gateway_deploy.host import directory, token_files, tokens
 from kis_gateway_deploy.release import COMPOSE_FILE, OVERRIDE_FILE
 from kis_gateway_deploy.settings import SERVICE, Settings
 from kis_gateway_deploy.verify.inventory import InventoryHost, run
+
+# Run on the host, so that no token leaves it: only its state, and a hash of each file.
+EXAMINE = """
+import hashlib, sys
+files = TokenFiles(json.loads(sys.argv[2]))
+with Directory(sys.argv[1]) as directory:
+    names = files.names(directory)
+    found = files.examine(directory, names)
+    hashes = {name: hashlib.sha256(directory.read(name) or b"").hexdigest() for name in names}
+print(json.dumps([found.state if found else "missing", found.expiries if found else [], hashes]))
+"""
 
 PROBE = """
 import sys, urllib.request
 sys.exit(not 200 <= urllib.request.urlopen(sys.argv[1], timeout=2).status < 300)
 """
+
+
+class TokensFound(NamedTuple):
+    """The state of the token files (see `Evidence`), each token's expiry, each file's SHA-256."""
+
+    state: str
+    expiries: list[int]
+    hashes: dict[str, str]
+
+
+@cache
+def _examine() -> str:
+    """A program for the host: the host program's own modules for token files, and `EXAMINE`."""
+    sources = "".join(map(inspect.getsource, (tokens, directory, token_files)))
+    imports = re.compile(r"^from (\.|__future__).*\n", re.MULTILINE)
+    return f"from __future__ import annotations\n{imports.sub('', sources)}{EXAMINE}"
 
 
 class Gateway:
@@ -99,9 +130,10 @@ class Gateway:
         result = self.host.run("python3 -c %s %s", PROBE, url)
         return "" if result.rc == 0 else f"{url}: {result.stderr.strip().splitlines()[-1:]}"
 
-    def token_fingerprint(self) -> str:
-        """A hash of the token file: the token itself never leaves the host."""
-        return self.run("sha256sum", self.settings.token_path).split()[0]
+    def token_files(self) -> TokensFound:
+        form = json.dumps(self.settings.token_file)
+        words = "python3", "-I", "-S", "-c", _examine(), self.settings.token_dir, form
+        return TokensFound(*json.loads(self.run(*words)))
 
     def issuances(self) -> int | None:
         """Successful calls of the token endpoint, counted by the simulator; None without one."""

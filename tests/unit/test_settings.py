@@ -71,7 +71,10 @@ def test_the_defaults_are_those_of_the_documented_table() -> None:
         "token_store": "file",
         "token_mount": "/app/tokens",
         "token_env": ("KIS_TOKEN_FILE_PATH",),
+        "compose_file": None,
+        "service": None,
         "token_file": "kis_token.json",
+        "tokens_expected": 1,
         "app_dir": "/opt/kis-gateway",
         "project": "kis",
         "install_docker": True,
@@ -166,6 +169,12 @@ ANYWHERE = "0.0.0.0"  # noqa: S104 - never bound
         ("gateway_token_dir", "/data/.", "absolute path"),
         ("gateway_app_dir", "opt", "absolute path"),
         ("gateway_token_file", "a/b.json", "plain file name"),
+        ("gateway_token_file", "KIS{date:%H}", "a name with a date"),
+        ("gateway_token_file", "KIS{date:}", "a name with a date"),
+        ("gateway_token_file", "KIS{date:%Y}{date:%m}", "a name with a date"),
+        ("gateway_token_file", "KIS{date:%Y}*", "a pattern"),
+        ("gateway_token_file", "KIS{day}", "a name with a date"),
+        ("gateway_tokens_expected", 0, "greater than or equal to 1"),
         ("gateway_token_file", "..", "plain file name"),
         ("gateway_token_file", "", "plain file name"),
         ("gateway_project", "KIS", "compose project name"),
@@ -736,6 +745,9 @@ def test_a_wrong_line_of_an_env_file_is_named_without_its_value(
             {"KIS_TOKEN_FILE_PATH": "/root/.cache/kis/.token.json"},
         ),
         ({"token_env": None}, {}),
+        ({"token_file": None}, {}),
+        ({"token_file": "token_*.json"}, {}),
+        ({"token_file": "KIS{date:%Y%m%d}", "token_env": "KIS_DIR"}, {"KIS_DIR": "/app/tokens"}),
         ({"token_env": "KIS_TOKEN_FILE"}, {"KIS_TOKEN_FILE": "/app/tokens/kis_token.json"}),
         (
             {"token_env": ["KIS_TOKEN_CACHE_PATH", "KIS_TOKEN_CACHE_DIR"]},
@@ -750,6 +762,17 @@ def test_the_variables_name_the_token_file_or_its_directory(
     changes: dict[str, Any], variables: dict[str, str]
 ) -> None:
     assert settings(**changes).token_variables == variables
+
+
+@pytest.mark.parametrize("form", [None, "token_*.json", "t?", ".KIS{date:%Y-%m-%d}.json"])
+def test_a_variable_cannot_name_a_file_whose_name_is_not_fixed(form: str | None) -> None:
+    data = host_data(gateway_token_file=form)
+    assert validate_fleet({"seoul": data})
+    with pytest.raises(SettingsError) as caught:
+        validate_fleet({"seoul": data | {"gateway_token_env": ["A_DIR", "KIS_TOKEN_FILE"]}})
+    [(_, name, what)] = caught.value.problems
+    assert name == "gateway_token_env"
+    assert "KIS_TOKEN_FILE cannot name a file whose name is not fixed" in what
 
 
 def test_a_variable_that_is_not_the_packages_may_be_set() -> None:
