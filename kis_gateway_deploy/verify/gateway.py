@@ -5,16 +5,17 @@ from __future__ import annotations
 import inspect
 import json
 import re
+import shlex
 import time
 from functools import cache
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
 import pytest
 
 from kis_gateway_deploy.host import directory, token_files, tokens
 from kis_gateway_deploy.release import COMPOSE_FILE, OVERRIDE_FILE
-from kis_gateway_deploy.settings import SERVICE, Settings
+from kis_gateway_deploy.settings import Settings
 from kis_gateway_deploy.verify.inventory import InventoryHost, run
 
 # Run on the host, so that no token leaves it: only its state, and a hash of each file.
@@ -65,6 +66,11 @@ class Gateway:
         if self.settings.token_store == "external":
             pytest.skip("gateway_token_store = 'external': the token cannot be judged")
 
+    def expect_own_project(self) -> None:
+        """Skips a test of what the operator's own compose file decides."""
+        if self.settings.is_in_place:
+            pytest.skip("gateway_compose_file: your own compose file decides that")
+
     @property
     def release_dir(self) -> str:
         """As the deploy names it, even if a part of its path is a link."""
@@ -79,10 +85,13 @@ class Gateway:
     @property
     def containers(self) -> list[str]:
         label = "label=com.docker.compose"
+        project = f"project={self.settings.project}"
+        if self.settings.compose_file:
+            project = f"project.working_dir={PurePath(self.settings.compose_file).parent}"
         return self.run(
             "docker", "ps", "--all", "--quiet", "--no-trunc",
-            "--filter", f"{label}.project={self.settings.project}",
-            "--filter", f"{label}.service={SERVICE}",
+            "--filter", f"{label}.{project}",
+            "--filter", f"{label}.service={self.settings.service_name}",
         ).split()  # fmt: skip
 
     @property
@@ -95,7 +104,22 @@ class Gateway:
         found: list[dict[str, Any]] = json.loads(self.run("docker", "inspect", self.container))
         return found[0]
 
-    def compose(self, *arguments: str) -> None:
+    def recreate(self) -> None:
+        """Re-creates the container; in place as the operator does, with this one service."""
+        words = ("--no-deps", "--no-build") if self.settings.is_in_place else ()
+        self._compose("up", "--detach", "--force-recreate", *words)
+
+    def remove_and_create(self) -> None:
+        in_place = self.settings.is_in_place
+        self._compose(*(("rm", "--stop", "--force") if in_place else ("down",)))
+        self._compose("up", "--detach", *(("--no-deps", "--no-build") if in_place else ()))
+
+    def _compose(self, *arguments: str) -> None:
+        if self.settings.compose_file:
+            directory = str(PurePath(self.settings.compose_file).parent)
+            words = ["docker", "compose", *arguments, self.settings.service_name]
+            self.run("sh", "-c", f"cd {shlex.quote(directory)} && {shlex.join(words)}")
+            return
         files = [word for file in self.compose_files for word in ("--file", file)]
         self.run("docker", "compose", "--progress", "quiet", *files, *arguments)
 
@@ -136,8 +160,11 @@ class Gateway:
         return TokensFound(*json.loads(self.run(*words)))
 
     def issuances(self) -> int | None:
-        """Successful calls of the token endpoint, counted by the simulator; None without one."""
-        if not self.settings.simulator:
+        """Successful calls of the token endpoint, counted by the simulator.
+
+        None without it, and for a gateway in place, whose app key is unknown.
+        """
+        if not self.settings.simulator or self.settings.is_in_place:
             return None
         url = "http://127.0.0.1:9443/_simulator/counters"
         probe = f"import urllib.request as u; print(u.urlopen('{url}').read().decode())"

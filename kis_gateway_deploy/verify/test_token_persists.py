@@ -32,12 +32,11 @@ def docker_kill(gateway: Gateway) -> None:
 
 
 def recreation(gateway: Gateway) -> None:
-    gateway.compose("up", "--detach", "--force-recreate")
+    gateway.recreate()
 
 
 def down_and_up(gateway: Gateway) -> None:
-    gateway.compose("down")
-    gateway.compose("up", "--detach")
+    gateway.remove_and_create()
 
 
 @pytest.mark.restarts
