@@ -356,10 +356,12 @@ class Change:
         if manifest is None:
             raise FailedError(f"the manifest of release {release} is not on the host")
         self.starter.put_token_back(manifest)
-        found = self.engine.image(manifest["image"])
         if must_ask(kept_of(self.request, manifest), manifest):
             wait_for_kis(self.starter.left_of_kis_minute(), self.say)
-        is_same = self.deployment.is_in_place or (found is not None and found.get("Id") == image)
+        is_same = self.deployment.is_in_place  # the operator's compose file says the image
+        if not is_same:
+            found = self.engine.image(manifest["image"])
+            is_same = found is not None and found.get("Id") == image
         self._bring_up(release, manifest, None if is_same else image)
 
     def _leave(self) -> None:

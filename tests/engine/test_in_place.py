@@ -75,10 +75,15 @@ class Stack:
         assert result.returncode == 0, result.stderr
         return result.stdout
 
+    def change(self, **variables: str) -> None:
+        """The operator applies a change by hand, a minute after the last issuance."""
+        ask_simulator("PUT", "clock", {"advance": 61})
+        self.compose("up", "--detach", "--no-build", **variables)
+
     def ids(self) -> dict[str, str]:
         """The id of each service's container."""
         lines = self.compose("ps", "--all", "--format", "{{.Service}} {{.ID}}").splitlines()
-        return dict(line.split() for line in lines)  # type: ignore[misc]
+        return dict(line.split() for line in lines)
 
     def counts(self) -> tuple[int, int]:
         return self.account.count("issuances"), self.account.count("rejections")
@@ -229,15 +234,15 @@ def test_what_would_change_more_than_the_token_is_refused(stack: Stack) -> None:
     for name in ("compose.override.yaml", "docker-compose.override.yml"):
         (stack.directory / name).write_text("services: {}\n")
         refused(stack, "made from other files than")
-        stack.compose("up", "--detach", "--no-build")
+        stack.change()
         refused(
             stack,
             f"set COMPOSE_FILE=docker-compose.yml:{name}:kis-gateway.override.yml",
             "KIS_TOKEN_FILE_PATH: /app/tokens/kis_token.json",
         )
         (stack.directory / name).unlink()
-        stack.compose("up", "--detach", "--no-build")
-    stack.compose("up", "--detach", "--no-build", MODE="paper")
+        stack.change()
+    stack.change(MODE="paper")
     refused(stack, "a variable may have been set in your shell only")
     assert stack.counts()[1] == 0
 
@@ -263,7 +268,7 @@ def test_files_that_compose_file_lists_in_the_env_file(stack: Stack) -> None:
         "COMPOSE_FILE=docker-compose.yml:docker-compose.override.yml:kis-gateway.override.yml\n"
     )
     (stack.directory / "kis-gateway.override.yml").write_text("services: {}\n")
-    stack.compose("up", "--detach", "--no-build")
+    stack.change()
     (stack.directory / "kis-gateway.override.yml").unlink()
     outcome = stack.deployment.up()
     assert outcome.status == 0, outcome.output
@@ -280,9 +285,7 @@ def test_lines_in_the_operators_own_file_need_no_override(stack: Stack) -> None:
         "- MODE=", "- KIS_TOKEN_FILE_PATH=/app/tokens/kis_token.json\n      - MODE="
     )
     path.write_text(text)
-    ask_simulator("PUT", "clock", {"advance": 61})
-    stack.compose("up", "--detach", "--no-build")
-    wait_for(stack.serves, "it serves")
+    stack.change()
     issued = stack.counts()
     outcome = stack.deployment.up()
     assert outcome.status == 0, outcome.output
