@@ -206,6 +206,8 @@ def host_plan(
     """What `up` would change on one host, and why; with what stands in the way of it."""
     in_the_way = list(in_the_way)
     lines = [_line(step) for step in plan.steps]
+    if reading.token_state:
+        lines.append(f"{settings.token_path}: {token_state(reading)}")
     lines += [click.style(f"! drifted: {finding}", "yellow") for finding in plan.findings]
     lines += notes
     if plan.does("release", "switch"):

@@ -310,8 +310,16 @@ def shown(
     return plain(display.host_plan("web-1", settings, release, host, plan, in_the_way)).splitlines()
 
 
+TOKEN = (
+    "  /docker_data/kis_tokens/kis_token.json: the token is valid for 20 h 00 min (expires_at)"
+)
+
+
 def test_a_plan_without_changes() -> None:
-    assert shown(reading(), builders.settings(), builders.release()) == ["web-1: up to date"]
+    lines = shown(reading(), builders.settings(), builders.release())
+    assert lines == ["web-1: up to date", TOKEN]
+    without = shown(reading(**builders.NO_TOKEN), builders.settings(), builders.release())
+    assert TOKEN not in without
 
 
 DRIFTED: dict[str, Any] = {
@@ -328,9 +336,9 @@ FOUND = [
 def test_a_plan_of_a_host_that_has_drifted() -> None:
     settings, release = builders.settings(), builders.release()
     first = "web-1: drifted"
-    assert shown(reading(**DRIFTED), settings, release) == [first, *FOUND]
+    assert shown(reading(**DRIFTED), settings, release) == [first, TOKEN, *FOUND]
     blocked = shown(reading(**DRIFTED), settings, release, in_the_way=("web-2 is refused",))
-    assert blocked == ["web-1: blocked", *FOUND, "  ! in the way: web-2 is refused"]
+    assert blocked == ["web-1: blocked", TOKEN, *FOUND, "  ! in the way: web-2 is refused"]
 
 
 def test_drift_is_listed_below_the_changes() -> None:
@@ -341,7 +349,7 @@ def test_drift_is_listed_below_the_changes() -> None:
         "in order; the gateway runs on"
     )
     lines = shown(host, builders.settings(), builders.release())
-    assert lines == ["web-1: 1 change", reason, *FOUND]
+    assert lines == ["web-1: 1 change", reason, TOKEN, *FOUND]
 
 
 def test_a_plan_of_a_host_without_python() -> None:
@@ -372,7 +380,8 @@ def test_a_plan_of_a_changed_setting() -> None:
         release_damage="is not on the host",
     )
     lines = shown(host, settings, new, in_the_way=("the disk is full",))
-    assert lines[:5] == [
+    assert lines[3] == TOKEN
+    assert lines[:3] + lines[4:6] == [
         "web-1: blocked (2 changes)",
         f"  - release {new.id}: is not on the host -> the release is put on the host; nothing that "
         "runs is touched",
