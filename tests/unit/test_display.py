@@ -310,9 +310,7 @@ def shown(
     return plain(display.host_plan("web-1", settings, release, host, plan, in_the_way)).splitlines()
 
 
-TOKEN = (
-    "  /docker_data/kis_tokens/kis_token.json: the token is valid for 20 h 00 min (expires_at)"
-)
+TOKEN = "  /docker_data/kis_tokens/kis_token.json: the token is valid for 20 h 00 min (expires_at)"
 
 
 def test_a_plan_without_changes() -> None:
