@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 from pprint import pformat
-from textwrap import indent
+from textwrap import indent, wrap
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
@@ -303,7 +303,7 @@ class _Inventory:
         named = {
             self._absolute(value): name
             for name, value in reversed(found.variables.items())
-            if name in ("KIS_TOKEN_FILE_PATH", "KIS_TOKEN_PATH") and value
+            if re.search("TOKEN.*(FILE|PATH)", name) and "/" in value
         }
         tokens = [each for each in found.tokens if each.state == "token"]
         best = max(tokens, key=lambda each: each.expiries[-1:], default=None)
@@ -817,13 +817,14 @@ class _Inventory:
         """The inventory's Python source."""
         found = self.found
         what = "stays in its compose project" if found.compose_file else "is replaced by a copy"
-        lines = [
-            f"# The container {found.name}, as `make adopt` found it: it {what}, and its token is",
-            "# kept on the host. Read it, then: make plan INVENTORY=this file",
-        ]
+        lines = _comment(
+            f"The container {found.name}, as `make adopt` found it: it {what}, and its token is "
+            "kept on the host. Read this file, then: make plan INVENTORY=this file"
+        )
         if self.notes:
             lines += ["#", "# To decide by hand:"]
-            lines += [f"# - {note}" for note in self.notes]
+            for note in self.notes:
+                lines += _comment(note, "- ")
         imports = "from pathlib import Path, PosixPath"
         lines += [
             "",
@@ -836,10 +837,11 @@ class _Inventory:
         for name, value in connection.items():
             lines += _entry(name, value)
         if left_out:
-            lines.append(escaped(f"    # left out, add them yourself: {', '.join(left_out)}"))
+            text = escaped(f"left out, add them yourself: {', '.join(left_out)}")
+            lines += [f"    {line}" for line in _comment(text)]
         for name, value in self.data.items():
             if comment := self.comments.get(name):
-                lines.append(f"    # {comment}")
+                lines += [f"    {line}" for line in _comment(comment)]
             lines += _entry(name, value)
         return "\n".join([*lines, "})]", ""])
 
@@ -847,6 +849,17 @@ class _Inventory:
 OWN_HOST = "host.docker.internal:host-gateway"
 EMPTY_COUNTS = {"entrypoint", "command"}
 """An empty list in an override takes the image's away."""
+
+
+def _comment(text: str, first: str = "") -> list[str]:
+    """An escaped text as lines of a comment."""
+    return wrap(
+        text,
+        96,
+        initial_indent=f"# {first}",
+        subsequent_indent=f"# {' ' * len(first)}",
+        break_on_hyphens=False,
+    )
 
 
 def _entry(name: str, value: Any) -> list[str]:

@@ -230,7 +230,7 @@ class _Search:
         queue += [(path, 0) for path in starts]
         seen: dict[str, int] = {}
         for path, depth in queue:  # grows meanwhile
-            path = os.path.normpath(f"/{path}")
+            path = os.path.normpath("/" + path.strip("/"))  # which keeps a second slash
             top = path.strip("/").partition("/")[0]
             if top in NOT_SEARCHED or seen.get(path, DEPTH + 1) <= depth:
                 continue
