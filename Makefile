@@ -1,7 +1,7 @@
 # `make deploy` on a fresh machine needs only Python 3.11+ and root or sudo.
 INVENTORY ?= inventory/local.py
 HOSTS ?= 4
-SETTABLE := INVENTORY LIMIT RELEASE JSON SAFE HOSTS BARE ARGS
+SETTABLE := INVENTORY LIMIT RELEASE JSON SAFE HOSTS BARE ARGS CONTAINER WRITE
 # The variables given to make are plain text: neither make nor a shell expands them.
 $(foreach name,$(SETTABLE),$(eval override $(name) := $$(value $(name))))
 export $(SETTABLE)
@@ -15,7 +15,7 @@ SOURCES := benchmarks deploy inventory kis_gateway_deploy lab services tests
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 .DEFAULT_GOAL := help
 
-.PHONY: help deploy verify status plan drift restart rollback down lab lab-down test test-lab lint lock bench
+.PHONY: help adopt deploy verify status plan drift restart rollback down lab lab-down test test-lab lint lock bench
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -50,6 +50,9 @@ rollback: .venv/ready  ## go back to the previous release, or to RELEASE=id, bat
 
 down: .venv/ready  ## take the gateways down; token directory and releases stay
 	@$(RUN) down "$$INVENTORY" "$$LIMIT"
+
+adopt: .venv/ready  ## write the inventory of CONTAINER=name on one host to WRITE=path.py; touches nothing
+	@$(RUN) adopt "$$INVENTORY" "$$LIMIT" --data "container=\"$$CONTAINER\"" --data "write=\"$$WRITE\""
 
 lab: .venv/ready  ## HOSTS=4 throw-away hosts on this machine; BARE=1: without Docker
 	.venv/bin/python -m lab.lab up --hosts "$$HOSTS" $(if $(BARE),--bare)

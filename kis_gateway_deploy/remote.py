@@ -33,6 +33,7 @@ TOKENS = ("tokens", "directory", "token_files")
 FETCH = (*TOKENS, "engine", "control", "compose", "releases", "in_place", "containers")
 VERBS = {
     "read": (*TOKENS, "engine", "compose", "releases", "in_place", "containers", "read"),
+    "describe": (*TOKENS, "engine", "compose", "releases", "in_place", "containers", "describe"),
     "token": (*TOKENS, "engine", "compose", "releases", "in_place", "containers", "donor"),
     "prepare": (*TOKENS, "compose", "releases", "in_place", "prepare"),
     "fetch": (*FETCH, "fetch"),

@@ -53,6 +53,7 @@ CANNOT_READ = (
 NO_PYTHON = "this host has no python3: deploy to it (make deploy), or install it"
 ATTRIBUTE = "kis_gateway_session"
 REFUSED = "kis_gateway_refused"  # of a state whose run was refused, which the last line says
+ADOPTS = "kis_gateway_adopts"  # of a state whose run describes a container: how that ended
 EXIT_BY_SIGNAL = 128  # as shells report a process that a signal ended
 
 
