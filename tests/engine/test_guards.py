@@ -234,7 +234,7 @@ def test_an_unknown_make_variable_is_an_error() -> None:
     assert "LIMT: unknown variable, nothing was done" in outcome.output
 
 
-@pytest.mark.parametrize("name", ["INVENTORY", "LIMIT", "RELEASE"])
+@pytest.mark.parametrize("name", ["INVENTORY", "LIMIT", "RELEASE", "FORCE"])
 def test_no_make_variable_is_executed(deployed: Deployment, name: str) -> None:
     marker = deployed.directory / "ran"
     code = f"x;touch {marker};$(shell touch {marker})$$(touch {marker})`touch {marker}`"
