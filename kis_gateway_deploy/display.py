@@ -18,11 +18,14 @@ from kis_gateway_deploy.reading import Container, Event, Reading
 from kis_gateway_deploy.release import COMPOSE_FILE, Release
 from kis_gateway_deploy.rollout import Rollout
 from kis_gateway_deploy.settings import Settings
+from kis_gateway_deploy.windows import KOREA, Window, is_open, opens_at
 
 # In place of a reading: the connection failed, or the command did.
 UNREACHABLE = "unreachable"
 UNREADABLE = "unreadable"
 NO_PYTHON = "no python3"
+
+MINUTE = "%a %Y-%m-%d %H:%M"
 
 NOTHING = "-"
 HIDDEN = "(hidden)"
@@ -149,7 +152,7 @@ def _event_cells(event: Event) -> list[str]:
     return [
         _moment(event.began // 1000),
         event.by,
-        event.action,
+        f"{event.action} (forced)" if event.forced else event.action,
         event.from_ or NOTHING,
         event.to or NOTHING,
         event.outcome,
@@ -182,6 +185,19 @@ def duration(seconds: int) -> str:
 def _moment(epoch: int) -> str:
     """In this machine's time zone, where the operator sits."""
     return f"{datetime.fromtimestamp(epoch):%Y-%m-%d %H:%M:%S}"
+
+
+def window_time(moment: datetime) -> str:
+    """In Korean time, and in this machine's if that differs."""
+    korean, here = f"{moment.astimezone(KOREA):{MINUTE}}", f"{moment.astimezone():{MINUTE}}"
+    return f"{korean} Korean time" + (f" ({here} here)" if here != korean else "")
+
+
+def closed_window(window: Window | None, moment: datetime) -> str:
+    """`the window is closed until Thu 2026-11-26 20:00 Korean time`; empty if it is open."""
+    if is_open(window, moment):
+        return ""
+    return f"the window is closed until {window_time(opens_at(window, moment))}"
 
 
 def _table(rows: Sequence[Sequence[str]]) -> str:

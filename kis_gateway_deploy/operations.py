@@ -223,7 +223,7 @@ def _roll_out(session: Session, action: str) -> bool:
         start=lambda name: calls.switch(session, name, "start", None).is_good,
         look=session.look_at,
         say=lambda text: logger.info(f"    {text}"),
-        interrupted=lambda: session.interrupted,
+        stop_reason=session.stop_reason,
         side_by_side=_side_by_side,
     )
     for name in rollout.looping:
@@ -380,6 +380,9 @@ def show_plan() -> Commands:
             else:
                 why = display.UNREADABLE if target else display.UNREACHABLE
                 click.echo(display.not_read(name, why))
+        has_steps = any(target and target.plan.steps for target in targets.values())
+        if has_steps and (closed := session.closed_window()):
+            click.secho(f"! {closed}: deploy refuses", fg="yellow")
         if session.all_are_read():
             click.echo(display.budget(session.rollout.issuances.issuers))
     yield from ()

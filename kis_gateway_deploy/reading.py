@@ -164,7 +164,10 @@ class Change(_Read):
 
 
 class Event(_Read):
-    """One line of a host's history: `began` in epoch milliseconds by the host's clock."""
+    """One line of a host's history: `began` in epoch milliseconds by the host's clock.
+
+    `forced`: outside of `rollout_window`.
+    """
 
     model_config = ConfigDict(populate_by_name=True, frozen=True)
 
@@ -177,6 +180,7 @@ class Event(_Read):
     image: Text
     outcome: Text
     issuances: int
+    forced: bool = False
 
 
 def _whole_events(lines: Any) -> list[Event]:

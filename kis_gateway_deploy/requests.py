@@ -100,6 +100,7 @@ def switch_request(
     kis_wait: int = 0,
     token: str | None = None,
     die_at: str | None = None,
+    forced: bool = False,
 ) -> dict[str, Any]:
     """What `host/switch.py` is asked; see there.
 
@@ -111,6 +112,7 @@ def switch_request(
         "seen": seen,
         "generation": generation,
         "by": by,
+        "forced": forced,
         "budget": budget,
         "kis_wait": kis_wait,
         "token": token,

@@ -36,6 +36,7 @@ from kis_gateway_deploy.override import problems_in
 from kis_gateway_deploy.reading import escaped
 from kis_gateway_deploy.registry import ImageReference, read_login
 from kis_gateway_deploy.saved_image import find_image
+from kis_gateway_deploy.windows import OUTSIDE_KRX, WINDOW_FORM, Window, outside_krx, weekly
 
 PREFIXES = ("gateway_", "rollout_")
 
@@ -182,6 +183,19 @@ def _batch_sizes(sizes: Any) -> Any:
     raise ValueError('must be a list of counts and percentages, such as [1, "25%", "100%"]')
 
 
+def _window(window: Any) -> Any:
+    if isinstance(window, list):
+        weekly(window)
+    elif window not in (None, OUTSIDE_KRX):
+        raise ValueError(WINDOW_FORM)
+    return window
+
+
+def _krx_hours(hours: str) -> str:
+    outside_krx(hours)
+    return hours
+
+
 def _label(name: str) -> str:
     if name.startswith("com.docker."):
         raise ValueError("`com.docker.` labels are Docker's own")
@@ -216,6 +230,8 @@ Text = Annotated[str, BeforeValidator(_text)]
 Port = Annotated[int, Field(ge=1, le=65535, strict=True)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 BatchSizes = Annotated[list[int | str], BeforeValidator(_batch_sizes)]
+RolloutWindow = Annotated[Literal["outside-krx"] | list[str] | None, BeforeValidator(_window)]
+KrxHours = Annotated[str, AfterValidator(_krx_hours)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 Label = Annotated[str, AfterValidator(_label)]
 Word = Annotated[str, StringConstraints(strict=True, pattern=r"^[^\x00]+$")]
@@ -386,6 +402,15 @@ class Settings(BaseModel):
     """Seconds for which a new container must stay healthy."""
     rollout_healthy_deadline: Annotated[Number, Field(gt=0, le=A_DAY)] = 120
     """Seconds within which it must have been healthy for `rollout_min_healthy_time`."""
+    rollout_window: RolloutWindow = None
+    """When `deploy`, `restart`, `rollback`, `down` and `verify` may change or restart anything:
+    `"outside-krx"`, or a list of days and times in Korean time such as
+    `["Mon-Fri 20:30-23:00", "Sat,Sun"]`; `None`: always.
+    """
+    rollout_krx_hours: KrxHours = "07:00-20:00"
+    """For `rollout_window = "outside-krx"`: the hours of KRX's trading days in which the window is
+    closed, in Korean time.
+    """
     plan_show: list[Name] = []
     """Names whose values `plan` and `drift` show; other values that may be secret are hidden."""
 
@@ -477,6 +502,13 @@ class Settings(BaseModel):
     def reserved(self) -> dict[str, str]:
         """The variables that the package sets, each with the setting that it follows from."""
         return RESERVED_ENVIRONMENT | dict.fromkeys(self.token_variables, TOKEN_SETTINGS)
+
+    @cached_property
+    def window(self) -> Window | None:
+        """`rollout_window`, parsed; None: always open."""
+        if isinstance(self.rollout_window, list):
+            return weekly(self.rollout_window)
+        return outside_krx(self.rollout_krx_hours) if self.rollout_window else None
 
     @property
     def client_address(self) -> str:
@@ -661,6 +693,13 @@ def _relations(settings: Settings) -> list[tuple[tuple[str, ...], str]]:
             (
                 ("rollout_healthy_deadline", "rollout_min_healthy_time"),
                 "must be longer than rollout_min_healthy_time",
+            )
+        )
+    if "rollout_krx_hours" in settings.model_fields_set and settings.rollout_window != OUTSIDE_KRX:
+        problems.append(
+            (
+                ("rollout_krx_hours", "rollout_window"),
+                f'is only for rollout_window = "{OUTSIDE_KRX}"',
             )
         )
     if settings.adopt_container == f"{settings.project}-{SERVICE}-1":
@@ -851,7 +890,10 @@ def _differing_rollouts(valid: Mapping[str, Settings]) -> list[Problem]:
     return [
         (other, field, f"differs from {name}'s; it must be the same for the whole inventory")
         for other, settings in valid.items()
-        for field in ("rollout_batches", "rollout_revert", "rollout_share_token")
+        for field in (
+            *("rollout_batches", "rollout_revert", "rollout_share_token"),
+            *("rollout_window", "rollout_krx_hours"),
+        )
         if getattr(settings, field) != getattr(first, field)
     ]
 

@@ -489,6 +489,7 @@ class Change:
                 "began": int(self.began * 1000),
                 "seconds": round(time.time() - self.began, 3),
                 "by": state["by"],
+                "forced": self.request["forced"],
                 "action": state["action"],
                 "from": state["from"] or "",
                 "to": state["to"] or "",

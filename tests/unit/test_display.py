@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import time
+from datetime import datetime
 from typing import Any
 
 import click
@@ -12,6 +13,7 @@ from kis_gateway_deploy.plans import make_plan, plan_without_python
 from kis_gateway_deploy.reading import Change, Event, Reading
 from kis_gateway_deploy.release import COMPOSE_FILE, Release, make_release
 from kis_gateway_deploy.settings import Settings
+from kis_gateway_deploy.windows import KOREA, outside_krx
 from tests.unit import builders
 from tests.unit.builders import container, reading
 
@@ -126,6 +128,34 @@ def test_a_row_of_the_status_table(changes: dict[str, Any], words: list[str]) ->
         assert word in row
 
 
+def test_a_forced_switch_is_marked_in_the_status() -> None:
+    forced = EVENT.model_copy(update={"forced": True})
+    table = display.status_table({"a": reading(history=(EVENT, forced))})
+    assert [line.split()[4:6] for line in table.splitlines()[-2:]] == [
+        ["switch", "-"],
+        ["switch", "(forced)"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("zone", "words"),
+    [
+        ("Asia/Seoul", "Thu 2026-11-26 20:00 Korean time"),
+        ("UTC", "Thu 2026-11-26 20:00 Korean time (Thu 2026-11-26 11:00 here)"),
+        ("America/New_York", "Thu 2026-11-26 20:00 Korean time (Thu 2026-11-26 06:00 here)"),
+    ],
+)
+def test_the_time_of_a_window_is_shown_in_both_zones(
+    monkeypatch: pytest.MonkeyPatch, zone: str, words: str
+) -> None:
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    window = outside_krx("07:00-20:00")
+    closed, opens = (datetime(2026, 11, 26, hour, tzinfo=KOREA) for hour in (12, 20))
+    assert display.closed_window(window, closed) == f"the window is closed until {words}"
+    assert display.closed_window(window, opens) == display.closed_window(None, closed) == ""
+
+
 def test_a_host_without_python_in_the_status() -> None:
     hosts = {"a": display.NO_PYTHON}
     assert display.status_table(hosts).splitlines()[1] == "a     no python3"
@@ -199,6 +229,7 @@ def test_the_status_as_json() -> None:
                 "image": "kis:1.4",
                 "outcome": "switched",
                 "issuances": 1,
+                "forced": False,
             }
         ],
     }

@@ -134,6 +134,7 @@ def test_the_request_for_a_switch_has_the_times_of_the_gate() -> None:
     assert (asked["min_healthy"], asked["deadline"]) == (0.25, 120)
     assert (asked["adopt"], asked["budget"], asked["kis_wait"]) == ("old", 1, 7)
     assert (asked["seen"], asked["generation"], asked["by"]) == ("seen", "new", "kim@desk")
+    assert asked["forced"] is False
 
 
 def test_no_secret_is_in_a_command_or_a_repr(tmp_path: Path) -> None:

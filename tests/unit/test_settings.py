@@ -19,6 +19,7 @@ from kis_gateway_deploy.settings import (
     read_secrets,
     validate_fleet,
 )
+from kis_gateway_deploy.windows import outside_krx, weekly
 from tests.unit.builders import host_data, settings
 
 MARKER = "s3cret-in-the-wrong-place"
@@ -88,6 +89,8 @@ def test_the_defaults_are_those_of_the_documented_table() -> None:
         "rollout_share_token": True,
         "rollout_min_healthy_time": 10,
         "rollout_healthy_deadline": 120,
+        "rollout_window": None,
+        "rollout_krx_hours": "07:00-20:00",
         "plan_show": [],
     }
 
@@ -113,6 +116,13 @@ ANYWHERE = "0.0.0.0"  # noqa: S104 - never bound
         ("rollout_batches", [0], "list of counts and percentages"),
         ("rollout_batches", [True, 1.5], "list of counts and percentages"),
         ("rollout_revert", "canary", "'fleet'"),
+        ("rollout_window", "Sat,Sun", 'must be "outside-krx", or a list'),
+        ("rollout_window", [], 'must be "outside-krx", or a list'),
+        ("rollout_window", True, 'must be "outside-krx", or a list'),
+        ("rollout_window", {"Mon": "20:00"}, 'must be "outside-krx", or a list'),
+        ("rollout_window", ["Sat", "Mon 8-9"], "entry 2 must be days"),
+        ("rollout_krx_hours", "20:00-07:00", "must be two times of one day"),
+        ("rollout_krx_hours", 7, "string"),
         ("rollout_lock_ttl", 900, "was removed: there is no lock"),
         ("gateway_port", 0, "greater than or equal to 1"),
         ("gateway_port", -1, "greater than or equal to 1"),
@@ -295,6 +305,16 @@ def test_numbers_and_booleans_are_converted_to_text() -> None:
             "has no effect with gateway_network_mode = 'host'",
         ),
         ({"gateway_app_dir": "/docker_data/kis_tokens/a"}, "gateway_token_dir", "each other"),
+        (
+            {"rollout_krx_hours": "08:00-18:00"},
+            "rollout_krx_hours",
+            'rollout_window = "outside-krx"',
+        ),
+        (
+            {"rollout_krx_hours": "08:00-18:00", "rollout_window": ["Sat"]},
+            "rollout_krx_hours",
+            'rollout_window = "outside-krx"',
+        ),
     ],
 )
 def test_settings_that_do_not_fit_together_are_refused(
@@ -419,6 +439,33 @@ def test_all_problems_of_all_hosts_are_in_one_error_in_inventory_order() -> None
         ("atlas", "gateway_secrets_file"),
         ("incheon", "gateway_secrets_file"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("rollout_batches", [2]),
+        ("rollout_revert", "host"),
+        ("rollout_share_token", False),
+        ("rollout_window", ["Sat"]),
+        ("rollout_krx_hours", "08:00-18:00"),
+    ],
+)
+def test_a_setting_of_the_rollout_is_the_same_for_all_hosts(name: str, value: Any) -> None:
+    window = {"rollout_window": "outside-krx"}
+    assert validate_fleet({"a": host_data(**window), "b": host_data(**window)})
+    fleet = {"a": host_data(**window), "b": host_data(**window | {name: value})}
+    [(host, found, what)] = problems_of(fleet)
+    assert (host, found) == ("b", name)
+    assert "differs from a's" in what
+
+
+def test_the_window_is_parsed() -> None:
+    assert settings().window is None
+    assert settings(rollout_window="outside-krx").window == outside_krx("07:00-20:00")
+    made = settings(rollout_window="outside-krx", rollout_krx_hours="08:30-18:00")
+    assert made.window == outside_krx("08:30-18:00")
+    assert settings(rollout_window=["Sat,Sun"]).window == weekly(["Sat,Sun"])
 
 
 def test_one_error_lists_values_relations_files_and_collisions() -> None:
