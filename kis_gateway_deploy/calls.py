@@ -90,6 +90,8 @@ def _call(
     if (not result.is_good and verb != "switch") or result.outcome in {"refused", LOST}:
         for line in result.why.splitlines():
             logger.error(f"{host.print_prefix}{click.style(line, 'red')}")
+    if not result.is_good:
+        session.why[host.name] = result.why
     return result
 
 
@@ -137,7 +139,8 @@ def switch(session: Session, name: str, action: str, release: str | None, batch:
     if donor:
         token = _token_from(session, target, donor, batch)
         if not token:
-            return Result(outcome="refused", why=f"{donor} could not give its token")
+            session.why[name] = f"{donor} could not give its token"
+            return Result(outcome="refused", why=session.why[name])
     budget = rollout.budget(name) if action not in {"stop", "start"} else 0
     wait = rollout.wait_for_kis(name, time.monotonic()) if budget else 0
     result = change(session, name, action, release, budget, wait, token)
@@ -174,6 +177,7 @@ def change(
     )
     seconds = 2 * int(settings.rollout_healthy_deadline + BEYOND_THE_DEADLINE) + wait
     result = _call(session, host, "switch", request, seconds)
+    session.note_switch(name, release, result.outcome)
     if result.touched:
         session.rollout.generations[name] = generation
     return result

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import sys
+import time
 from collections.abc import Callable, Generator, Sequence
 from functools import partial
 from typing import Any
@@ -17,7 +18,7 @@ from pyinfra.api.operation import operation
 from pyinfra.context import host, inventory, state
 from pyinfra.operations import files
 
-from kis_gateway_deploy import calls, display, requests
+from kis_gateway_deploy import calls, display, hook, requests
 from kis_gateway_deploy.remote import Script
 from kis_gateway_deploy.rollout import Actions
 from kis_gateway_deploy.rollout import roll_out as roll_out_in_batches
@@ -68,6 +69,7 @@ def begin(verb: str) -> Session | None:
         raise
     if session.names and not session.is_concluded:
         session.is_concluded = True
+        atexit.register(tell, session)  # after the last line: the last that was registered is first
         atexit.register(_conclude, session)
     return session if session.takes_part(host) else None
 
@@ -85,12 +87,29 @@ def _expect_confirmation(verb: str) -> None:
 def _conclude(session: Session) -> None:
     if hasattr(session.state, REFUSED):
         return  # another last line says so
-    if not session.is_executed and not session.interrupted and not session.dropped_out():
+    if not _has_run(session):
         click.echo(f"{session.verb}: not executed")  # a dry run, or not confirmed
         return
     if session.counts_issuances and not session.not_read():
         logger.info(session.rollout.count)
     click.echo(display.last_line(session.verb, session.words()), err=session.prints_json)
+
+
+def tell(session: Session) -> None:
+    """Runs `rollout_after` if this run may have changed something, or was meant to."""
+    command = next(iter(session.desired.values()))[0].rollout_after
+    if command is None or session.verb not in hook.VERBS or not _has_run(session):
+        return
+    seconds = time.monotonic() - session.began
+    author, status = requests.author(), session.exit_status
+    document = hook.document(session.verb, author, seconds, session.ends(), status)
+    if why := hook.tell(command, document):
+        click.secho(f"rollout_after: {why}", fg="red", err=True)
+
+
+def _has_run(session: Session) -> bool:
+    """False for a dry run, and for one that was not confirmed."""
+    return bool(session.is_executed or session.interrupted or session.dropped_out())
 
 
 def _say(message: str) -> None:

@@ -18,7 +18,8 @@ from pyinfra.api.state import State
 from pyinfra.context import ctx_state
 
 from kis_gateway_deploy import requests
-from kis_gateway_deploy.display import Word
+from kis_gateway_deploy.display import UNREACHABLE, Word
+from kis_gateway_deploy.hook import End, runs_after
 from kis_gateway_deploy.issuance import (
     WORTH_KEEPING,
     external_gateway,
@@ -102,6 +103,11 @@ class Session:
         self.failed: dict[str, str] = {}
         self.tokens: dict[tuple[str, str, int], str] = {}  # in base64, by donor, key and batch
         self.interrupted = ""  # by which signal
+        self.exit_status = 0  # of a run that a signal has ended
+        self.began = time.monotonic()
+        self.runs: dict[str, str | None] = {}  # the release of each host that was asked to switch
+        self.outcomes: dict[str, str] = {}
+        self.why: dict[str, str] = {}  # what failed last on a host
         self.is_rolling_out = False
         self.verb = ""
         self.begun: set[str] = set()
@@ -137,7 +143,8 @@ class Session:
             self.interrupted = name
             if not self.is_rolling_out:
                 logger.error(f"{name}: interrupted; what has begun on a host ends there")
-                raise SystemExit(EXIT_BY_SIGNAL + number)
+                self.exit_status = EXIT_BY_SIGNAL + number
+                raise SystemExit(self.exit_status)
             logger.error(f"{name}: no new switch begins; those under way are waited for")
 
         if not is_cli:
@@ -434,6 +441,45 @@ class Session:
         if name in self.dropped_out():
             return "failed"
         return "changes" if plan.steps else "drifted" if plan.findings else "up to date"
+
+    def note_switch(self, name: str, release: str | None, outcome: str) -> None:
+        """To be told of every request to switch to a release, and what it came to."""
+        runs = self.runs[name] if name in self.runs else self._ran_before(name)
+        self.runs[name] = runs_after(runs, release, outcome)
+        self.outcomes[name] = outcome
+
+    def _ran_before(self, name: str) -> str | None:
+        target = self.targets.get(name)
+        reading = target.reading if target else None
+        return reading.current if reading and reading.gateways else None
+
+    def ends(self) -> list[End]:
+        """How each host stands at the end of the run."""
+        return [
+            End(
+                name,
+                word,
+                before := self._ran_before(name),
+                self.runs.get(name, before),
+                self.outcomes.get(name),
+                self._rollout.counted.get(name, 0) if self._rollout else 0,
+                self._why(name) if word in {"failed", "blocked"} else "",
+            )
+            for name, word in self.words().items()
+        ]
+
+    def _why(self, name: str) -> str:
+        """Why a host failed or was blocked; the most specific cause that is known."""
+        target = self.targets.get(name)
+        if why := self.why.get(name):
+            return why
+        if target and (target.plan.refusals or name in self.untouched):
+            return "; ".join(self.why_untouched(name))
+        if name in self.failed:
+            return self.failed[name]
+        if self.interrupted:
+            return f"interrupted ({self.interrupted})"
+        return "see the output of the run" if target else UNREACHABLE
 
     def seen(self, name: str) -> str | None:
         """The generation of a host as this run knows it: what was read, or what it made of it."""

@@ -361,6 +361,11 @@ class Settings(BaseModel):
     """Seconds for which a new container must stay healthy."""
     rollout_healthy_deadline: Annotated[Number, Field(gt=0, le=A_DAY)] = 120
     """Seconds within which it must have been healthy for `rollout_min_healthy_time`."""
+    rollout_after: Annotated[Command | None, Field(repr=False)] = None
+    """A command on the deploying machine, as a list of strings, that gets a JSON document on its
+    standard input when `deploy`, `restart`, `rollback` or `down` ends; see docs/operations.md. It
+    runs without a shell, for at most 30 s, and its failure fails no deploy.
+    """
     plan_show: list[Name] = []
     """Names whose values `plan` and `drift` show; other values that may be secret are hidden."""
 
@@ -754,7 +759,7 @@ def _differing_rollouts(valid: Mapping[str, Settings]) -> list[Problem]:
     return [
         (other, field, f"differs from {name}'s; it must be the same for the whole inventory")
         for other, settings in valid.items()
-        for field in ("rollout_batches", "rollout_revert", "rollout_share_token")
+        for field in ("rollout_batches", "rollout_revert", "rollout_share_token", "rollout_after")
         if getattr(settings, field) != getattr(first, field)
     ]
 

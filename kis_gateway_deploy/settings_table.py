@@ -27,9 +27,9 @@ these names in a host's inventory data, or in `group_data/GROUP.py` beside the i
 Required: {required}.
 
 An unknown name is an error that suggests the nearest known name. All wrong settings of all hosts
-are listed at once, before any host is touched. `rollout_batches`, `rollout_revert` and
-`rollout_share_token` must be the same for all hosts of an inventory. A path on the deploying
-machine is a string or a `pathlib.Path`; `~` is not expanded.
+are listed at once, before any host is touched. `rollout_batches`, `rollout_revert`,
+`rollout_share_token` and `rollout_after` must be the same for all hosts of an inventory. A path on
+the deploying machine is a string or a `pathlib.Path`; `~` is not expanded.
 
 | name | meaning | default |
 | --- | --- | --- |
