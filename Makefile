@@ -15,7 +15,7 @@ SOURCES := benchmarks deploy inventory kis_gateway_deploy lab services tests
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 .DEFAULT_GOAL := help
 
-.PHONY: help deploy verify status plan drift restart rollback down lab lab-down test test-lab lint lock bench
+.PHONY: help deploy verify status history plan drift restart rollback down lab lab-down test test-lab lint lock bench
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -35,6 +35,9 @@ verify: .venv/ready  ## check every host of INVENTORY; SAFE=1 restarts nothing
 
 status: .venv/ready  ## what runs on every host, its token's age, the last switches; JSON=1 for machines
 	@$(RUN) status "$$INVENTORY" "$$LIMIT" $(if $(JSON),--data json=1)
+
+history: .venv/ready  ## every switch of every host in the order of time, with its release; JSON=1
+	@$(RUN) history "$$INVENTORY" "$$LIMIT" $(if $(JSON),--data json=1)
 
 plan: .venv/ready  ## what deploy would change and why; touches nothing
 	@$(RUN) plan "$$INVENTORY" "$$LIMIT"

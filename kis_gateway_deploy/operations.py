@@ -19,6 +19,7 @@ from pyinfra.context import host, inventory, state
 from pyinfra.operations import files
 
 from kis_gateway_deploy import calls, display, hook, requests
+from kis_gateway_deploy.reading import Reading
 from kis_gateway_deploy.remote import Script
 from kis_gateway_deploy.rollout import Actions
 from kis_gateway_deploy.rollout import roll_out as roll_out_in_batches
@@ -77,7 +78,7 @@ def begin(verb: str) -> Session | None:
 def _expect_confirmation(verb: str) -> None:
     """pyinfra asks before it executes anything, and ends with a traceback if nobody can answer."""
     flags = {*sys.argv} if is_cli else set()
-    if "--dry" in flags and verb in {"plan", "drift", "status"}:
+    if "--dry" in flags and verb in {"plan", "drift", "status", "history"}:
         raise Refused(f"no host was touched: {verb} changes nothing: leave --dry out")
     asks = is_cli and state.check_for_changes and not {"--dry", "--json"} & flags
     if asks and not sys.stdin.isatty():
@@ -355,15 +356,29 @@ def _where_its_token_is(target: Target) -> str:
 def show_status(as_json: bool) -> Commands:
     """Prints on standard output what was read of all hosts; to be run once, not on each."""
     if state.is_executing:
-        session = Session.current()
-        session.is_executed = True
-        session.prints_json = as_json
-        hosts = {
-            name: (target.reading or _why_not_read(target)) if target else display.UNREACHABLE
-            for name, target in session.surveyed().items()
-        }
+        hosts = _readings(as_json)
         click.echo(display.status_json(hosts) if as_json else display.status_table(hosts))
     yield from ()
+
+
+@operation()
+def show_history(as_json: bool) -> Commands:
+    """Prints on standard output the switches of all hosts; to be run once, not on each."""
+    if state.is_executing:
+        hosts = _readings(as_json)
+        click.echo(display.history_json(hosts) if as_json else display.history_table(hosts))
+    yield from ()
+
+
+def _readings(as_json: bool) -> dict[str, Reading | str]:
+    """The reading of every host of the run, or why there is none."""
+    session = Session.current()
+    session.is_executed = True
+    session.prints_json = as_json
+    return {
+        name: (target.reading or _why_not_read(target)) if target else display.UNREACHABLE
+        for name, target in session.surveyed().items()
+    }
 
 
 def _why_not_read(target: Target) -> str:

@@ -429,7 +429,7 @@ class Session:
         target = self.targets.get(name)
         if target is None or name in self.failed or target.is_unreadable:
             return "failed"
-        if self.verb == "status":
+        if self.verb in {"status", "history"}:
             return "failed" if name in self.dropped_out() else "read"
         plan = target.plan
         if self.interrupted and plan.steps and self.verb not in {"plan", "drift"}:
