@@ -42,7 +42,7 @@ def main(verb: str, inventory: str, limit: str = "", *flags: str) -> None:
     except SystemExit as end:
         state = ctx_state.get() if ctx_state.isset() else None
         session = getattr(state, ATTRIBUTE, None)
-        if end.code in (0, None) and not (session and session.targets):
+        if end.code in (0, None) and not (session and session.begun & session.desired.keys()):
             lacks = f"no host that matches LIMIT={limit}" if limit else "no host of this package"
             _fail(verb, f"the inventory {inventory} has {lacks}", flags)
         if end.code and not session and not hasattr(state, REFUSED):

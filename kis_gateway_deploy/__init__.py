@@ -9,6 +9,7 @@ if TYPE_CHECKING:
         down,
         drift,
         history,
+        logs,
         plan,
         restart,
         rollback,
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
         up,
     )
 
-__all__ = ["down", "drift", "history", "plan", "restart", "rollback", "status", "up"]
+__all__ = ["down", "drift", "history", "logs", "plan", "restart", "rollback", "status", "up"]
 
 
 def __getattr__(name: str) -> object:

@@ -85,6 +85,17 @@ def history() -> None:
         gateway.expect(name="Expect that the host could be read")
 
 
+@deploy("KIS gateway: logs")
+def logs() -> None:
+    """Shows the gateways' logs side by side, without secrets.
+
+    Host data `since` (default: `10m`): from when on; `follow=1`: until it is interrupted.
+    """
+    if session := gateway.begin("logs"):
+        session.connect(host)
+        gateway.show_logs(name="Show the logs of all hosts")
+
+
 @deploy("KIS gateway: restart")
 def restart() -> None:
     """Restarts the gateways, batch by batch, each behind the health gate."""

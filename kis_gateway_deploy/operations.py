@@ -59,6 +59,8 @@ def begin(verb: str) -> Session | None:
     """
     try:
         _expect_confirmation(verb)
+        if verb == "logs":
+            _seconds_ago()
         session = Session.current()
         session.begin(verb, host.name)
     except Refused:
@@ -78,11 +80,19 @@ def begin(verb: str) -> Session | None:
 def _expect_confirmation(verb: str) -> None:
     """pyinfra asks before it executes anything, and ends with a traceback if nobody can answer."""
     flags = {*sys.argv} if is_cli else set()
-    if "--dry" in flags and verb in {"plan", "drift", "status", "history"}:
+    if "--dry" in flags and verb in {"plan", "drift", "status", "history", "logs"}:
         raise Refused(f"no host was touched: {verb} changes nothing: leave --dry out")
     asks = is_cli and state.check_for_changes and not {"--dry", "--json"} & flags
     if asks and not sys.stdin.isatty():
         raise Refused("no host was touched: there is no terminal to confirm on: add -y")
+
+
+def _seconds_ago() -> float:
+    """Host data `since` of the host in context. Raises Refused."""
+    try:
+        return requests.seconds_ago(host.data.get("since", "10m"), time.time())
+    except ValueError as error:
+        raise Refused(f"no host was asked: {error}") from None
 
 
 def _conclude(session: Session) -> None:
@@ -368,6 +378,17 @@ def show_history(as_json: bool) -> Commands:
         hosts = _readings(as_json)
         click.echo(display.history_json(hosts) if as_json else display.history_table(hosts))
     yield from ()
+
+
+@operation()
+def show_logs() -> Commands:
+    """Prints the gateway's log of the host in context on standard output."""
+    session = Session.current()
+    if not state.is_executing:
+        return
+    session.is_executed = True
+    ago, follow = _seconds_ago(), bool(host.data.get("follow"))
+    yield _do(lambda host: calls.logs(session, host, ago, follow))
 
 
 def _readings(as_json: bool) -> dict[str, Reading | str]:

@@ -19,7 +19,7 @@ from pyinfra.context import ctx_state
 
 from kis_gateway_deploy import requests
 from kis_gateway_deploy.display import UNREACHABLE, Word
-from kis_gateway_deploy.hook import End, runs_after
+from kis_gateway_deploy.hook import VERBS, End, runs_after
 from kis_gateway_deploy.issuance import (
     WORTH_KEEPING,
     external_gateway,
@@ -142,7 +142,11 @@ class Session:
             name = Signals(number).name
             self.interrupted = name
             if not self.is_rolling_out:
-                logger.error(f"{name}: interrupted; what has begun on a host ends there")
+                ends = "; what has begun on a host ends there" if self.verb in VERBS else ""
+                logger.error(f"{name}: interrupted{ends}")
+                if self.verb == "logs":
+                    # pyinfra disconnects in the same pool, when what follows a log has left it.
+                    self.state.pool.kill(block=False)
                 self.exit_status = EXIT_BY_SIGNAL + number
                 raise SystemExit(self.exit_status)
             logger.error(f"{name}: no new switch begins; those under way are waited for")
@@ -201,15 +205,19 @@ class Session:
     def takes_part(self, host: Host) -> bool:
         return host.name in self.desired
 
+    def connect(self, host: Host) -> None:
+        """Keeps how the host in context is asked, such as with sudo; to be called before it is."""
+        arguments, _ = pop_global_arguments(host.state, host, {})
+        self.connector[host.name] = {
+            name: value for name, value in arguments.items() if name in CONNECTOR_ARGUMENT_KEYS
+        }
+
     def read(self, host: Host, history: int = 0) -> Target:
         """Reads a host and plans for the release that its settings ask for.
 
         `history`: how many lines of the host's history the reading holds.
         """
-        arguments, _ = pop_global_arguments(host.state, host, {})
-        self.connector[host.name] = {
-            name: value for name, value in arguments.items() if name in CONNECTOR_ARGUMENT_KEYS
-        }
+        self.connect(host)
         settings, release = self.desired[host.name]
         try:
             reading = self._reading(host, history)
@@ -426,6 +434,8 @@ class Session:
         return {name: self._word(name) for name in self.names}
 
     def _word(self, name: str) -> Word:
+        if self.verb == "logs":
+            return "failed" if name in self.dropped_out() or not self.is_executed else "read"
         target = self.targets.get(name)
         if target is None or name in self.failed or target.is_unreadable:
             return "failed"

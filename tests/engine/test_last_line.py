@@ -12,7 +12,7 @@ from kis_gateway_deploy.paths import ROOT
 from tests.engine.conftest import Deployment
 from tests.tools import BIN, command
 
-VERBS = ["up", "plan", "drift", "status", "restart", "rollback", "down", "history"]
+VERBS = ["up", "plan", "drift", "status", "restart", "rollback", "down", "history", "logs"]
 
 CHANGED: dict[str, Any] = {"gateway_labels": {"changed": "yes"}}
 SILENT_REGISTRY: dict[str, Any] = {
@@ -29,7 +29,7 @@ UNREACHABLE = "unreachable"
 MATRIX: dict[str, tuple[dict[str, Any], str]] = {
     "as desired": (
         {},
-        "0 up to date,0 up to date,0 up to date,0 read,0 changes,1 blocked,-,0 read",
+        "0 up to date,0 up to date,0 up to date,0 read,0 changes,1 blocked,-,0 read,0 read",
     ),
     "changes pending": (CHANGED, "-,0 changes,1 drifted,0 read,0 changes,1 blocked,-,0 read"),
     "blocked": (
@@ -39,7 +39,7 @@ MATRIX: dict[str, tuple[dict[str, Any], str]] = {
     "a wrong setting": (WRONG, ",".join(["1 blocked"] * len(VERBS))),
     "a host is unreachable": ({UNREACHABLE: True}, ",".join(["1 failed"] * len(VERBS))),
     "a release that fails": (FAILING, "1 failed"),
-    "down": ({}, "-,-,-,-,-,-,0 changes"),
+    "down": ({}, "-,-,-,-,-,-,0 changes,0 read,1 failed"),
 }
 CASES = [
     pytest.param(VERBS[number], changes, expected, id=f"{VERBS[number]}, {situation}")
