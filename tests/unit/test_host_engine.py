@@ -479,7 +479,7 @@ def test_a_followed_log_has_a_time_limit(fake: FakeEngine, engine: Control) -> N
 
     fake.answers["/containers/a/json"] = reply('{"Config": {"Tty": false}}')
     fake.answers["/containers/a/logs"] = endless
-    heard = []
+    heard: list[bytes] = []
     error = error_of(lambda: heard.extend(engine.follow("a", 0, 0.5)))
     assert "no complete answer within the time limit" in str(error)
     assert b"".join(heard) == b"out 1\nerr 1\nout 2\n"
