@@ -1,7 +1,7 @@
 # `make deploy` on a fresh machine needs only Python 3.11+ and root or sudo.
 INVENTORY ?= inventory/local.py
 HOSTS ?= 4
-SETTABLE := INVENTORY LIMIT RELEASE JSON SAFE FORCE HOSTS BARE ARGS CONTAINER WRITE
+SETTABLE := INVENTORY LIMIT RELEASE JSON SINCE FOLLOW SAFE FORCE HOSTS BARE ARGS CONTAINER WRITE
 # The variables given to make are plain text: neither make nor a shell expands them.
 $(foreach name,$(SETTABLE),$(eval override $(name) := $$(value $(name))))
 export $(SETTABLE)
@@ -16,7 +16,7 @@ SOURCES := benchmarks deploy inventory kis_gateway_deploy lab services tests
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 .DEFAULT_GOAL := help
 
-.PHONY: help adopt deploy verify status plan drift restart rollback down lab lab-down test test-lab lint lock bench
+.PHONY: help adopt deploy verify status history logs plan drift restart rollback down lab lab-down test test-lab lint lock bench
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -36,6 +36,12 @@ verify: .venv/ready  ## check every host of INVENTORY; SAFE=1 restarts nothing; 
 
 status: .venv/ready  ## what runs on every host, its token's age, the last switches; JSON=1 for machines
 	@$(RUN) status "$$INVENTORY" "$$LIMIT" $(if $(JSON),--data json=1)
+
+history: .venv/ready  ## every switch of every host in the order of time, with its release; JSON=1
+	@$(RUN) history "$$INVENTORY" "$$LIMIT" $(if $(JSON),--data json=1)
+
+logs: .venv/ready  ## the logs of all gateways side by side, of the last 10m; SINCE=2h, FOLLOW=1
+	@$(RUN) logs "$$INVENTORY" "$$LIMIT" $(if $(SINCE),--data "since=\"$$SINCE\"") $(if $(FOLLOW),--data follow=1)
 
 plan: .venv/ready  ## what deploy would change and why; touches nothing
 	@$(RUN) plan "$$INVENTORY" "$$LIMIT"

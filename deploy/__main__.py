@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from traceback import extract_tb, format_exception
 from typing import Any, NoReturn
@@ -24,7 +25,8 @@ from pyinfra_cli.exceptions import UnexpectedExternalError, UnexpectedInternalEr
 from pyinfra_cli.main import main as pyinfra
 
 from kis_gateway_deploy.display import UNREACHABLE, last_line, status_json
-from kis_gateway_deploy.session import ADOPTS, ATTRIBUTE, REFUSED
+from kis_gateway_deploy.operations import tell
+from kis_gateway_deploy.session import ADOPTS, ATTRIBUTE, REFUSED, Refused, Session
 
 DEBUG_LOG = Path("pyinfra-debug.log")
 
@@ -40,12 +42,16 @@ def main(verb: str, inventory: str, limit: str = "", *flags: str) -> None:
     except SystemExit as end:
         state = ctx_state.get() if ctx_state.isset() else None
         session = getattr(state, ATTRIBUTE, None)
-        takes_part = bool(session and session.targets) or hasattr(state, ADOPTS)
+        takes_part = bool(session and session.begun & session.desired.keys()) or hasattr(
+            state, ADOPTS
+        )
         if end.code in (0, None) and not takes_part:
             lacks = f"no host that matches LIMIT={limit}" if limit else "no host of this package"
             _fail(verb, f"the inventory {inventory} has {lacks}", flags)
         if end.code and not (session or takes_part or hasattr(state, REFUSED)):
             # pyinfra has read no inventory, or reached none of its hosts.
+            if hasattr(state, "inventory"):
+                _tell_that_none_was_reached(verb)
             _fail(verb, "see above", flags, [each.name for each in getattr(state, "inventory", ())])
         raise
 
@@ -57,6 +63,15 @@ def _fail(verb: str, why: str, flags: Sequence[str], hosts: Sequence[str] = ()) 
         click.echo(status_json(dict.fromkeys(hosts, UNREACHABLE)))
     click.echo(last_line(verb, dict.fromkeys(hosts, "failed")), err=is_json)
     sys.exit(1)
+
+
+def _tell_that_none_was_reached(verb: str) -> None:
+    """Runs `rollout_after`, which a run otherwise does at its end."""
+    with suppress(Refused):  # nobody knows the command
+        session = Session.current()
+        session.verb = verb
+        if session.names:
+            tell(session)
 
 
 class _DroppedGroups(logging.Handler):

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from signal import SIGPIPE
 from typing import Annotated, Any
 
 import click
 from pydantic import BaseModel, BeforeValidator, StringConstraints, ValidationError
-from pyinfra import logger
+from pyinfra import is_cli, logger
 from pyinfra.api.exceptions import ConnectError
 from pyinfra.api.host import Host
 
@@ -20,10 +22,11 @@ from kis_gateway_deploy.reading import escaped
 from kis_gateway_deploy.release import Image, archive, simulator_image
 from kis_gateway_deploy.remote import Octets, RemoteError, ask
 from kis_gateway_deploy.saved_image import cut, pack
-from kis_gateway_deploy.session import Session, Target
+from kis_gateway_deploy.session import EXIT_BY_SIGNAL, Session, Target
 
 FETCH_SECONDS = 3600
 PREPARE_SECONDS = 300
+LOGS_SECONDS = 300
 BEYOND_THE_DEADLINE = 240
 """Seconds that a gate may take beyond its deadline: the patience after a refusal, and a minute."""
 
@@ -57,7 +60,7 @@ class Result(BaseModel):
 
 
 GOOD = {"prepared", "fetched", "started", "stopped", "switched", "already", "restarted", "reverted"}
-GOOD |= {"down"}
+GOOD |= {"down", "shown"}
 LOST = "lost"
 """The outcome of a call without a usable answer."""
 
@@ -69,13 +72,22 @@ def _call(
     request: dict[str, Any],
     seconds: int,
     more: Sequence[object] = (),
+    show: Callable[[str], None] | None = None,
 ) -> Result:
-    def show(text: str) -> None:
-        logger.info(f"{host.print_prefix}{escaped(text)}")
+    """`show` is called with the host's messages for people, escaped; without it pyinfra shows them.
+
+    They are never part of the result.
+    """
+
+    def heard(text: str) -> None:
+        if show:
+            show(escaped(text))
+        else:
+            logger.info(f"{host.print_prefix}{escaped(text)}")
 
     try:
         answer = json.loads(
-            ask(host, verb, request, seconds, show, more, session.connector[host.name])
+            ask(host, verb, request, seconds, heard, more, session.connector[host.name])
         )
         if "error" in answer:
             result = Result(outcome=LOST, why=str(answer["error"]))
@@ -84,12 +96,15 @@ def _call(
     except (RemoteError, ConnectError) as error:
         ends = "; a switch that has begun ends on the host by itself" if verb == "switch" else ""
         why = f"{error}\nno answer to {verb!r}{ends}"
-        result = Result(outcome=LOST, why=f"{why}: deploy again")
+        again = "run it again" if verb == "logs" else "deploy again"
+        result = Result(outcome=LOST, why=f"{why}: {again}")
     except (ValidationError, KeyError, ValueError, TypeError, RecursionError):
         result = Result(outcome=LOST, why="the host's answer has an unknown form")
     if (not result.is_good and verb != "switch") or result.outcome in {"refused", LOST}:
         for line in result.why.splitlines():
             logger.error(f"{host.print_prefix}{click.style(line, 'red')}")
+    if not result.is_good:
+        session.why[host.name] = result.why
     return result
 
 
@@ -126,6 +141,27 @@ def start_simulator(session: Session, host: Host) -> bool:
     return _call(session, host, "simulator", {"image": image}, PREPARE_SECONDS).is_good
 
 
+def logs(session: Session, host: Host, ago: float, follow: bool) -> bool:
+    """Prints the gateway's log on standard output, each line after the host's name.
+
+    `ago`: how many seconds of it.
+    """
+    width = max(map(len, session.names))
+
+    def show(line: str) -> None:
+        try:
+            click.echo(f"{host.name:<{width}} | {line}")
+        except BrokenPipeError:  # nobody reads on, as after `| head`: ends as SIGPIPE would
+            if not is_cli:
+                raise
+            os._exit(EXIT_BY_SIGNAL + SIGPIPE)
+
+    settings, _ = session.desired[host.name]
+    request = requests.logs_request(settings, ago, follow)
+    seconds = LOGS_SECONDS + request["follow"]
+    return _call(session, host, "logs", request, seconds, show=show).is_good
+
+
 def switch(session: Session, name: str, action: str, release: str | None, batch: int = 0) -> Result:
     """Has a host switch, with the token of its donor if it gets one.
 
@@ -137,7 +173,8 @@ def switch(session: Session, name: str, action: str, release: str | None, batch:
     if donor:
         token = _token_from(session, target, donor, batch)
         if not token:
-            return Result(outcome="refused", why=f"{donor} could not give its token")
+            session.why[name] = f"{donor} could not give its token"
+            return Result(outcome="refused", why=session.why[name])
     budget = rollout.budget(name) if action not in {"stop", "start"} else 0
     wait = rollout.wait_for_kis(name, time.monotonic()) if budget else 0
     result = change(session, name, action, release, budget, wait, token)
@@ -175,6 +212,7 @@ def change(
     )
     seconds = 2 * int(settings.rollout_healthy_deadline + BEYOND_THE_DEADLINE) + wait
     result = _call(session, host, "switch", request, seconds)
+    session.note_switch(name, release, result.outcome)
     if result.touched:
         session.rollout.generations[name] = generation
     return result

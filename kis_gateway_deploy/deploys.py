@@ -72,6 +72,30 @@ def status() -> None:
         gateway.expect(name="Expect that the host could be read")
 
 
+@deploy("KIS gateway: history")
+def history() -> None:
+    """Shows the switches of all hosts in the order of time, with the image of each release.
+
+    Host data `json=1`: as one JSON document.
+    """
+    if session := gateway.begin("history"):
+        session.read(host, history=50)
+        as_json = bool(host.data.get("json"))
+        gateway.show_history(as_json=as_json, name="Show the switches of all hosts", _run_once=True)
+        gateway.expect(name="Expect that the host could be read")
+
+
+@deploy("KIS gateway: logs")
+def logs() -> None:
+    """Shows the gateways' logs side by side, without secrets.
+
+    Host data `since` (default: `10m`): from when on; `follow=1`: until it is interrupted.
+    """
+    if session := gateway.begin("logs"):
+        session.connect(host)
+        gateway.show_logs(name="Show the logs of all hosts")
+
+
 @deploy("KIS gateway: restart")
 def restart() -> None:
     """Restarts the gateways, batch by batch, each behind the health gate."""

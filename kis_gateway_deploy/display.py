@@ -92,6 +92,77 @@ def _status_object(name: str, found: Reading | str) -> dict[str, Any]:
     }
 
 
+def history_table(hosts: Mapping[str, Reading | str]) -> str:
+    """The switches of all hosts, the oldest first; `TAG` is that of the image of the release `TO`.
+
+    A release that is no longer on its host has no tag. `hosts`: as for `status_table`.
+    """
+    header = ["WHEN", "HOST", "ACTION", "FROM", "TO", "TAG", "BY", "OUTCOME", "SEC", "NEW"]
+    rows = [
+        [
+            _moment(event.began // 1000)[:-3],
+            cut(name),
+            cut(event.action),
+            cut(event.from_) or NOTHING,
+            cut(event.to) or NOTHING,
+            cut(image_tag(reading.release_images.get(event.to, "")), 12) or NOTHING,
+            cut(event.by),
+            cut(event.outcome),
+            f"{event.seconds:.0f}",
+            str(event.issuances),
+        ]
+        for name, reading, event in _events(hosts)
+    ]
+    unread = [f"{name}: {found}" for name, found in hosts.items() if isinstance(found, str)]
+    if not rows:
+        return "\n".join([*unread, "no switch yet"])
+    return "\n".join(
+        [_table([header, *rows]), *unread, "NEW: issuances, new tokens that were seen"]
+    )
+
+
+def history_json(hosts: Mapping[str, Reading | str]) -> str:
+    """The same as a JSON list with an object for each switch; hosts that were not read come last.
+
+    `began` in epoch seconds; `image`: the reference of the release `to`, null if that is no longer
+    on the host.
+    """
+    found: list[dict[str, Any]] = [
+        {"host": name}
+        | event.model_dump(by_alias=True)
+        | {"began": event.began // 1000, "image": reading.release_images.get(event.to)}
+        for name, reading, event in _events(hosts)
+    ]
+    found += [{"host": name, "state": why} for name, why in hosts.items() if isinstance(why, str)]
+    return json.dumps(found, indent=2)
+
+
+def _events(hosts: Mapping[str, Reading | str]) -> list[tuple[str, Reading, Event]]:
+    """The switches of all hosts by the hosts' clocks, the oldest first."""
+    events = [
+        (name, found, event)
+        for name, found in hosts.items()
+        if isinstance(found, Reading)
+        for event in found.history
+    ]
+    return sorted(events, key=lambda each: each[2].began)
+
+
+def image_tag(reference: str) -> str:
+    """The tag of an image reference, or else its digest; empty without both.
+
+    Of a hash the first seven digits, as git shows it.
+    """
+    name, _, digest = reference.rpartition("/")[2].partition("@")
+    tag = name.partition(":")[2] or digest.partition(":")[2]
+    return tag[:7] if re.fullmatch("[0-9a-f]{12,}", tag) else tag
+
+
+def cut(text: str, width: int = 16) -> str:
+    """The text in at most this many characters."""
+    return text if len(text) <= width else f"{text[: width - 1]}…"
+
+
 def _container(reading: Reading) -> Container | None:
     """Of several containers, as an interrupted re-creation leaves them, one that serves."""
     return max(reading.gateways, key=lambda container: container.serves, default=None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import sys
+import time
 from collections.abc import Callable, Generator, Sequence
 from functools import partial
 from typing import Any
@@ -17,7 +18,8 @@ from pyinfra.api.operation import operation
 from pyinfra.context import host, inventory, state
 from pyinfra.operations import files
 
-from kis_gateway_deploy import calls, describing, display, requests
+from kis_gateway_deploy import calls, describing, display, hook, requests
+from kis_gateway_deploy.reading import Reading
 from kis_gateway_deploy.remote import Script
 from kis_gateway_deploy.rollout import Actions
 from kis_gateway_deploy.rollout import roll_out as roll_out_in_batches
@@ -57,6 +59,8 @@ def begin(verb: str) -> Session | None:
     """
     try:
         _expect_confirmation(verb)
+        if verb == "logs":
+            _seconds_ago()
         session = Session.current()
         session.begin(verb, host.name)
     except Refused:
@@ -64,6 +68,7 @@ def begin(verb: str) -> Session | None:
         raise
     if session.names and not session.is_concluded:
         session.is_concluded = True
+        atexit.register(tell, session)  # after the last line: the last that was registered is first
         atexit.register(_conclude, session)
     return session if session.takes_part(host) else None
 
@@ -79,22 +84,47 @@ def _note_refusal(verb: str) -> None:
 def _expect_confirmation(verb: str) -> None:
     """pyinfra asks before it executes anything, and ends with a traceback if nobody can answer."""
     flags = {*sys.argv} if is_cli else set()
-    if "--dry" in flags and verb in {"plan", "drift", "status", "adopt"}:
+    if "--dry" in flags and verb in {"plan", "drift", "status", "history", "logs", "adopt"}:
         raise Refused(f"no host was touched: {verb} changes nothing: leave --dry out")
     asks = is_cli and state.check_for_changes and not {"--dry", "--json"} & flags
     if asks and not sys.stdin.isatty():
         raise Refused("no host was touched: there is no terminal to confirm on: add -y")
 
 
+def _seconds_ago() -> float:
+    """Host data `since` of the host in context. Raises Refused."""
+    try:
+        return requests.seconds_ago(host.data.get("since", "10m"), time.time())
+    except ValueError as error:
+        raise Refused(f"no host was asked: {error}") from None
+
+
 def _conclude(session: Session) -> None:
     if hasattr(session.state, REFUSED):
         return  # another last line says so
-    if not session.is_executed and not session.interrupted and not session.dropped_out():
+    if not _has_run(session):
         click.echo(f"{session.verb}: not executed")  # a dry run, or not confirmed
         return
     if session.counts_issuances and not session.not_read():
         logger.info(session.rollout.count)
     click.echo(display.last_line(session.verb, session.words()), err=session.prints_json)
+
+
+def tell(session: Session) -> None:
+    """Runs `rollout_after` if this run may have changed something, or was meant to."""
+    command = next(iter(session.desired.values()))[0].rollout_after
+    if command is None or session.verb not in hook.VERBS or not _has_run(session):
+        return
+    seconds = time.monotonic() - session.began
+    author, status = requests.author(), session.exit_status
+    document = hook.document(session.verb, author, seconds, session.ends(), status)
+    if why := hook.tell(command, document):
+        click.secho(f"rollout_after: {why}", fg="red", err=True)
+
+
+def _has_run(session: Session) -> bool:
+    """False for a dry run, and for one that was not confirmed."""
+    return bool(session.is_executed or session.interrupted or session.dropped_out())
 
 
 def _say(message: str) -> None:
@@ -340,15 +370,40 @@ def _where_its_token_is(target: Target) -> str:
 def show_status(as_json: bool) -> Commands:
     """Prints on standard output what was read of all hosts; to be run once, not on each."""
     if state.is_executing:
-        session = Session.current()
-        session.is_executed = True
-        session.prints_json = as_json
-        hosts = {
-            name: (target.reading or _why_not_read(target)) if target else display.UNREACHABLE
-            for name, target in session.surveyed().items()
-        }
+        hosts = _readings(as_json)
         click.echo(display.status_json(hosts) if as_json else display.status_table(hosts))
     yield from ()
+
+
+@operation()
+def show_history(as_json: bool) -> Commands:
+    """Prints on standard output the switches of all hosts; to be run once, not on each."""
+    if state.is_executing:
+        hosts = _readings(as_json)
+        click.echo(display.history_json(hosts) if as_json else display.history_table(hosts))
+    yield from ()
+
+
+@operation()
+def show_logs() -> Commands:
+    """Prints the gateway's log of the host in context on standard output."""
+    session = Session.current()
+    if not state.is_executing:
+        return
+    session.is_executed = True
+    ago, follow = _seconds_ago(), bool(host.data.get("follow"))
+    yield _do(lambda host: calls.logs(session, host, ago, follow))
+
+
+def _readings(as_json: bool) -> dict[str, Reading | str]:
+    """The reading of every host of the run, or why there is none."""
+    session = Session.current()
+    session.is_executed = True
+    session.prints_json = as_json
+    return {
+        name: (target.reading or _why_not_read(target)) if target else display.UNREACHABLE
+        for name, target in session.surveyed().items()
+    }
 
 
 def _why_not_read(target: Target) -> str:

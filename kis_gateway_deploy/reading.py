@@ -257,6 +257,8 @@ class Reading(_Read):
     current_files: dict[Text, Text] = {}
     # The fingerprint of each release's app key.
     releases: dict[Id, Id] = {}
+    # With a history: the image reference of each release on the host.
+    release_images: dict[Id, Text] = {}
     # What is wrong with the desired release on the host; empty if nothing is.
     release_damage: Text = "is not on the host"
     history: Annotated[tuple[Event, ...], BeforeValidator(_whole_events)] = ()

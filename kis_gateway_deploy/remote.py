@@ -40,8 +40,9 @@ VERBS = {
     "simulator": (*FETCH, "fetch"),
     "switch": (
         *(*FETCH, "neighbour", "gate"),
-        *("watch", "deployment", "adoption", "starting", "change", "switch"),
+        *("hiding", "watch", "deployment", "adoption", "starting", "change", "switch"),
     ),
+    "logs": (*TOKENS, "engine", "compose", "releases", "in_place", "containers", "hiding", "logs"),
 }
 """The modules of `kis_gateway_deploy/host` for each verb, each after those that it imports; the
 last one has a function with the verb's name."""
@@ -63,7 +64,7 @@ SILENCE_SECONDS = 30
 """For how long a host may be silent that sends a line every few seconds, and for how long TCP data
 sent to it may stay unacknowledged."""
 
-BEATING = {"switch", "prepare", "fetch", "simulator"}
+BEATING = {"switch", "prepare", "fetch", "simulator", "logs"}
 """Verbs during which a host sends a line at least every 5 s."""
 WORDS_LIMIT = 20
 """How many of the last lines of a host's standard error are added to an error."""

@@ -11,12 +11,14 @@ import os
 import re
 import shlex
 import socket
+from datetime import datetime
 from functools import cache
 from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
 
 from kis_gateway_deploy.paths import SCRIPTS
+from kis_gateway_deploy.reading import escaped
 from kis_gateway_deploy.release import Image, Release, place_of, simulator_image
 from kis_gateway_deploy.settings import Settings
 
@@ -120,6 +122,45 @@ def switch_request(
         "deadline": settings.rollout_healthy_deadline,
         "die_at": die_at,
     }
+
+
+FOLLOW_SECONDS = 24 * 3600
+"""For how long a log is followed at most."""
+
+
+def logs_request(settings: Settings, ago: float, follow: bool) -> dict[str, Any]:
+    """What `host/logs.py` is asked. `ago`: how many seconds of the log."""
+    return _deployment(settings) | {
+        "token_dir": settings.token_dir,
+        "token_file": settings.token_file,
+        "ago": ago,
+        "follow": FOLLOW_SECONDS if follow else 0,
+    }
+
+
+UNITS = {"s": 1, "m": 60, "h": 3600, "d": 24 * 3600}
+
+
+def seconds_ago(since: object, now: float) -> float:
+    """How many seconds before `now` (epoch seconds) `since` was: `90s`, `10m`, `2h`, `3d`, or a
+    time in ISO 8601, in this machine's zone if it names none.
+
+    Raises ValueError: it is neither, or not in the past.
+    """
+    text = since.strip() if isinstance(since, str) else ""
+    if found := re.fullmatch("([0-9]{1,6})([smhd])", text, re.ASCII):
+        return float(int(found[1]) * UNITS[found[2]])
+    try:
+        # Not a date or a time alone, or a week: too easily mistyped.
+        if not re.match(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[T ]", text, re.ASCII):
+            raise ValueError
+        ago = now - datetime.fromisoformat(text).timestamp()
+    except (ValueError, OverflowError, OSError):
+        what = "90s, 10m, 2h, 3d, or a time such as 2026-11-24T09:00"
+        raise ValueError(f"SINCE={escaped(str(since))[:40]} is none of: {what}") from None
+    if ago < 0:
+        raise ValueError(f"SINCE={text} is in the future")
+    return ago
 
 
 def author() -> str:

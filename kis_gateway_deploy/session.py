@@ -20,7 +20,8 @@ from pyinfra.api.state import State
 from pyinfra.context import ctx_state
 
 from kis_gateway_deploy import requests
-from kis_gateway_deploy.display import Word, closed_window, window_time
+from kis_gateway_deploy.display import UNREACHABLE, Word, closed_window, window_time
+from kis_gateway_deploy.hook import VERBS, End, runs_after
 from kis_gateway_deploy.issuance import (
     WORTH_KEEPING,
     external_gateway,
@@ -107,6 +108,11 @@ class Session:
         self.failed: dict[str, str] = {}
         self.tokens: dict[tuple[str, str, int], str] = {}  # in base64, by donor, key and batch
         self.interrupted = ""  # by which signal
+        self.exit_status = 0  # of a run that a signal has ended
+        self.began = time.monotonic()
+        self.runs: dict[str, str | None] = {}  # the release of each host that was asked to switch
+        self.outcomes: dict[str, str] = {}
+        self.why: dict[str, str] = {}  # what failed last on a host
         self.is_rolling_out = False
         self.verb = ""
         self.begun: set[str] = set()
@@ -141,8 +147,13 @@ class Session:
             name = Signals(number).name
             self.interrupted = name
             if not self.is_rolling_out:
-                logger.error(f"{name}: interrupted; what has begun on a host ends there")
-                raise SystemExit(EXIT_BY_SIGNAL + number)
+                ends = "; what has begun on a host ends there" if self.verb in VERBS else ""
+                logger.error(f"{name}: interrupted{ends}")
+                if self.verb == "logs":
+                    # pyinfra disconnects in the same pool, when what follows a log has left it.
+                    self.state.pool.kill(block=False)
+                self.exit_status = EXIT_BY_SIGNAL + number
+                raise SystemExit(self.exit_status)
             logger.error(f"{name}: no new switch begins; those under way are waited for")
 
         if not is_cli:
@@ -201,15 +212,19 @@ class Session:
     def takes_part(self, host: Host) -> bool:
         return host.name in self.desired
 
+    def connect(self, host: Host) -> None:
+        """Keeps how the host in context is asked, such as with sudo; to be called before it is."""
+        arguments, _ = pop_global_arguments(host.state, host, {})
+        self.connector[host.name] = {
+            name: value for name, value in arguments.items() if name in CONNECTOR_ARGUMENT_KEYS
+        }
+
     def read(self, host: Host, history: int = 0) -> Target:
         """Reads a host and plans for the release that its settings ask for.
 
         `history`: how many lines of the host's history the reading holds.
         """
-        arguments, _ = pop_global_arguments(host.state, host, {})
-        self.connector[host.name] = {
-            name: value for name, value in arguments.items() if name in CONNECTOR_ARGUMENT_KEYS
-        }
+        self.connect(host)
         settings, release = self.desired[host.name]
         try:
             reading = self._reading(host, history)
@@ -474,10 +489,12 @@ class Session:
         return {name: self._word(name) for name in self.names}
 
     def _word(self, name: str) -> Word:
+        if self.verb == "logs":
+            return "failed" if name in self.dropped_out() or not self.is_executed else "read"
         target = self.targets.get(name)
         if target is None or name in self.failed or target.is_unreadable:
             return "failed"
-        if self.verb == "status":
+        if self.verb in {"status", "history"}:
             return "failed" if name in self.dropped_out() else "read"
         plan = target.plan
         if self.interrupted and plan.steps and self.verb not in READING_VERBS:
@@ -489,6 +506,45 @@ class Session:
         if name in self.dropped_out():
             return "failed"
         return "changes" if plan.steps else "drifted" if plan.findings else "up to date"
+
+    def note_switch(self, name: str, release: str | None, outcome: str) -> None:
+        """To be told of every request to switch to a release, and what it came to."""
+        runs = self.runs[name] if name in self.runs else self._ran_before(name)
+        self.runs[name] = runs_after(runs, release, outcome)
+        self.outcomes[name] = outcome
+
+    def _ran_before(self, name: str) -> str | None:
+        target = self.targets.get(name)
+        reading = target.reading if target else None
+        return reading.current if reading and reading.gateways else None
+
+    def ends(self) -> list[End]:
+        """How each host stands at the end of the run."""
+        return [
+            End(
+                name,
+                word,
+                before := self._ran_before(name),
+                self.runs.get(name, before),
+                self.outcomes.get(name),
+                self._rollout.counted.get(name, 0) if self._rollout else 0,
+                self._why(name) if word in {"failed", "blocked"} else "",
+            )
+            for name, word in self.words().items()
+        ]
+
+    def _why(self, name: str) -> str:
+        """Why a host failed or was blocked; the most specific cause that is known."""
+        target = self.targets.get(name)
+        if why := self.why.get(name):
+            return why
+        if target and (target.plan.refusals or name in self.untouched):
+            return "; ".join(self.why_untouched(name))
+        if name in self.failed:
+            return self.failed[name]
+        if self.interrupted:
+            return f"interrupted ({self.interrupted})"
+        return "see the output of the run" if target else UNREACHABLE
 
     def seen(self, name: str) -> str | None:
         """The generation of a host as this run knows it: what was read, or what it made of it."""

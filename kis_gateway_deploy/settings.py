@@ -411,6 +411,11 @@ class Settings(BaseModel):
     """For `rollout_window = "outside-krx"`: the hours of KRX's trading days in which the window is
     closed, in Korean time.
     """
+    rollout_after: Annotated[Command | None, Field(repr=False)] = None
+    """A command on the deploying machine, as a list of strings, that gets a JSON document on its
+    standard input when `deploy`, `restart`, `rollback` or `down` ends; see docs/operations.md. It
+    runs without a shell, for at most 30 s, and its failure fails no deploy.
+    """
     plan_show: list[Name] = []
     """Names whose values `plan` and `drift` show; other values that may be secret are hidden."""
 
@@ -891,7 +896,7 @@ def _differing_rollouts(valid: Mapping[str, Settings]) -> list[Problem]:
         (other, field, f"differs from {name}'s; it must be the same for the whole inventory")
         for other, settings in valid.items()
         for field in (
-            *("rollout_batches", "rollout_revert", "rollout_share_token"),
+            *("rollout_batches", "rollout_revert", "rollout_share_token", "rollout_after"),
             *("rollout_window", "rollout_krx_hours"),
         )
         if getattr(settings, field) != getattr(first, field)

@@ -28,8 +28,9 @@ Required, except for a gateway in its own compose project (`gateway_compose_file
 
 An unknown name is an error that suggests the nearest known name. All wrong settings of all hosts
 are listed at once, before any host is touched. `rollout_batches`, `rollout_revert`,
-`rollout_share_token`, `rollout_window` and `rollout_krx_hours` must be the same for all hosts of an
-inventory. A path on the deploying machine is a string or a `pathlib.Path`; `~` is not expanded.
+`rollout_share_token`, `rollout_window`, `rollout_krx_hours` and `rollout_after` must be the same
+for all hosts of an inventory. A path on the deploying machine is a string or a `pathlib.Path`; `~`
+is not expanded.
 
 | name | meaning | default |
 | --- | --- | --- |

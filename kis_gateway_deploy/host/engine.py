@@ -131,17 +131,28 @@ class Engine:
         begins with its time; `limit`: only this many bytes, the last. A missing container is an
         error, and so is a log that cannot be read to its end (a damaged one).
         """
-        terminal = self._config(container).get("Tty")
-        query = {"stdout": True, "stderr": True, "timestamps": timestamps, "tail": tail}
         kept = bytearray()
-        path = f"/containers/{quote(container)}/logs"
-        with self._ask("GET", path, {**query, "since": since}) as answer:
-            # A terminal's output is one stream, which comes without frames.
-            for part in answer.pieces() if terminal else _unframed(answer.pieces()):
-                kept += part
-                if len(kept) > 2 * limit:
-                    del kept[: len(kept) - limit]
+        query = {"since": since, "timestamps": timestamps, "tail": tail}
+        for part in self._log(container, query, self.seconds):
+            kept += part
+            if len(kept) > 2 * limit:
+                del kept[: len(kept) - limit]
         return bytes(kept[-limit:])
+
+    def follow(self, container: str, since: float, seconds: float) -> Iterator[bytes]:
+        """The same, piece by piece, and what comes until the container stops or is removed.
+
+        `seconds`: the time limit, at which EngineError is raised.
+        """
+        return self._log(container, {"since": since, "follow": True}, seconds)
+
+    def _log(self, container: str, query: dict[str, Any], seconds: float) -> Iterator[bytes]:
+        terminal = self._config(container).get("Tty")
+        path = f"/containers/{quote(container)}/logs"
+        wanted = {"stdout": True, "stderr": True, **query}
+        with self._ask("GET", path, wanted, seconds=seconds) as answer:
+            # A terminal's output is one stream, which comes without frames.
+            yield from answer.pieces() if terminal else _unframed(answer.pieces())
 
     def file(self, container: str, path: str, limit: int) -> bytes | None:
         """A regular file of a running or stopped container; None if missing or over `limit` bytes.

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 REQUEST_LIMIT = 64 << 20
 ANSWER_LIMIT = 4 << 20
 BEAT_SECONDS = 5
-BEATING = {"prepare", "fetch", "simulator"}
+BEATING = {"prepare", "fetch", "simulator", "logs"}
 """The verbs that may take long and say nothing meanwhile; `switch` beats by itself."""
 
 
@@ -43,9 +43,19 @@ def main(serve: Serve) -> int:
             document = {"error": "the answer of this host is too long"}
             line = json.dumps(document)
         # Earlier output may have ended without a line break.
-        sys.stdout.buffer.write(f"\n{request['frame']}{line}\n".encode())
-        sys.stdout.buffer.flush()
+        _write(f"\n{request['frame']}{line}\n".encode())
     return STATUS.get(document["result"].get("outcome"), 0) if "result" in document else 1
+
+
+_is_writing = False
+
+
+def _write(line: bytes) -> None:
+    global _is_writing
+    _is_writing = True
+    sys.stdout.buffer.write(line)
+    sys.stdout.buffer.flush()
+    _is_writing = False
 
 
 def _beat(frame: str) -> None:
@@ -56,7 +66,8 @@ def _beat(frame: str) -> None:
     import signal
 
     line = f'\n{frame}{{"beat": true}}\n'.encode()
-    signal.signal(signal.SIGALRM, lambda *_: os.write(1, line))
+    # A long line may be half written; it is a sign of life, too.
+    signal.signal(signal.SIGALRM, lambda *_: None if _is_writing else os.write(1, line))
     signal.setitimer(signal.ITIMER_REAL, BEAT_SECONDS, BEAT_SECONDS)
 
 

@@ -263,6 +263,9 @@ def _app_directory(request: dict[str, Any]) -> dict[str, Any]:
     if request["history"]:
         lines = _last(f"{app_dir}/history.jsonl").splitlines()[-request["history"] :]
         found["history"] = list(map(json_of, lines))
+        found["release_images"] = {
+            name: str(each.get("image", ""))[:1000] for name, each in manifests.items() if each
+        }
     return found
 
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
-import re
 import time
 
 from .directory import Directory
 from .engine import EngineError
 from .gate import KIS_MINUTE, Rules
+from .hiding import secrets_of
 from .neighbour import addresses
-from .releases import release_dir, text_of
 from .token_files import Kept, TokenFiles
 from .tokens import MARGIN
 from .watch import TokenWatch, Watch, excerpt
@@ -196,52 +194,13 @@ class Starter:
             log = self.engine.logs(container, watch.since, limit=1 << 20)
         except EngineError:
             return
-        lines = excerpt(log.decode("utf-8", "replace"), self._secrets(watch.details))
+        releases = {self.state["from"], self.state["to"]} - {None}
+        hidden = secrets_of(self.request["app_dir"], releases, watch.details)
+        lines = excerpt(log.decode("utf-8", "replace"), hidden)
         self.say(f"--- log of the container {container[:12]}, its first error and its last lines:")
         for line in lines:
             self.say(line)
         self.say("---")
-
-    def _secrets(self, details: dict[str, Any]) -> set[str]:
-        """The values of secrets and env files, and of the container's variables, to be hidden."""
-        found: set[str] = set()
-        for release in {self.state["from"], self.state["to"]} - {None}:
-            directory = release_dir(self.request["app_dir"], release)
-            for name in ("secrets.json", "gateway.env"):
-                found |= values_of(text_of(f"{directory}/{name}"))
-        variables = (details.get("Config") or {}).get("Env") or []
-        values = {variable.partition("=")[2] for variable in variables}
-        found |= {value for value in values if not HARMLESS.fullmatch(value)}
-        return {value for value in found if len(value) >= 8}
-
-
-NAME = re.compile(r"""\s*(-\s+)*(export\s+)?["']?[\w.-]+["']?\s*(=|:(?=\s|$))""")
-# Paths and addresses that a log needs to be understood; as in `plan`.
-HARMLESS = re.compile(
-    r"\.{0,2}(/[A-Za-z0-9._-]{1,32}){1,12}/?"
-    r"|[a-z][a-z0-9+.-]{0,15}://[A-Za-z0-9.-]{1,253}(:[0-9]{1,5})?/?"
-)
-
-
-def values_of(text: str) -> set[str]:
-    """The values in JSON; in YAML or an env file, what follows a name on its line, and its words.
-
-    The host has no YAML.
-    """
-    try:
-        open_ends = [json.loads(text)]
-    except (ValueError, RecursionError):
-        values = [NAME.sub("", line, count=1) for line in text.splitlines()]
-        words = (re.split(r"""[\s"',\[\]{}]+""", value) for value in values)
-        return {value.strip("\"' \t") for value in values}.union(*words)
-    found: set[str] = set()
-    while open_ends:
-        value = open_ends.pop()
-        if isinstance(value, (dict, list)):
-            open_ends += value.values() if isinstance(value, dict) else value
-        else:
-            found.add(str(value))
-    return found
 
 
 def kept_of(request: dict[str, Any], manifest: dict[str, Any]) -> Kept:

@@ -12,6 +12,7 @@ from .containers import CREDENTIALS, REFUSAL, ask_health
 from .directory import Directory
 from .engine import EngineError
 from .gate import History, Observation, Rules, judge
+from .hiding import hide
 from .neighbour import REFUSE_SECONDS, announce, refuse
 from .tokens import examine
 
@@ -320,10 +321,7 @@ def excerpt(log: str, hidden: set[str]) -> list[str]:
 
     The strings in `hidden` are not shown.
     """
-    for secret in sorted(hidden, key=len, reverse=True):
-        log = log.replace(secret, "(hidden)")
-    log = re.sub(r"eyJ[A-Za-z0-9_-]{2,}\.[A-Za-z0-9_.-]{4,}", "(hidden)", log)
-    lines = [line[:300] for line in log.splitlines() if line.strip()]
+    lines = [line[:300] for line in hide(log, hidden).splitlines() if line.strip()]
     last = max(0, len(lines) - 10)
     first = next((n for n, line in enumerate(lines) if ERROR.search(line)), 0)
     shown = list(range(first, min(first + 5, last))) + list(range(last, len(lines)))

@@ -12,7 +12,7 @@ from kis_gateway_deploy.paths import ROOT
 from tests.engine.conftest import Deployment
 from tests.tools import BIN, command
 
-VERBS = ["up", "plan", "drift", "status", "restart", "rollback", "down"]
+VERBS = ["up", "plan", "drift", "status", "restart", "rollback", "down", "history", "logs"]
 
 CHANGED: dict[str, Any] = {"gateway_labels": {"changed": "yes"}}
 SILENT_REGISTRY: dict[str, Any] = {
@@ -27,13 +27,19 @@ UNREACHABLE = "unreachable"
 
 # By situation: the exit status and the word of each verb, in the order of VERBS.
 MATRIX: dict[str, tuple[dict[str, Any], str]] = {
-    "as desired": ({}, "0 up to date,0 up to date,0 up to date,0 read,0 changes,1 blocked"),
-    "changes pending": (CHANGED, "-,0 changes,1 drifted,0 read,0 changes,1 blocked"),
-    "blocked": (SILENT_REGISTRY, "1 blocked,1 blocked,1 blocked,0 read,0 changes,1 blocked"),
-    "a wrong setting": (WRONG, ",".join(["1 blocked"] * 7)),
-    "a host is unreachable": ({UNREACHABLE: True}, ",".join(["1 failed"] * 7)),
+    "as desired": (
+        {},
+        "0 up to date,0 up to date,0 up to date,0 read,0 changes,1 blocked,-,0 read,0 read",
+    ),
+    "changes pending": (CHANGED, "-,0 changes,1 drifted,0 read,0 changes,1 blocked,-,0 read"),
+    "blocked": (
+        SILENT_REGISTRY,
+        "1 blocked,1 blocked,1 blocked,0 read,0 changes,1 blocked,-,0 read",
+    ),
+    "a wrong setting": (WRONG, ",".join(["1 blocked"] * len(VERBS))),
+    "a host is unreachable": ({UNREACHABLE: True}, ",".join(["1 failed"] * len(VERBS))),
     "a release that fails": (FAILING, "1 failed"),
-    "down": ({}, "-,-,-,-,-,-,0 changes"),
+    "down": ({}, "-,-,-,-,-,-,0 changes,0 read,1 failed"),
 }
 CASES = [
     pytest.param(VERBS[number], changes, expected, id=f"{VERBS[number]}, {situation}")

@@ -74,9 +74,10 @@ def data_of(made: Written) -> dict[str, Any]:
         named = " ".join(made.notes)
         unsaid = [(name, what) for name, what in problems if name not in named]
         if "gateway_compose_file: " in named:  # what it lacks without that one follows from it
-            return data
+            return dict(data)
         assert not unsaid, (unsaid, made.notes, made.inventory)
-        return {k: v.name if isinstance(v, Path) else v for k, v in data.items()}
+        found: dict[str, Any] = {k: v.name if isinstance(v, Path) else v for k, v in data.items()}
+        return found
 
 
 def override_of(made: Written) -> Any:

@@ -477,3 +477,69 @@ def test_the_last_line_has_the_worst_word_of_all_hosts(
 )
 def test_the_state_of_a_token_is_described(changes: dict[str, Any], words: str) -> None:
     assert words in display.token_state(reading(**changes))
+
+
+def event(began: int, **changes: Any) -> Event:
+    return EVENT.model_copy(update={"began": began * 1000, **changes})
+
+
+def test_the_history_of_a_fleet_is_in_the_order_of_time() -> None:
+    old, new = "a33c7e12e6d4", "5393e3d2b05a"
+    back = {"action": "rollback", "from_": new, "to": old, "by": "kim@desk", "seconds": 36.4}
+    web = reading(
+        history=(event(CLOCK - 600, from_=old, by="kim@desk"), event(CLOCK - 60, **back)),
+        release_images={new: "registry.example:5000/kis:1.5@sha256:" + "0" * 64},
+    )
+    other = reading(history=(event(CLOCK - 300, by="a" * 90, outcome="restored", action="up"),))
+    hosts: dict[str, Reading | str] = {"web-1": web, "b" * 40: other, "c": display.UNREACHABLE}
+    table = display.history_table(hosts)
+    assert table.splitlines() == [
+        "WHEN              HOST              ACTION    FROM          TO            TAG  "
+        "BY                OUTCOME   SEC  NEW",
+        "2026-11-24 06:30  web-1             switch    a33c7e12e6d4  5393e3d2b05a  1.5  "
+        "kim@desk          switched  7    1",
+        "2026-11-24 06:35  bbbbbbbbbbbbbbb…  up        -             5393e3d2b05a  -    "
+        "aaaaaaaaaaaaaaa…  restored  7    1",
+        "2026-11-24 06:39  web-1             rollback  5393e3d2b05a  a33c7e12e6d4  -    "
+        "kim@desk          switched  36   1",
+        "c: unreachable",
+        "NEW: issuances, new tokens that were seen",
+    ]
+    typical = display.history_table({"@local": web})
+    assert max(map(len, typical.splitlines())) <= 100
+    first, *_, last = json.loads(display.history_json(hosts))
+    assert first == {
+        "host": "web-1",
+        "began": CLOCK - 600,
+        "seconds": 7.25,
+        "by": "kim@desk",
+        "action": "switch",
+        "from": old,
+        "to": new,
+        "image": "registry.example:5000/kis:1.5@sha256:" + "0" * 64,
+        "outcome": "switched",
+        "forced": False,
+        "issuances": 1,
+    }
+    assert last == {"host": "c", "state": "unreachable"}
+
+
+def test_a_fleet_without_a_switch_has_no_history() -> None:
+    hosts: dict[str, Reading | str] = {"a": reading(), "b": display.UNREADABLE}
+    assert display.history_table(hosts) == "b: unreadable\nno switch yet"
+    assert json.loads(display.history_json({"a": reading()})) == []
+
+
+@pytest.mark.parametrize(
+    ("reference", "tag"),
+    [
+        ("kis-gateway:d62387ae27a7", "d62387a"),
+        ("registry.example:5000/kis:1.4", "1.4"),
+        ("registry.example:5000/kis:1.4@sha256:" + "a" * 64, "1.4"),
+        ("registry.example:5000/kis@sha256:" + "a" * 64, "a" * 7),
+        ("registry.example:5000/kis", ""),
+        ("", ""),
+    ],
+)
+def test_the_tag_of_an_image(reference: str, tag: str) -> None:
+    assert display.image_tag(reference) == tag

@@ -464,6 +464,27 @@ def test_frames_are_removed_from_logs(fake: FakeEngine, engine: Control, size: i
     assert asked == both | {"since": ["5"], "tail": ["2"], "timestamps": ["true"]}
 
 
+def test_a_followed_log_comes_piece_by_piece(fake: FakeEngine, engine: Control) -> None:
+    fake.answers["/containers/a/json"] = reply('{"Config": {"Tty": false}}')
+    fake.answers["/containers/a/logs"] = chunked(FRAMES)
+    assert list(engine.follow("a", 5.5, 10)) == [b"out 1\n", b"err 1\n", b"out 2\n"]
+    asked = parse_qs(urlsplit(fake.targets()[-1]).query)
+    assert (asked["follow"], asked["since"]) == (["true"], ["5.5"])
+
+
+def test_a_followed_log_has_a_time_limit(fake: FakeEngine, engine: Control) -> None:
+    def endless() -> Iterator[bytes]:
+        yield chunked(FRAMES).removesuffix(b"0\r\n\r\n")
+        fake.over.wait(10)
+
+    fake.answers["/containers/a/json"] = reply('{"Config": {"Tty": false}}')
+    fake.answers["/containers/a/logs"] = endless
+    heard: list[bytes] = []
+    error = error_of(lambda: heard.extend(engine.follow("a", 0, 0.5)))
+    assert "no complete answer within the time limit" in str(error)
+    assert b"".join(heard) == b"out 1\nerr 1\nout 2\n"
+
+
 def test_the_logs_of_a_terminal_have_no_frames(fake: FakeEngine, engine: Control) -> None:
     fake.answers["/containers/a/json"] = reply('{"Config": {"Tty": true}}')
     fake.answers["/containers/a/logs"] = chunked(b"\x01\0\0\0\0", b"\0\0\x01$ ")

@@ -196,7 +196,8 @@ def put_release(app_dir: Path, name: str, key: str) -> Path:
     (directory / "docker-compose.yml").chmod(0o600)
     owner = [0o600, os.getuid(), os.getgid()]
     files = {"docker-compose.yml": {"sha256": sha256(COMPOSE).hexdigest(), "owner": owner}}
-    (directory / "release.json").write_text(json.dumps({"v": 1, "key": key, "files": files}))
+    manifest = {"v": 1, "key": key, "image": "kis:1.4", "files": files}
+    (directory / "release.json").write_text(json.dumps(manifest))
     return directory
 
 
@@ -218,6 +219,8 @@ def test_the_app_directory_is_read(host: dict[str, Any]) -> None:
     assert found["current_compose"] == COMPOSE.decode()
     assert list(found["current_files"]) == ["docker-compose.yml"]
     assert found["history"] == [None, {"began": 1}]
+    assert found["release_images"] == {KEY: "kis:1.4", OTHER: "kis:1.4"}
+    assert "release_images" not in read._app_directory(host | {"history": 0})
     (app_dir / "current").unlink()
     (app_dir / "current").symlink_to(f"releases/{KEY}")
     assert "current_compose" not in read._app_directory(host)

@@ -6,6 +6,8 @@ import base64
 import json
 import os
 import subprocess
+import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -179,3 +181,81 @@ def test_a_user_without_a_name_is_named_by_uid(monkeypatch: pytest.MonkeyPatch) 
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(os, "getuid", lambda: 54321)
     assert requests.author().startswith("uid-54321@")
+
+
+NOW = datetime(2026, 11, 24, 9, 0, tzinfo=UTC).timestamp()
+
+
+@pytest.mark.parametrize(
+    ("since", "seconds"),
+    [
+        ("90s", 90),
+        ("10m", 600),
+        ("2h", 7200),
+        ("3d", 259_200),
+        ("0s", 0),
+        ("2026-11-24T08:59:30Z", 30),
+        ("2026-11-24 17:00+09:00", 3600),
+        ("2026-11-24T17:30", 1800),  # in the operator's zone
+    ],
+)
+def test_since_is_a_duration_or_a_time(
+    since: str, seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TZ", "Asia/Seoul")
+    time.tzset()
+    try:
+        assert requests.seconds_ago(since, NOW) == seconds
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+@pytest.mark.parametrize(
+    "since",
+    [
+        *(
+            "",
+            "10",
+            "10 m",
+            "-5m",
+            "1.5h",
+            "5M",
+            "m",
+            "1w",
+            "1234567s",
+            "٣m",
+            "yesterday",
+            10,
+            None,
+        ),
+        *("2026-11-24", "20261124T0900", "2026-W48-2", "2026-13-01T00:00", "0001-01-01T00:00"),
+        *("09:00", "\x1b[31m", True, ["10m"]),
+    ],
+)
+def test_any_other_since_is_refused(since: object) -> None:
+    with pytest.raises(ValueError, match=r"^SINCE=.* is none of: 90s, 10m, 2h, 3d, or a time"):
+        requests.seconds_ago(since, NOW)
+
+
+def test_a_time_in_the_future_is_refused() -> None:
+    with pytest.raises(ValueError, match="SINCE=2026-11-24T09:01Z is in the future"):
+        requests.seconds_ago("2026-11-24T09:01Z", NOW)
+
+
+def test_the_request_for_a_log() -> None:
+    assert requests.logs_request(SETTINGS, 600, follow=False) == {
+        "project": "kis",
+        "service": "kis-gateway",
+        "in_place": None,
+        "app_dir": "/opt/my gateway",
+        "adopt": None,
+        "adopt_path": None,
+        "token_env": ["KIS_TOKEN_FILE_PATH"],
+        "token_mount": "/app/tokens",
+        "token_dir": AWKWARD_DIRECTORY,
+        "token_file": "kis_token.json",
+        "ago": 600,
+        "follow": 0,
+    }
+    assert requests.logs_request(SETTINGS, 600, follow=True)["follow"] == 24 * 3600

@@ -91,6 +91,7 @@ def test_the_defaults_are_those_of_the_documented_table() -> None:
         "rollout_healthy_deadline": 120,
         "rollout_window": None,
         "rollout_krx_hours": "07:00-20:00",
+        "rollout_after": None,
         "plan_show": [],
     }
 
@@ -111,6 +112,9 @@ ANYWHERE = "0.0.0.0"  # noqa: S104 - never bound
         ("gateway_secrets_command", [""], "pattern"),
         ("gateway_secrets_command", ["cat", 1], "string"),
         ("gateway_secrets_command", ["cat", "a\0b"], "pattern"),
+        ("rollout_after", "mail -s KIS kim", "list"),
+        ("rollout_after", [], "at least 1 item"),
+        ("rollout_after", ["mail", 1], "string"),
         ("rollout_batches", "25%", "list of counts and percentages"),
         ("rollout_batches", [1, "0%"], "list of counts and percentages"),
         ("rollout_batches", [0], "list of counts and percentages"),
@@ -386,7 +390,7 @@ def test_variables_of_pyinfra_are_ignored() -> None:
     assert validate_fleet({"seoul": host_data(**others)})
 
 
-@pytest.mark.parametrize("name", sorted(KNOWN_NAMES))
+@pytest.mark.parametrize("name", sorted(KNOWN_NAMES - {"rollout_after"}))  # a list is right there
 def test_no_wrong_value_is_shown(name: str) -> None:
     found, what = only_problem_of(**{name: [MARKER]})
     assert found == name
@@ -876,3 +880,10 @@ def test_an_override_that_cannot_be_used_is_refused(tmp_path: Path, content: str
     name, what = only_problem_of(gateway_compose_override=path)
     assert name == "gateway_compose_override"
     assert why in what
+
+
+def test_the_command_after_a_rollout_is_the_same_for_all_hosts() -> None:
+    same = {"rollout_after": ["mail", "kim"]}
+    assert validate_fleet({"a": host_data(**same), "b": host_data(**HOST_MODE, **same)})
+    with pytest.raises(SettingsError, match="b: rollout_after  differs from a's"):
+        validate_fleet({"a": host_data(**same), "b": host_data(**HOST_MODE)})

@@ -40,7 +40,12 @@ def of_variables(tmp_path: Path) -> Settings:
 
 def gateway(made: Settings, logs: str = "", **container: Any) -> Any:
     inspected = {"Mounts": [], "Config": {"Env": []}} | container
-    return SimpleNamespace(settings=made, inspect=lambda: inspected, logs=lambda: logs)
+    return SimpleNamespace(
+        settings=made,
+        inspect=lambda: inspected,
+        logs=lambda: logs,
+        expect_own_project=lambda: None,
+    )
 
 
 @pytest.mark.parametrize(

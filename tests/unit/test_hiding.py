@@ -1,14 +1,13 @@
-"""No value of a secret shows in the log that a failed start prints."""
+"""No value of a secret shows in the log that is shown."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from kis_gateway_deploy.host.starting import Starter, values_of
+from kis_gateway_deploy.host.hiding import secrets_of, values_of
 
 KEY, PHRASE = "PSs3cret0123456789", "pass phrase of two"
 
@@ -49,11 +48,8 @@ def hidden(tmp_path: Path, files: dict[str, str], env: list[str] | None) -> set[
     directory.mkdir(parents=True)
     for name, content in files.items():
         (directory / name).write_text(content)
-    state: Any = {"from": None, "to": "0a1b2c3d4e5f"}
-    request = {"app_dir": str(tmp_path), "kis_wait": 0}
-    engine: Any = None
-    starter = Starter(request, engine, state, lambda _: None, lambda _: None)
-    return starter._secrets({} if env is None else {"Config": {"Env": env}})
+    details = {} if env is None else {"Config": {"Env": env}}
+    return secrets_of(str(tmp_path), ["0a1b2c3d4e5f"], details)
 
 
 def test_values_of_files_are_hidden(tmp_path: Path) -> None:
@@ -72,3 +68,10 @@ def test_values_of_variables_are_hidden_unless_they_are_paths_or_addresses(tmp_p
         "EMPTY=",
     ]
     assert hidden(tmp_path, {}, env) == {KEY, "a=b=c=d=", "https://hooks.example/T0/s3cret"}
+
+
+def test_each_line_of_a_value_is_hidden(tmp_path: Path) -> None:
+    """A log is shown line by line."""
+    lines = ["-----BEGIN KEY-----", "MIIEpAIBAAKCAQEA", "x"]
+    found = hidden(tmp_path, {"secrets.json": json.dumps({"key": "\n".join(lines)})}, None)
+    assert found == {"\n".join(lines), *lines[:2]}

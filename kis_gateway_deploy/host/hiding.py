@@ -1,0 +1,68 @@
+"""Hides secrets in a gateway's log: values of secrets and env files, of variables, and tokens."""
+
+from __future__ import annotations
+
+import json
+import re
+
+from .releases import release_dir, text_of
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any
+
+HIDDEN = "(hidden)"
+SHORTEST = 8
+"""The least length of a value that is hidden; shorter ones are in other words, too."""
+
+TOKEN = re.compile(r"eyJ[A-Za-z0-9_-]{2,}\.[A-Za-z0-9_.-]{4,}")
+
+
+def hide(text: str, hidden: set[str]) -> str:
+    """The text without the strings in `hidden`, and without any JWT."""
+    for secret in sorted(hidden, key=len, reverse=True):
+        text = text.replace(secret, HIDDEN)
+    return TOKEN.sub(HIDDEN, text)
+
+
+def secrets_of(app_dir: str, releases: Iterable[str], details: dict[str, Any]) -> set[str]:
+    """The values of the releases' secrets and env files, and of the container's variables."""
+    found: set[str] = set()
+    for release in releases:
+        for name in ("secrets.json", "gateway.env"):
+            found |= values_of(text_of(f"{release_dir(app_dir, release)}/{name}"))
+    variables = (details.get("Config") or {}).get("Env") or []
+    values = {variable.partition("=")[2] for variable in variables}
+    found |= {value for value in values if not HARMLESS.fullmatch(value)}
+    lines = (line.strip() for value in found for line in value.splitlines())
+    return {value for value in found.union(lines) if len(value) >= SHORTEST}
+
+
+NAME = re.compile(r"""\s*(-\s+)*(export\s+)?["']?[\w.-]+["']?\s*(=|:(?=\s|$))""")
+# Paths and addresses that a log needs to be understood; as in `plan`.
+HARMLESS = re.compile(
+    r"\.{0,2}(/[A-Za-z0-9._-]{1,32}){1,12}/?"
+    r"|[a-z][a-z0-9+.-]{0,15}://[A-Za-z0-9.-]{1,253}(:[0-9]{1,5})?/?"
+)
+
+
+def values_of(text: str) -> set[str]:
+    """The values in JSON; in YAML or an env file, what follows a name on its line, and its words.
+
+    The host has no YAML.
+    """
+    try:
+        open_ends = [json.loads(text)]
+    except (ValueError, RecursionError):
+        values = [NAME.sub("", line, count=1) for line in text.splitlines()]
+        words = (re.split(r"""[\s"',\[\]{}]+""", value) for value in values)
+        return {value.strip("\"' \t") for value in values}.union(*words)
+    found: set[str] = set()
+    while open_ends:
+        value = open_ends.pop()
+        if isinstance(value, (dict, list)):
+            open_ends += value.values() if isinstance(value, dict) else value
+        else:
+            found.add(str(value))
+    return found
