@@ -29,6 +29,7 @@ lab = [
             "gateway_secrets_file": host.secrets_file,
             "gateway_app_key_field": "kis-r-app-key",
             "gateway_environment": {"KIS_BASE_URL": _lab.simulator_url},
+            "gateway_cached_token_log": "유효한 캐시 토큰 사용",
         },
     )
     for host in _hosts

@@ -21,6 +21,7 @@ local = [
             "gateway_app_key_field": "kis-r-app-key",
             "gateway_environment": {"KIS_BASE_URL": "http://host.docker.internal:9443"},
             "gateway_simulator": True,
+            "gateway_cached_token_log": "유효한 캐시 토큰 사용",
         },
     ),
 ]

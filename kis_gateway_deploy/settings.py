@@ -385,8 +385,10 @@ class Settings(BaseModel):
     """Whether the gateway gets its token when it starts; `False` if it asks KIS only at its first
     request.
     """
-    cached_token_log: str = "유효한 캐시 토큰 사용"
-    """Text that the gateway logs when it uses a stored token; `verify` looks for it."""
+    cached_token_log: str | None = None
+    """Text that the gateway logs when it uses a stored token, such as `유효한 캐시 토큰 사용`;
+    `verify` looks for it after each restart.
+    """
     simulator: bool = False
     """Whether the host also runs the KIS simulator, reachable from the host and its containers
     only.

@@ -148,6 +148,7 @@ def base_data(directory: Path, project: str) -> dict[str, Any]:
         "gateway_token_dir": str(directory / "tokens"),
         "gateway_app_key_field": "kis-r-app-key",
         "gateway_simulator": True,
+        "gateway_cached_token_log": "유효한 캐시 토큰 사용",
         "gateway_environment": {"KIS_BASE_URL": "http://host.docker.internal:9443"},
         "gateway_image": "kis-gateway",
         "gateway_image_source": "build",

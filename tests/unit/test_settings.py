@@ -83,7 +83,7 @@ def test_the_defaults_are_those_of_the_documented_table() -> None:
         "adopt_token_path": None,
         "adopt_without_token": False,
         "token_at_start": True,
-        "cached_token_log": "유효한 캐시 토큰 사용",
+        "cached_token_log": None,
         "rollout_batches": [1, "25%", "100%"],
         "rollout_revert": "fleet",
         "rollout_share_token": True,
