@@ -195,10 +195,9 @@ def warnings(settings: Settings, release: Release, reading: Reading) -> list[str
     """What is right to go on with, but not as it should be."""
     found = []
     if settings.is_open:
-        where = "every address" if settings.client_address == "127.0.0.1" else settings.bind_address
         found.append(
-            f"other machines may trade through port {settings.published_port} on {where} of this "
-            "host, without authentication: restrict it by a firewall"
+            f"other machines may trade through port {settings.published_port} on "
+            f"{_where(settings)} of this host, without authentication: restrict it by a firewall"
         )
     if reading.token_state == "unknown":
         found.append(
@@ -228,6 +227,14 @@ def warnings(settings: Settings, release: Release, reading: Reading) -> list[str
             "Let NTP set both (timedatectl set-ntp true)"
         )
     return found
+
+
+def _where(settings: Settings) -> str:
+    """The addresses on which an open gateway is published, in words."""
+    if settings.network_mode == "host":
+        return "every address"
+    everywhere = {ANYWHERE: "every IPv4 address", "::": "every IPv6 address"}
+    return everywhere.get(settings.bind_address, settings.bind_address)
 
 
 def _shares(user: TokenUser, settings: Settings, release: Release) -> bool:
@@ -301,8 +308,10 @@ def refusals(
             f"only {reading.disk_free_kb // KIB_PER_MIB} MiB of disk are free for Docker's data, "
             f"{mib} are needed: make room (`docker system df` shows what takes it)"
         )
-    for setting, port in _held_ports(settings, reading):
-        holders = sorted({name for _, held, name in reading.others if held == port})
+    for setting, address, port in _held_ports(settings, reading):
+        holders = sorted(
+            {name for ip, held, name in reading.others if held == port and _meets(ip, address)}
+        )
         who = f"the container {holders[0]}" if holders else "something else"
         hint = (
             f"stop it (docker stop {holders[0]})"
@@ -445,8 +454,8 @@ def _engine_problem(reading: Reading) -> str:
     return ""
 
 
-def _held_ports(settings: Settings, reading: Reading) -> list[tuple[str, int]]:
-    """The ports that this deploy would publish and a stranger listens on, with their settings."""
+def _held_ports(settings: Settings, reading: Reading) -> list[tuple[str, str, int]]:
+    """Setting, address and port of what this deploy would publish and a stranger listens on."""
     held = []
     in_host_mode = settings.network_mode == "host"
     desired = ANYWHERE if in_host_mode else settings.bind_address
@@ -456,11 +465,11 @@ def _held_ports(settings: Settings, reading: Reading) -> list[tuple[str, int]]:
     hidden = any(gateway.is_up and not gateway.ports for gateway in gateways)
     if not hidden and _strangers(desired, settings.published_port, ours, reading):
         name = "gateway_container_port" if in_host_mode else "gateway_port"
-        held.append((name, settings.published_port))
+        held.append((name, desired, settings.published_port))
     if settings.simulator:
         ours = reading.simulator.published() if reading.simulator else set()
         held += [
-            ("gateway_simulator", port)
+            ("gateway_simulator", "127.0.0.1", port)
             for port in SIMULATOR_PORTS
             if _strangers("127.0.0.1", port, ours, reading)
         ]
@@ -468,16 +477,23 @@ def _held_ports(settings: Settings, reading: Reading) -> list[tuple[str, int]]:
 
 
 def _strangers(desired: str, port: int, ours: set[tuple[str, int]], reading: Reading) -> bool:
-    """Whether an IPv4 listener that is not ours is in the way of `desired`:`port`."""
+    """Whether a listener that is not ours is in the way of `desired`:`port`."""
     in_the_way = {
         (address, listening_port)
         for address, listening_port in reading.listening
-        if listening_port == port
-        and (address in {desired, ANYWHERE, "::"} or (desired == ANYWHERE and "." in address))
+        if listening_port == port and _meets(address, desired)
     }
     # An engine that publishes on every address may listen there for IPv6 as well.
     published = ours | {("::", port) for address, port in ours if address == ANYWHERE}
     return bool(in_the_way - published)
+
+
+def _meets(listens: str, desired: str) -> bool:
+    """Whether a listener is in the way of one on `desired`; `::` may listen on IPv4 as well."""
+    if listens in {desired, "::"}:
+        return True
+    anywhere = "::" if ":" in desired else ANYWHERE
+    return (":" in listens) == (":" in desired) and anywhere in {listens, desired}
 
 
 def why_switch(settings: Settings, release: Release, reading: Reading) -> str:

@@ -11,7 +11,7 @@ from contextlib import suppress
 
 from .adoption import Adoption
 from .compose import ComposeError
-from .containers import ask_health, engine_address, file_of_container, socket_path
+from .containers import ask_health, authority, engine_address, file_of_container, socket_path
 from .control import Control
 from .deployment import Deployment, manifest_of_container
 from .engine import EngineError
@@ -357,7 +357,7 @@ class Change:
             self.say(f"The gateway answers {path} now, though it did not pass the gate.")
         else:
             heard = f"HTTP {said['status']}" if said.get("status") else said.get("error")
-            where = f"http://{manifest['address']}:{manifest['port']}{path}"
+            where = f"http://{authority(manifest['address'], manifest['port'])}{path}"
             self.say(f"THE GATEWAY DOES NOT SERVE: GET {where}: {heard}")
 
     # Other actions

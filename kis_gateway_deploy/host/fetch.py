@@ -175,7 +175,7 @@ def simulator(request: dict[str, Any]) -> dict[str, Any]:
 def _bridge_address(engine: Control) -> str:
     """The address of this host on Docker's default network."""
     for each in engine.get("/networks/bridge")["IPAM"]["Config"] or []:
-        if each.get("Gateway"):
+        if "." in str(each.get("Gateway")):  # the network may have an IPv6 gateway, too
             return str(each["Gateway"])
     _, said = run(["ip", "-4", "-o", "address", "show", "docker0"], BASE_SECONDS)
     found = re.search(r"inet ([0-9.]+)/", said)

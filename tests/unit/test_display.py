@@ -439,3 +439,16 @@ def test_the_last_line_has_the_worst_word_of_all_hosts(
 )
 def test_the_state_of_a_token_is_described(changes: dict[str, Any], words: str) -> None:
     assert words in display.token_state(reading(**changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, "http://127.0.0.1:8080"),
+        ({"bind_address": "::1", "port": 81}, "http://[::1]:81"),
+        ({"bind_address": "::"}, "http://[::]:8080, open to the network"),
+        ({"network_mode": "host", "container_port": 90}, "port 90 in the host's own network"),
+    ],
+)
+def test_the_address_on_which_it_listens_is_a_url(changes: dict[str, Any], words: str) -> None:
+    assert display.listening_address(builders.settings(**changes)).startswith(words)

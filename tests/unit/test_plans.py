@@ -504,6 +504,15 @@ REFUSED_PORT = re.compile(
         ({"bind_address": ANYWHERE}, ("2001:db8::1", 8080), None),
         ({"bind_address": "10.0.0.5"}, ("127.0.0.1", 8080), None),
         ({"bind_address": "10.0.0.5"}, ("10.0.0.5", 8080), "gateway_port"),
+        ({"bind_address": "::1"}, ("::1", 8080), "gateway_port"),
+        ({"bind_address": "::1"}, ("::", 8080), "gateway_port"),
+        ({"bind_address": "::1"}, (ANYWHERE, 8080), None),
+        ({"bind_address": "::1"}, ("127.0.0.1", 8080), None),
+        ({"bind_address": "::1"}, ("fd00::2", 8080), None),
+        ({"bind_address": "::"}, ("fd00::2", 8080), "gateway_port"),
+        ({"bind_address": "::"}, ("::", 8080), "gateway_port"),
+        ({"bind_address": "::"}, ("127.0.0.1", 8080), None),
+        ({"bind_address": "::"}, (ANYWHERE, 8080), None),
         (ON_8081, ("127.0.0.1", 8080), None),
         (ON_8081, ("127.0.0.1", 8081), "gateway_port"),
         (HOST_MODE, ("127.0.0.1", 9000), "gateway_container_port"),
@@ -527,6 +536,7 @@ def publishing(*bindings: tuple[str, int]) -> dict[str, list[dict[str, str]]]:
 
 
 OURS = ("127.0.0.1", 8080)
+ON_IPV6 = publishing(("127.0.0.1", 8080), ("::1", 8080))
 
 
 @pytest.mark.parametrize(
@@ -552,6 +562,11 @@ OURS = ("127.0.0.1", 8080)
         ({"bind_address": ANYWHERE}, container(), [], False),
         ({"bind_address": ANYWHERE}, container(), [("10.0.0.5", 8080)], True),
         ({"bind_address": ANYWHERE}, container(), [("::1", 8080)], False),
+        ({"bind_address": "::1"}, container(), [], False),
+        ({"bind_address": "::1"}, container(), [("::1", 8080)], True),
+        ({"bind_address": "::1"}, container(ports=ON_IPV6), [("::1", 8080)], False),
+        ({"bind_address": "::"}, container(ports=ON_IPV6), [("::1", 8080)], False),
+        ({"bind_address": "::"}, container(ports=ON_IPV6), [("::1", 8080), ("::", 8080)], True),
         ({"network_mode": "host"}, container(), [], False),
         ({"network_mode": "host"}, container(), [("10.0.0.5", 8080)], True),
         ({"port": 8081}, container(), [("127.0.0.1", 8081)], True),
@@ -575,6 +590,32 @@ def test_our_own_gateway_may_hold_every_address(ip: str, wanted: str) -> None:
     listening = frozenset({(ANYWHERE, 8080), ("::", 8080)})
     actual = reading(containers=(gateway,), listening=listening)
     assert held(make_plan(settings(bind_address=wanted), release(), actual)) == []
+
+
+@pytest.mark.parametrize(
+    ("address", "who"),
+    [("127.0.0.1", "the container one:"), ("::1", "the container six:")],
+)
+def test_the_holder_of_a_port_is_the_one_on_the_same_address(address: str, who: str) -> None:
+    others = (("127.0.0.1", 8080, "one"), ("::1", 8080, "six"))
+    listening = frozenset({("127.0.0.1", 8080), ("::1", 8080)})
+    actual = reading(containers=(), listening=listening, others=others)
+    made = make_plan(settings(bind_address=address), release(), actual)
+    assert f"port 8080 is held by {who}" in refusal(made)
+
+
+@pytest.mark.parametrize(
+    ("changes", "where"),
+    [
+        ({"bind_address": ANYWHERE}, "port 8080 on every IPv4 address of"),
+        ({"bind_address": "::"}, "port 8080 on every IPv6 address of"),
+        ({"bind_address": "fd00::2"}, "port 8080 on fd00::2 of"),
+        (HOST_MODE, "port 9000 on every address of"),
+    ],
+)
+def test_an_open_gateway_is_a_warning(changes: dict[str, Any], where: str) -> None:
+    made = make_plan(settings(**changes), release(), reading())
+    assert any(where in each for each in made.warnings)
 
 
 OUR_SIMULATOR = simulator(
