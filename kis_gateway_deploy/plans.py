@@ -21,7 +21,10 @@ NEEDS_ROOT = (
 )
 NOTHING_RUNS = "no release runs here: deploy first (make deploy)"
 SIMULATOR_PORTS = (9443, 29443)
+DEBIANS = ("debian", "raspbian")  # Raspberry Pi OS of 32 bits is the latter, of 64 bits the former
 DEFAULT_ENGINE = "unix:///var/run/docker.sock"
+# pip installed the binary for this machine.
+COMPOSE_BINARY_RUNS_ON = f"{platform.system()} {platform.machine()}"
 ANYWHERE = "0.0.0.0"  # noqa: S104 - compared, never bound
 
 
@@ -247,7 +250,7 @@ def missing_packages(reading: Reading) -> tuple[str, ...]:
     packages: tuple[str, ...] = ()
     if reading.engine == "down" and not reading.dockerd:
         packages += ("docker.io",)
-    if not reading.docker_cli and reading.os[0] == "debian":
+    if not reading.docker_cli and reading.os[0] in DEBIANS:
         packages += ("docker-cli",) if _debian_version(reading) >= 13 else ()
     if not reading.compose:
         packages += _packages_with_compose(reading)
@@ -257,7 +260,7 @@ def missing_packages(reading: Reading) -> tuple[str, ...]:
 def _packages_with_compose(reading: Reading) -> tuple[str, ...]:
     """Where compose v2 is packaged: Debian from 13 on, Ubuntu from 22.04 on."""
     distribution, version = reading.os
-    if distribution == "debian" and _debian_version(reading) >= 13:
+    if distribution in DEBIANS and _debian_version(reading) >= 13:
         return ("docker-compose",)
     if distribution == "ubuntu" and version >= "22.04":
         return ("docker-compose-v2",)
@@ -295,12 +298,13 @@ def refusals(
     elif (
         not reading.compose
         and not _packages_with_compose(reading)
-        and reading.architecture != platform.machine()
+        and f"Linux {reading.architecture}" != COMPOSE_BINARY_RUNS_ON
     ):
         found.append(
             f"compose v2 is missing, this distribution does not package it, and the binary at "
-            f"hand is for {platform.machine()}, not for {reading.architecture}: install the "
-            "compose plugin on the host, or deploy from a machine of its architecture"
+            f"hand is for {COMPOSE_BINARY_RUNS_ON}, not for Linux {reading.architecture}: install "
+            "the compose plugin on the host (docs.docker.com), or deploy from a Linux machine of "
+            "its architecture"
         )
     mib = DISK_FOR_AN_IMAGE_MIB if fetch_image or install_engine else DISK_FOR_A_RELEASE_MIB
     if reading.disk_free_kb < mib * KIB_PER_MIB:
@@ -358,15 +362,24 @@ def refusals(
 
 
 def _wrong_architecture(image: Image, reading: Reading) -> str:
-    found = reading.image_architectures.get(image.reference, "")
-    if not found and image.saved:
-        found = image.saved.architecture
-    if not found or not reading.runs or found in reading.runs:
+    on_host = reading.image_architectures.get(image.reference, "")
+    found = (on_host,) if on_host else image.saved.architectures if image.saved else ()
+    if not found or not reading.runs or set(found) & set(reading.runs):
         return ""
     return (
-        f"the image {image.reference} is for {found}, and this host runs "
+        f"the image {image.reference} is for {' and '.join(found)}, and this host runs "
         f"{' and '.join(reading.runs)}: build it for that (docker build --platform "
-        f"linux/{reading.runs[0]})"
+        f"linux/{reading.runs[0]}){_other_platforms(image)}"
+    )
+
+
+def _other_platforms(image: Image) -> str:
+    """What else helps if only the controller's own variant of an image is known."""
+    if image.saved is None or image.saved.tar:
+        return ""
+    return (
+        "; if this machine's engine has it for several platforms, save them (docker save) and set "
+        "gateway_image_archive"
     )
 
 

@@ -272,7 +272,8 @@ class Settings(BaseModel):
     """
     image_archive: Path | None = None
     """For `archive`: a `docker save` tar on the deploying machine, plain, gzip or zstd; without
-    it, that machine's Docker exports `gateway_image`.
+    it, that machine's Docker exports `gateway_image`. Of a tar for several platforms, each host is
+    sent its own.
     """
     build_context: Path | None = None
     """For `build`: a directory with a Dockerfile on the deploying machine."""

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import platform
 import re
+from pathlib import Path
 from typing import Any, get_args
 
 import pytest
@@ -22,6 +24,7 @@ from kis_gateway_deploy.reading import Container, HostPath
 from kis_gateway_deploy.release import COMPOSE_FILE, File, Image, Release, simulator_image
 from kis_gateway_deploy.saved_image import SavedImage
 from tests.unit.builders import (
+    ARM64,
     FRESH,
     MIB_IN_KB,
     NO_TOKEN,
@@ -32,7 +35,9 @@ from tests.unit.builders import (
 )
 
 WANTED = settings()
-OTHER_ARCHITECTURE = {"architecture": "sparc64"}
+# Of the architecture that this test does not run on.
+OTHER_MACHINE = "x86_64" if platform.machine() == "aarch64" else "aarch64"
+OTHER_ARCHITECTURE = {"architecture": OTHER_MACHINE}
 ANYWHERE = "0.0.0.0"  # noqa: S104 - never bound
 
 
@@ -446,7 +451,50 @@ def test_apt_is_not_needed_if_docker_is_installed(missing: dict[str, Any]) -> No
 
 def test_a_compose_binary_of_another_architecture_is_refused() -> None:
     made = plan(**OTHER_ARCHITECTURE, os=("debian", "12"), compose=False)
-    assert "not for sparc64" in refusal(made)
+    assert f"not for Linux {OTHER_MACHINE}: install the compose plugin" in refusal(made)
+
+
+def test_a_compose_binary_of_another_system_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On macOS the name of the processor alone is no proof."""
+    without = {"os": ("debian", "12"), "compose": False}
+    assert plan(**without).refusals == []
+    of_a_mac = f"Darwin {platform.machine()}"
+    monkeypatch.setattr("kis_gateway_deploy.plans.COMPOSE_BINARY_RUNS_ON", of_a_mac)
+    assert f"the binary at hand is for {of_a_mac}" in refusal(plan(**without))
+
+
+@pytest.mark.parametrize(
+    ("os", "packages"),
+    [
+        (("debian", "13"), ("docker.io", "docker-cli", "docker-compose")),
+        (("ubuntu", "22.04"), ("docker.io", "docker-compose-v2")),
+        (("ubuntu", "24.04"), ("docker.io", "docker-compose-v2")),
+    ],
+)
+def test_a_fresh_arm64_host_gets_everything_from_its_distribution(
+    os: tuple[str, str], packages: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kis_gateway_deploy.plans.COMPOSE_BINARY_RUNS_ON", "Linux x86_64")
+    made = plan(**FRESH, **ARM64, os=os)
+    assert (made.refusals, made.packages) == ([], packages)
+    assert not made.put_compose_plugin
+
+
+@pytest.mark.parametrize(
+    ("controller", "refused"), [("Linux aarch64", 0), ("Linux x86_64", 1), ("Darwin arm64", 1)]
+)
+def test_an_arm64_host_gets_compose_from_a_controller_of_its_kind(
+    controller: str, refused: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kis_gateway_deploy.plans.COMPOSE_BINARY_RUNS_ON", controller)
+    made = plan(**FRESH, **ARM64, os=("debian", "12"))
+    assert (len(made.refusals), made.put_compose_plugin) == (refused, True)
+
+
+def test_raspberry_pi_os_of_32_bits_has_debians_packages() -> None:
+    made = plan(**FRESH, architecture="armv7l", runs=("arm",), os=("raspbian", "13"))
+    assert made.packages == ("docker.io", "docker-cli", "docker-compose")
+    assert made.refusals == []
 
 
 @pytest.mark.parametrize(
@@ -992,13 +1040,30 @@ def test_a_directory_with_other_users_files_is_refused(
 def test_an_image_of_another_architecture_is_refused(
     runs: tuple[str, ...], architecture: str, is_refused: bool, is_on_host: bool
 ) -> None:
-    image = Image("kis:1", saved=SavedImage("sha256:1", None, architecture))
+    image = Image("kis:1", saved=SavedImage("sha256:1", None, (architecture,) * bool(architecture)))
     made = Release(image, release().files, release().manifest)
     known = {"kis:1": architecture} if is_on_host else {}
     found = make_plan(settings(), made, reading(runs=runs, image_architectures=known)).refusals
     assert any("is for arm64, and this host runs amd64 and 386" in each for each in found) == (
         is_refused
     )
+
+
+@pytest.mark.parametrize(
+    ("tar", "runs", "words"),
+    [
+        (Path("image.tar"), ARM64["runs"], ""),
+        (Path("image.tar"), ("s390x",), "is for amd64 and arm64, and this host runs s390x"),
+        (None, ("s390x",), "(docker build --platform linux/s390x); if this machine's engine has"),
+    ],
+)
+def test_an_image_for_several_platforms_needs_one_that_the_host_runs(
+    tar: Path | None, runs: tuple[str, ...], words: str
+) -> None:
+    image = Image("kis:1", saved=SavedImage("sha256:1", tar, ("amd64", "arm64")))
+    made = Release(image, release().files, release().manifest)
+    found = make_plan(settings(), made, reading(runs=runs)).refusals
+    assert (len(found), words in "".join(found)) == (1 if words else 0, True)
 
 
 def test_a_container_is_made_from_the_override_too() -> None:
