@@ -1,13 +1,14 @@
 # `make deploy` on a fresh machine needs only Python 3.11+ and root or sudo.
 INVENTORY ?= inventory/local.py
 HOSTS ?= 4
-SETTABLE := INVENTORY LIMIT RELEASE JSON SAFE HOSTS BARE ARGS
+SETTABLE := INVENTORY LIMIT RELEASE JSON SAFE FORCE HOSTS BARE ARGS CONTAINER WRITE
 # The variables given to make are plain text: neither make nor a shell expands them.
 $(foreach name,$(SETTABLE),$(eval override $(name) := $$(value $(name))))
 export $(SETTABLE)
 UNKNOWN := $(strip $(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$(name))))
 $(if $(UNKNOWN),$(error $(UNKNOWN): unknown variable, nothing was done; these are known: $(SETTABLE)))
 RUN := .venv/bin/python -m deploy
+FORCED := $(if $(filter 1,$(FORCE)),--data force=1)
 PYTEST := .venv/bin/pytest
 VERIFY := .venv/bin/python -m pytest --pyargs kis_gateway_deploy.verify
 SIDE_BY_SIDE := $(PYTEST) --numprocesses 2 --dist loadfile --no-loadscope-reorder
@@ -15,7 +16,7 @@ SOURCES := benchmarks deploy inventory kis_gateway_deploy lab services tests
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 .DEFAULT_GOAL := help
 
-.PHONY: help deploy verify status plan drift restart rollback down lab lab-down test test-lab lint lock bench
+.PHONY: help adopt deploy verify status plan drift restart rollback down lab lab-down test test-lab lint lock bench
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -27,11 +28,11 @@ help:  ## this list
 	@.venv/bin/pip install --quiet --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@
 
-deploy: .venv/ready  ## bring the gateway up on every host of INVENTORY
-	@$(RUN) up "$$INVENTORY" "$$LIMIT"
+deploy: .venv/ready  ## bring the gateway up on every host of INVENTORY; FORCE=1: outside of rollout_window, too
+	@$(RUN) up "$$INVENTORY" "$$LIMIT" $(FORCED)
 
-verify: .venv/ready  ## check every host of INVENTORY; SAFE=1 restarts nothing
-	@$(VERIFY) --inventory "$$INVENTORY" --limit "$$LIMIT" $(if $(SAFE),-m "not restarts")
+verify: .venv/ready  ## check every host of INVENTORY; SAFE=1 restarts nothing; FORCE=1 as above
+	@$(VERIFY) --inventory "$$INVENTORY" --limit "$$LIMIT" $(if $(SAFE),-m "not restarts") $(if $(filter 1,$(FORCE)),--force)
 
 status: .venv/ready  ## what runs on every host, its token's age, the last switches; JSON=1 for machines
 	@$(RUN) status "$$INVENTORY" "$$LIMIT" $(if $(JSON),--data json=1)
@@ -42,14 +43,17 @@ plan: .venv/ready  ## what deploy would change and why; touches nothing
 drift: .venv/ready  ## the same, for a scheduler: fails if anything would change
 	@$(RUN) drift "$$INVENTORY" "$$LIMIT"
 
-restart: .venv/ready  ## restart the gateways, batch by batch
-	@$(RUN) restart "$$INVENTORY" "$$LIMIT"
+restart: .venv/ready  ## restart the gateways, batch by batch; FORCE=1 as above
+	@$(RUN) restart "$$INVENTORY" "$$LIMIT" $(FORCED)
 
-rollback: .venv/ready  ## go back to the previous release, or to RELEASE=id, batch by batch
-	@$(RUN) rollback "$$INVENTORY" "$$LIMIT" $(if $(RELEASE),--data "release=\"$$RELEASE\"")
+rollback: .venv/ready  ## go back to the previous release, or to RELEASE=id, batch by batch; FORCE=1 as above
+	@$(RUN) rollback "$$INVENTORY" "$$LIMIT" $(FORCED) $(if $(RELEASE),--data "release=\"$$RELEASE\"")
 
-down: .venv/ready  ## take the gateways down; token directory and releases stay
-	@$(RUN) down "$$INVENTORY" "$$LIMIT"
+down: .venv/ready  ## take the gateways down; token directory and releases stay; FORCE=1 as above
+	@$(RUN) down "$$INVENTORY" "$$LIMIT" $(FORCED)
+
+adopt: .venv/ready  ## write the inventory of CONTAINER=name on one host to WRITE=path.py; touches nothing
+	@$(RUN) adopt "$$INVENTORY" "$$LIMIT" --data "container=\"$$CONTAINER\"" --data "write=\"$$WRITE\""
 
 lab: .venv/ready  ## HOSTS=4 throw-away hosts on this machine; BARE=1: without Docker
 	.venv/bin/python -m lab.lab up --hosts "$$HOSTS" $(if $(BARE),--bare)

@@ -101,7 +101,7 @@ def _lay_out(work: Path) -> None:
         (directory / name).chmod(file.mode)
     (work / "app" / "current").symlink_to(f"releases/{release.id}")
     (work / "tokens").mkdir(mode=0o700)
-    token = work / "tokens" / settings.token_file
+    token = Path(settings.token_path)
     token.touch(0o600)
     token.write_text(json.dumps({"access_token": "x", "expires_at": time.time() + 86400}))
     container = {

@@ -24,7 +24,7 @@ from pyinfra_cli.exceptions import UnexpectedExternalError, UnexpectedInternalEr
 from pyinfra_cli.main import main as pyinfra
 
 from kis_gateway_deploy.display import UNREACHABLE, last_line, status_json
-from kis_gateway_deploy.session import ATTRIBUTE, REFUSED
+from kis_gateway_deploy.session import ADOPTS, ATTRIBUTE, REFUSED
 
 DEBUG_LOG = Path("pyinfra-debug.log")
 
@@ -40,10 +40,11 @@ def main(verb: str, inventory: str, limit: str = "", *flags: str) -> None:
     except SystemExit as end:
         state = ctx_state.get() if ctx_state.isset() else None
         session = getattr(state, ATTRIBUTE, None)
-        if end.code in (0, None) and not (session and session.targets):
+        takes_part = bool(session and session.targets) or hasattr(state, ADOPTS)
+        if end.code in (0, None) and not takes_part:
             lacks = f"no host that matches LIMIT={limit}" if limit else "no host of this package"
             _fail(verb, f"the inventory {inventory} has {lacks}", flags)
-        if end.code and not session and not hasattr(state, REFUSED):
+        if end.code and not (session or takes_part or hasattr(state, REFUSED)):
             # pyinfra has read no inventory, or reached none of its hosts.
             _fail(verb, "see above", flags, [each.name for each in getattr(state, "inventory", ())])
         raise

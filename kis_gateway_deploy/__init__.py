@@ -5,9 +5,9 @@ In a deploy file of your own: `from kis_gateway_deploy import up`, and `up()` as
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from kis_gateway_deploy.deploys import down, drift, plan, restart, rollback, status, up
+    from kis_gateway_deploy.deploys import adopt, down, drift, plan, restart, rollback, status, up
 
-__all__ = ["down", "drift", "plan", "restart", "rollback", "status", "up"]
+__all__ = ["adopt", "down", "drift", "plan", "restart", "rollback", "status", "up"]
 
 
 def __getattr__(name: str) -> object:

@@ -172,6 +172,7 @@ def change(
         wait,
         token,
         host.data.get("die_at"),
+        session.is_forced_now,
     )
     seconds = 2 * int(settings.rollout_healthy_deadline + BEYOND_THE_DEADLINE) + wait
     result = _call(session, host, "switch", request, seconds)

@@ -93,7 +93,7 @@ def from_command(command: Sequence[str], app_key_field: str) -> Credentials:
 
 def from_variables(variables: Mapping[str, str], app_key_field: str) -> Credentials:
     """Raises KeyError: no variable holds the app key."""
-    app_key = _app_key(variables, app_key_field)
+    app_key = find_app_key(variables, app_key_field)
     if app_key:
         return Credentials(app_key, dict(variables))
     raise KeyError(f"names no variable of gateway_env_file or gateway_environment {NO_APP_KEY}")
@@ -113,13 +113,13 @@ def reason(error: Exception) -> str:
 def _credentials(
     fields: dict[Any, Any], app_key_field: str, where: str, content: bytes
 ) -> Credentials:
-    app_key = _app_key(fields, app_key_field)
+    app_key = find_app_key(fields, app_key_field)
     if not app_key:
         raise KeyError(f"names no field of {where} {NO_APP_KEY}")
     return Credentials(app_key, _strings(fields), Secret(content))
 
 
-def _app_key(fields: Mapping[Any, Any], name: str) -> str:
+def find_app_key(fields: Mapping[Any, Any], name: str) -> str:
     """The field of this name, or at this path of names; empty if it cannot be an app key."""
     found: Any = fields.get(name)
     if found is None:

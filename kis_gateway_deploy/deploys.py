@@ -102,3 +102,14 @@ def down() -> None:
         session.plan_to_remove(host)
         gateway.check(name="Check every host before any is touched")
         gateway.down(name="Take the gateway down; its token stays")
+
+
+@deploy("KIS gateway: adopt")
+def adopt() -> None:
+    """Writes the inventory whose first deploy replaces a container by a copy, with its token.
+
+    Host data `container`: its name; `write`: the path of the new inventory, or empty to print it.
+    Touches nothing on the host, which needs no `gateway_…` setting.
+    """
+    described = gateway.describe()
+    gateway.write_inventory(described=described, name="Write the inventory of what runs")

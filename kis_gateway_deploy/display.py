@@ -19,11 +19,14 @@ from kis_gateway_deploy.reading import Container, Event, Reading
 from kis_gateway_deploy.release import COMPOSE_FILE, Release
 from kis_gateway_deploy.rollout import Rollout
 from kis_gateway_deploy.settings import Settings
+from kis_gateway_deploy.windows import KOREA, Window, is_open, opens_at
 
 # In place of a reading: the connection failed, or the command did.
 UNREACHABLE = "unreachable"
 UNREADABLE = "unreadable"
 NO_PYTHON = "no python3"
+
+MINUTE = "%a %Y-%m-%d %H:%M"
 
 NOTHING = "-"
 HIDDEN = "(hidden)"
@@ -150,7 +153,7 @@ def _event_cells(event: Event) -> list[str]:
     return [
         _moment(event.began // 1000),
         event.by,
-        event.action,
+        f"{event.action} (forced)" if event.forced else event.action,
         event.from_ or NOTHING,
         event.to or NOTHING,
         event.outcome,
@@ -185,6 +188,19 @@ def _moment(epoch: int) -> str:
     return f"{datetime.fromtimestamp(epoch):%Y-%m-%d %H:%M:%S}"
 
 
+def window_time(moment: datetime) -> str:
+    """In Korean time, and in this machine's if that differs."""
+    korean, here = f"{moment.astimezone(KOREA):{MINUTE}}", f"{moment.astimezone():{MINUTE}}"
+    return f"{korean} Korean time" + (f" ({here} here)" if here != korean else "")
+
+
+def closed_window(window: Window | None, moment: datetime) -> str:
+    """`the window is closed until Thu 2026-11-26 20:00 Korean time`; empty if it is open."""
+    if is_open(window, moment):
+        return ""
+    return f"the window is closed until {window_time(opens_at(window, moment))}"
+
+
 def _table(rows: Sequence[Sequence[str]]) -> str:
     """Left-aligned columns; a row may be short."""
     columns = max(len(row) for row in rows)
@@ -207,13 +223,15 @@ def host_plan(
     """What `up` would change on one host, and why; with what stands in the way of it."""
     in_the_way = list(in_the_way)
     lines = [_line(step) for step in plan.steps]
+    if reading.token_state:
+        lines.append(f"{settings.token_path}: {token_state(reading)}")
     lines += [click.style(f"! drifted: {finding}", "yellow") for finding in plan.findings]
     lines += notes
     if plan.does("release", "switch"):
         lines += _file_changes(release, reading)
     if reading.current != release.id:
-        desired = release.files[COMPOSE_FILE].content.decode()
-        lines += compose_diff(reading.current_compose, desired, release.id, settings.plan_show)
+        before, desired = reading.current_compose, release.compose_file
+        lines += compose_diff(before, desired, release.id, settings.plan_show)
     lines += [click.style(f"! {warning}", "yellow") for warning in plan.warnings]
     lines += [click.style(f"! in the way: {problem}", "red") for problem in in_the_way]
     return "\n  ".join([_head(name, plan, bool(in_the_way)), *lines])

@@ -55,11 +55,20 @@ class Gateway:
         return self.is_unknown or max(self.in_file, self.adopted) > WORTH_KEEPING
 
 
-def gateway_of(reading: Reading, key: str, asks_at_start: bool = True, file: str = "") -> Gateway:
-    """What a reading shows of the token of `key` on its host."""
+def gateway_of(
+    reading: Reading,
+    key: str,
+    asks_at_start: bool = True,
+    file: str | None = "",
+    expected: int = 1,
+) -> Gateway:
+    """What a reading shows of the token of `key` on its host.
+
+    `file`: the setting `gateway_token_file`; `expected`: how many valid tokens the gateway needs.
+    """
     own = reading.token_key in {None, key}
     ends = [
-        (reading.token_expires or 0) if own else 0,
+        _expires(reading, expected) if own else 0,
         reading.parked.get(key, 0),
     ]
     asked = [reading.attempted.get(key), reading.refused]
@@ -68,7 +77,7 @@ def gateway_of(reading: Reading, key: str, asks_at_start: bool = True, file: str
     ago = [reading.clock - moment for moment in asked if moment is not None]
     in_file = max(ends) - reading.clock
     adopted = mounted_token_left(reading, key)
-    if reading.adopted and reading.adopted_token_expires is not None:
+    if reading.adopted_token_expires is not None:
         adopted = max(adopted, reading.adopted_token_expires - reading.clock)
     says = (reading.token_file_says or 0) - reading.clock
     return Gateway(
@@ -80,9 +89,18 @@ def gateway_of(reading: Reading, key: str, asks_at_start: bool = True, file: str
         is_unknown=own and reading.token_state == "unknown",
         is_doubtful=own and bool(reading.token_state) and says <= WORTH_KEEPING,
         asks_at_start=asks_at_start,
-        file=file,
-        has_several=len(reading.token_expiries) > 1,
+        file=file or "",
+        has_several=len(reading.token_expiries) > 1
+        and not {*"*?"} & {*("*" if file is None else file)},
     )
+
+
+def _expires(reading: Reading, expected: int) -> int:
+    """Until when so many tokens are valid; 0 if fewer ones ever were."""
+    if expected == 1:
+        return reading.token_expires or 0
+    enough = len(reading.token_expiries) >= expected
+    return reading.token_expiries[-expected] if enough else 0
 
 
 def external_gateway(reading: Reading, key: str) -> Gateway:

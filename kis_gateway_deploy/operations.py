@@ -17,12 +17,12 @@ from pyinfra.api.operation import operation
 from pyinfra.context import host, inventory, state
 from pyinfra.operations import files
 
-from kis_gateway_deploy import calls, display, requests
+from kis_gateway_deploy import calls, describing, display, requests
 from kis_gateway_deploy.host.containers import authority
 from kis_gateway_deploy.remote import Script
 from kis_gateway_deploy.rollout import Actions
 from kis_gateway_deploy.rollout import roll_out as roll_out_in_batches
-from kis_gateway_deploy.session import CANNOT_READ, REFUSED, Refused, Session, Target
+from kis_gateway_deploy.session import ADOPTS, CANNOT_READ, REFUSED, Refused, Session, Target
 
 Commands = Generator[PyinfraCommand, None, None]
 
@@ -61,11 +61,7 @@ def begin(verb: str) -> Session | None:
         session = Session.current()
         session.begin(verb, host.name)
     except Refused:
-        if not hasattr(state, REFUSED):
-            setattr(state, REFUSED, True)
-            words: dict[str, display.Word] = {each.name: "blocked" for each in inventory}
-            line, is_json = display.last_line(verb, words), bool(host.data.get("json"))
-            atexit.register(partial(click.echo, line, err=is_json))
+        _note_refusal(verb)
         raise
     if session.names and not session.is_concluded:
         session.is_concluded = True
@@ -73,10 +69,18 @@ def begin(verb: str) -> Session | None:
     return session if session.takes_part(host) else None
 
 
+def _note_refusal(verb: str) -> None:
+    if not hasattr(state, REFUSED):
+        setattr(state, REFUSED, True)
+        words: dict[str, display.Word] = {each.name: "blocked" for each in inventory}
+        line, is_json = display.last_line(verb, words), bool(host.data.get("json"))
+        atexit.register(partial(click.echo, line, err=is_json))
+
+
 def _expect_confirmation(verb: str) -> None:
     """pyinfra asks before it executes anything, and ends with a traceback if nobody can answer."""
     flags = {*sys.argv} if is_cli else set()
-    if "--dry" in flags and verb in {"plan", "drift", "status"}:
+    if "--dry" in flags and verb in {"plan", "drift", "status", "adopt"}:
         raise Refused(f"no host was touched: {verb} changes nothing: leave --dry out")
     asks = is_cli and state.check_for_changes and not {"--dry", "--json"} & flags
     if asks and not sys.stdin.isatty():
@@ -220,7 +224,7 @@ def _roll_out(session: Session, action: str) -> bool:
         start=lambda name: calls.switch(session, name, "start", None).is_good,
         look=session.look_at,
         say=lambda text: logger.info(f"    {text}"),
-        interrupted=lambda: session.interrupted,
+        stop_reason=session.stop_reason,
         side_by_side=_side_by_side,
     )
     for name in rollout.looping:
@@ -377,6 +381,9 @@ def show_plan() -> Commands:
             else:
                 why = display.UNREADABLE if target else display.UNREACHABLE
                 click.echo(display.not_read(name, why))
+        has_steps = any(target and target.plan.steps for target in targets.values())
+        if has_steps and (closed := session.closed_window()):
+            click.secho(f"! {closed}: deploy refuses", fg="yellow")
         if session.all_are_read():
             click.echo(display.budget(session.rollout.issuances.issuers))
     yield from ()
@@ -393,3 +400,45 @@ def expect(unblocked: bool = False, no_changes: bool = False) -> Commands:
         yield _fail(*(f"blocked: {problem}" for problem in problems))
     elif no_changes and (target.plan.steps or target.plan.findings):
         yield _fail("the host has drifted (see above): run `make deploy`")
+
+
+def describe() -> describing.Described:
+    """The container that host data `container` names, on the one host of this run.
+
+    Raises Refused if the run has several hosts, or cannot write where it shall.
+    """
+    try:
+        _expect_confirmation("adopt")
+        names = [each.name for each in state.limit_hosts or inventory]
+        container, path = describing.checked(host.data, names)
+    except Refused:
+        _note_refusal("adopt")
+        raise
+    run, name = host.state, host.name
+    setattr(run, ADOPTS, "failed")
+    atexit.register(
+        lambda: click.echo(display.last_line("adopt", {name: getattr(run, ADOPTS)}), err=not path)
+    )
+    return describing.describe(host, container, path)
+
+
+@operation()
+def write_inventory(described: describing.Described) -> Commands:
+    """Writes the inventory and the files beside it, or prints it."""
+    if not state.is_executing:
+        return
+    if described.written is None:
+        yield _fail(*described.problems)
+        return
+    try:
+        describing.write_files(described.written, described.path)
+    except OSError as error:
+        yield _fail(f"{error.filename} cannot be written: {error.strerror}")
+        return
+    setattr(host.state, ADOPTS, "read")
+    if described.path is None:
+        click.echo(described.written.inventory)
+    for line in describing.what_was_written(described):
+        _say(line)
+    for note in described.written.notes:
+        logger.warning(f"{host.print_prefix}{click.style(f'to decide: {note}', 'yellow')}")

@@ -8,4 +8,5 @@ _INSIDE = Path(__file__).parent / "data"
 ROOT = _INSIDE if _INSIDE.is_dir() else Path(__file__).parents[1]
 TEMPLATE = ROOT / "docker-compose.yml.j2"
 SCRIPTS = ROOT / "templates"
+IN_PLACE_TEMPLATE = SCRIPTS / "in_place.yml.j2"
 SIMULATOR_CONTEXT = ROOT / "services" / "kis-simulator"

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import platform
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Literal, NamedTuple
 
+from kis_gateway_deploy.host.containers import authority
 from kis_gateway_deploy.issuance import WORTH_KEEPING, gateway_of, mounted_token_left
-from kis_gateway_deploy.reading import Container, HostPath, Reading, TokenUser
+from kis_gateway_deploy.reading import Container, HostPath, InPlace, Reading, TokenUser
 from kis_gateway_deploy.release import Image, Release, simulator_image
 from kis_gateway_deploy.settings import SERVICE, Settings
 
@@ -94,7 +96,8 @@ def make_plan(settings: Settings, release: Release, reading: Reading) -> Plan:
     put_compose_plugin = not reading.compose and not _packages_with_compose(reading)
     if packages or put_compose_plugin or reading.engine == "down":
         steps.append(Step("engine", "Docker Engine or compose is missing or not running"))
-    desired_images = [release.image] + ([simulator_image()] if settings.simulator else [])
+    desired_images = release.images if settings.image_source != "host" else []
+    desired_images = desired_images + ([simulator_image()] if settings.simulator else [])
     steps += [
         Step("image", f"the image {image.reference} is not on the host", image)
         for image in desired_images
@@ -125,16 +128,22 @@ def make_plan(settings: Settings, release: Release, reading: Reading) -> Plan:
 def _why_tokens(settings: Settings, reading: Reading) -> list[str]:
     """What is wrong with the token directory or the token file, that can be put in order."""
     found = []
-    directory, token = reading.token_dir, reading.token_file
+    directory = reading.token_dir
     if directory is None:
         found.append(f"{settings.token_dir} is missing")
     elif (directory.mode, directory.owner) != ("700", settings.user):
         found.append(f"{settings.token_dir}: its owner or mode is not right")
-    # Gateways in the field write 0644; behind a directory of 0700 only the owner matters.
-    elif token is not None and not _can_be_used(token, settings.user):
-        found.append(f"{settings.token_path}: its owner or mode is not right")
+    else:
+        # Gateways in the field write 0644; behind a directory of 0700 only the owner matters.
+        found += [
+            f"{settings.token_dir}/{name}: its owner or mode is not right"
+            for name, file in reading.token_files.items()
+            if not _can_be_used(file, settings.user)
+        ]
     if reading.token_state == "damaged":
-        what = "damaged" if token and token.kind.startswith("regular") else f"a {_kind(token)}"
+        kinds = {file.kind for file in reading.token_files.values()}
+        is_file = all(kind.startswith("regular") for kind in kinds)
+        what = "damaged" if is_file else f"a {next(iter(kinds))}"
         found.append(f"{settings.token_path} is {what}: it is set aside")
     return found
 
@@ -151,10 +160,6 @@ def _can_be_used(token: HostPath, user: str) -> bool:
     """Whether the container's user can read and write its token; a directory is not judged here."""
     is_file = token.kind.startswith("regular")
     return not is_file or (token.owner == user and int(token.mode, 8) & 0o600 == 0o600)
-
-
-def _kind(path: HostPath | None) -> str:
-    return path.kind if path else "file"
 
 
 def findings(settings: Settings, release: Release, reading: Reading) -> list[str]:
@@ -280,11 +285,18 @@ def refusals(
     fetch_image: bool,
 ) -> list[str]:
     """Why this host cannot be deployed to, each with what to do about it."""
-    found = []
     if reading.uid != 0:
         return [NEEDS_ROOT]  # without it nothing else can be told
     if problem := _engine_problem(reading):
         return [problem]
+    found = _why_not_in_place(settings, reading)
+    if settings.image_source == "host" and release.image.reference not in reading.images:
+        found.append(
+            f"the image {release.image.reference} is not on this host: build or load it there, or "
+            "set another gateway_image_source"
+        )
+    if reading.sidecars and reading.gateways:
+        found += _sidecars(settings, release, reading)
     if install_engine and not settings.install_docker:
         found.append(
             "Docker Engine with compose v2 does not run here and gateway_install_docker is off: "
@@ -347,8 +359,7 @@ def refusals(
                 "could not be started again if the switch failed. Stop it yourself, after market "
                 "hours, or deploy without gateway_adopt_container"
             )
-    if wrong := _wrong_architecture(release.image, reading):
-        found.append(wrong)
+    found += [wrong for each in release.images if (wrong := _wrong_architecture(each, reading))]
     others = reading.token_dir_owners - {0, settings.uid}
     if others and not reading.token_dir_is_ours and not settings.adopt_container:
         whose = ", ".join(map(str, sorted(others)))
@@ -359,6 +370,84 @@ def refusals(
     if reading.token_dir and reading.token_dir.kind != "directory":
         found.append(f"{settings.token_dir} is a {reading.token_dir.kind}, not a directory")
     return found
+
+
+def _sidecars(settings: Settings, release: Release, reading: Reading) -> list[str]:
+    if not why_recreate(settings, release, reading):
+        return []
+    names = " and ".join(reading.sidecars)
+    return [
+        f"{names} uses the gateway's network (network_mode), and would keep no network but lo "
+        "after the gateway is re-created: stop it (docker stop), deploy, then start it with "
+        "docker compose up -d"
+    ]
+
+
+def _why_not_in_place(settings: Settings, reading: Reading) -> list[str]:
+    """Why the operator's own compose project cannot be left as it is, except for the override."""
+    place = reading.in_place
+    if place is None:
+        return []
+    compose_file, service = settings.compose_file, settings.service_name
+    if not place.is_there:
+        return [f"there is no file {compose_file} on this host (gateway_compose_file)"]
+    if place.error:
+        return [f"docker compose cannot read {compose_file}: {place.error}"]
+    found = []
+    if len(reading.gateways) > 1:
+        found.append(f"{service} has {len(reading.gateways)} containers; one can be deployed")
+    if place.differs:
+        what = {
+            "files": f"made from other files than {', '.join(place.files)}",
+            "image": "made from an older image of that name",
+            "definition": "not as its compose file says now: a variable may have been set in your "
+            "shell only (put it into .env), or the file was changed since",
+        }
+        found.append(
+            f"the container of {service} is {what[place.differs]}. Your own docker compose up -d "
+            f"{service} would change it as well: run that first, then deploy"
+        )
+    if not place.is_written and not place.has_lines and place.override is None:
+        found.append(_no_override(settings, place))
+    for gateway in reading.gateways:
+        if place.user and place.user != settings.user:
+            found.append(
+                f"the container {gateway.name.lstrip('/')} runs as {place.user}, so set "
+                f"gateway_user = {place.user!r}"
+            )
+        in_host_mode = settings.network_mode == "host"
+        if (place.network_mode == "host") != in_host_mode:
+            mode = "host" if place.network_mode == "host" else "bridge"
+            found.append(f"the container's network mode is {mode}: set gateway_network_mode")
+        ports = gateway.published()
+        client = settings.client_address, settings.published_port
+        if settings.health_path and not in_host_mode and not _reaches(client, ports):
+            shown = ", ".join(authority(*each) for each in sorted(ports)) or "no port"
+            found.append(
+                f"the container publishes {shown}, not {authority(*client)}: set gateway_port "
+                "and gateway_bind_address, or gateway_health_path = None"
+            )
+    return found
+
+
+def _reaches(client: tuple[str, int], published: set[tuple[str, int]]) -> bool:
+    address, port = client
+    everywhere = "::" if ":" in address else ANYWHERE
+    return not published or bool({client, (everywhere, port)} & published)
+
+
+def _no_override(settings: Settings, place: InPlace) -> str:
+    """That compose would read no file of this package, and what to do."""
+    files = ":".join(Path(file).name for file in place.files)
+    variables = "".join(f" {name}: {value};" for name, value in settings.token_variables.items())
+    return (
+        f"compose reads {files} in {Path(settings.compose_file or '').parent}, and would merge "
+        f"no override of this package. Either set COMPOSE_FILE={files}:kis-gateway.override.yml in "
+        f"the .env there, or add to the service {settings.service_name} the volume "
+        f"{settings.token_dir}:{settings.token_mount}"
+        + (f" and the environment{variables[:-1]}" if variables else "")
+        + ", run docker compose up -d, and deploy again"
+    )
 
 
 def _wrong_architecture(image: Image, reading: Reading) -> str:
@@ -396,13 +485,17 @@ def _age(reading: Reading) -> str:
 
 def _adopts_without_token(settings: Settings, release: Release, reading: Reading) -> str:
     """That the adopted container's token was not found, which would cost an issuance."""
-    if reading.adopted is None or settings.adopt_without_token:
+    is_moved_out = bool(reading.in_place and reading.gateways and not reading.in_place.keeps_token)
+    if settings.adopt_without_token or not (reading.adopted or is_moved_out):
+        return ""
+    if settings.token_store == "external" or not settings.token_at_start:
         return ""
     gateway = gateway_of(reading, release.key_fingerprint)
+    container = reading.adopted or reading.gateways[0]
     if reading.adopted_token_expires is not None or gateway.has_token or gateway.loops:
         return ""
     return (
-        f"no token was found in the container {settings.adopt_container} at "
+        f"no token was found in the container {container.name.lstrip('/')} at "
         f"{reading.adopted_path}: say where it is (gateway_adopt_token_path); to go on without "
         "it, which costs an issuance, set gateway_adopt_without_token = True"
     )
@@ -417,7 +510,7 @@ def refusals_to_run(settings: Settings, reading: Reading) -> list[str]:
     return _strangers_here(settings, reading) + _under_way(reading)
 
 
-def plan_to_remove(plan: Plan, reading: Reading | None) -> Plan:
+def plan_to_remove(plan: Plan, settings: Settings, reading: Reading | None) -> Plan:
     """To remove the container, by the plan to run what is there; no step if there is none.
 
     A switch under way is refused before that: it has no container for a moment.
@@ -426,6 +519,9 @@ def plan_to_remove(plan: Plan, reading: Reading | None) -> Plan:
     if reading is None or reading.engine != "up":
         return replace(plan, steps=(step,))
     refusals = [why for why in plan.refusals if why != NOTHING_RUNS] + _under_way(reading)
+    if settings.is_in_place:
+        theirs = f"docker compose down {settings.service_name} in its project"
+        refusals.append(f"the gateway is a service of your own compose file: {theirs} removes it")
     steps = (step,) if reading.gateways or refusals else ()
     return replace(plan, steps=steps, refusals=list(dict.fromkeys(refusals)))
 
@@ -469,7 +565,9 @@ def _engine_problem(reading: Reading) -> str:
 
 def _held_ports(settings: Settings, reading: Reading) -> list[tuple[str, str, int]]:
     """Setting, address and port of what this deploy would publish and a stranger listens on."""
-    held = []
+    held: list[tuple[str, str, int]] = []
+    if settings.is_in_place:
+        return held  # the operator's compose file says them
     in_host_mode = settings.network_mode == "host"
     desired = ANYWHERE if in_host_mode else settings.bind_address
     gateways = reading.gateways + ([reading.adopted] if reading.adopted else [])
@@ -536,8 +634,12 @@ def why_recreate(settings: Settings, release: Release, reading: Reading) -> str:
             return f"{old}, whose token is brought over"
         lost = ": its token is lost, and" if reading.token_mount == "deleted" else NO_TOKEN_THERE
         return f"{old}{lost} re-creating the container costs an issuance"
+    if reading.in_place and (why := _why_in_place(settings, reading.in_place)):
+        return why
     if reading.current != release.id:
         return f"release {reading.current or 'none'} runs, not {release.id}"
+    if reading.in_place:
+        return _cut_off(reading)
     directory = f"{settings.app_dir}/releases/{release.id}"
     desired = ",".join(f"{directory}/{name}" for name in release.compose_files)
     if gateway.compose_file != desired:  # by hand, with another file or none
@@ -546,6 +648,20 @@ def why_recreate(settings: Settings, release: Release, reading: Reading) -> str:
         return f"the container does not run what {release.image.reference} names now"
     if gateway.restart_policy == "no":
         return "the container would not come back after a reboot: a switch of it was cut off"
+    if reading.state and reading.state.phase == "begun" and not reading.switching:
+        return f"a switch ({reading.state}) was cut off"
+    return ""
+
+
+def _why_in_place(settings: Settings, place: InPlace) -> str:
+    if not place.keeps_token:
+        return f"the container of {settings.service_name} has no volume or variable for its token"
+    if not place.is_written:
+        return f"{place.override} is not as this package writes it"
+    return ""
+
+
+def _cut_off(reading: Reading) -> str:
     if reading.state and reading.state.phase == "begun" and not reading.switching:
         return f"a switch ({reading.state}) was cut off"
     return ""

@@ -108,6 +108,29 @@ class TokenUser(_Read):
     key: Id | None
 
 
+class InPlace(_Read):
+    """The operator's compose project that the gateway is a service of.
+
+    `files`: the operator's compose files; `override`: where this package's own file is or can be,
+    None if compose would not read one. `keeps_token`: whether the container has the token's volume
+    and variables; `has_lines`: whether the operator's own files have them; `is_written`: whether
+    the override is as desired, or not needed. `differs`: what the operator's own `docker compose
+    up` would change of the service (`files`, `image`, `definition`), or empty. `user`: of the
+    container, empty if unknown; `error`: compose's words.
+    """
+
+    is_there: bool = False
+    files: tuple[Text, ...] = ()
+    override: Text | None = None
+    keeps_token: bool = False
+    has_lines: bool = False
+    is_written: bool = False
+    differs: Literal["", "files", "image", "definition"] = ""
+    user: Text = ""
+    network_mode: Text = ""
+    error: Text = ""
+
+
 class Health(_Read):
     """A client's result: the HTTP status, or why there was no answer."""
 
@@ -141,7 +164,10 @@ class Change(_Read):
 
 
 class Event(_Read):
-    """One line of a host's history: `began` in epoch milliseconds by the host's clock."""
+    """One line of a host's history: `began` in epoch milliseconds by the host's clock.
+
+    `forced`: outside of `rollout_window`.
+    """
 
     model_config = ConfigDict(populate_by_name=True, frozen=True)
 
@@ -154,6 +180,7 @@ class Event(_Read):
     image: Text
     outcome: Text
     issuances: int
+    forced: bool = False
 
 
 def _whole_events(lines: Any) -> list[Event]:
@@ -197,7 +224,8 @@ class Reading(_Read):
     # The uids of the directory's entries, and whether a release on the host uses the directory.
     token_dir_owners: frozenset[int] = frozenset()
     token_dir_is_ours: bool = False
-    token_file: HostPath | None = None
+    # The newest token files, at most 20, by name.
+    token_files: Annotated[dict[Text, HostPath], Field(max_length=20)] = {}
     token_written: Moment | None = None
     token_expires: Moment | None = None
     # The expiry in the file's own field; None if it is missing or ambiguous.
@@ -247,6 +275,9 @@ class Reading(_Read):
     adopted_id: Text | None = None
     adopted_path: Text = ""
     replaced_id: Text | None = None
+    # Containers that share the gateway's network: they lose it if it is re-created.
+    sidecars: tuple[Text, ...] = ()
+    in_place: InPlace | None = None
     # What `gateway_health_path` answers through the published address; None if nothing was asked.
     client_sees: Health | None = None
     # When the reading arrived, by the controller's clock; None if unknown.

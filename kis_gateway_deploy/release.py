@@ -16,7 +16,7 @@ import jinja2
 import yaml
 
 from kis_gateway_deploy.host.containers import authority
-from kis_gateway_deploy.paths import SIMULATOR_CONTEXT, TEMPLATE
+from kis_gateway_deploy.paths import IN_PLACE_TEMPLATE, SIMULATOR_CONTEXT, TEMPLATE
 from kis_gateway_deploy.plain_yaml import LOADER
 from kis_gateway_deploy.registry import login_config
 from kis_gateway_deploy.saved_image import SavedImage, find_image
@@ -111,6 +111,16 @@ class Release:
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     @property
+    def images(self) -> list[Image]:
+        """What a host needs; nothing for a gateway in place."""
+        return [self.image] if self.image.reference else []
+
+    @property
+    def compose_file(self) -> str:
+        """The text of the compose file, or of the override for a gateway in place."""
+        return self.files[COMPOSE_FILE].content.decode()
+
+    @property
     def compose_files(self) -> list[str]:
         """The names of the files that compose is given, in their order."""
         return [name for name in (COMPOSE_FILE, OVERRIDE_FILE) if name in self.files]
@@ -147,6 +157,8 @@ def make_release(settings: Settings, template: Path = TEMPLATE, digest: str = ""
         ValueError: the secrets or the image have become invalid since they were validated.
         jinja2.UndefinedError: the template uses an undefined name.
     """
+    if settings.is_in_place:
+        return _in_place(settings)
     image = pulled_image(settings, digest)
     if settings.image_source == "archive":
         saved = find_image(settings.image, settings.image_archive)
@@ -165,15 +177,39 @@ def make_release(settings: Settings, template: Path = TEMPLATE, digest: str = ""
     return Release(image, files, make_manifest(settings, image.reference))
 
 
+def _in_place(settings: Settings) -> Release:
+    """The override beside the operator's own compose file; there is nothing else to bring."""
+    values = settings.model_dump() | {
+        "service": settings.service_name,
+        "token_variables": settings.token_variables,
+    }
+    override = File(_template(IN_PLACE_TEMPLATE).render(values).encode(), 0o600)
+    manifest = make_manifest(settings, "") | {"in_place": place_of(settings), "restart": None}
+    return Release(Image(""), {COMPOSE_FILE: override}, manifest)
+
+
+def place_of(settings: Settings) -> dict[str, Any] | None:
+    """The operator's own compose project, as the host is told of it; None without one."""
+    if not settings.is_in_place:
+        return None
+    return {
+        "compose_file": settings.compose_file,
+        "service": settings.service_name,
+        "variables": settings.token_variables,
+    }
+
+
 def make_manifest(settings: Settings, image: str) -> dict[str, Any]:
     """What a host must know to run a release; `kis_gateway_deploy/host` uses it.
 
-    `v`: the version of this form. `user` (`uid:gid`), `token_dir`, `token_file`,
-    `token_mount` (the directory in the container). `address`, `port`
+    `v`: the version of this form. `user` (`uid:gid`), `token_dir`, `token_file`
+    (see `TokenFiles`), `tokens_expected` (how many valid tokens a gateway needs), `token_mount`
+    (the directory in the container). `address`, `port`
     and `health_path`: what a client asks on the host (`health_path` is null for a program without
     HTTP). `network_mode`. `healthcheck`: whether the engine's health counts. `token_at_start`:
     whether a healthy gateway has a token in its file.
-    `restart`: the restart policy. `key`: the fingerprint of the app key. `image`: its reference. On
+    `restart`: the restart policy; null for a gateway in place, whose compose file says it.
+    `in_place`: see `place_of`. `key`: the fingerprint of the app key. `image`: its reference. On
     the host it also has `files`: hash, mode, uid and gid by name.
     """
     return {
@@ -181,6 +217,7 @@ def make_manifest(settings: Settings, image: str) -> dict[str, Any]:
         "user": settings.user,
         "token_dir": settings.token_dir,
         "token_file": settings.token_file,
+        "tokens_expected": settings.tokens_expected,
         "token_mount": settings.token_mount,
         "address": settings.client_address,
         "port": settings.published_port,

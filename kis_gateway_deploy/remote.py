@@ -29,14 +29,17 @@ from pyinfra.api.host import Host
 from pyinfra.api.output import set_echo
 from pyinfra.connectors.util import CommandOutput
 
+TOKENS = ("tokens", "directory", "token_files")
+FETCH = (*TOKENS, "engine", "control", "compose", "releases", "in_place", "containers")
 VERBS = {
-    "read": ("tokens", "engine", "compose", "releases", "containers", "read"),
-    "token": ("tokens", "engine", "releases", "containers", "donor"),
-    "prepare": ("tokens", "compose", "releases", "prepare"),
-    "fetch": ("tokens", "engine", "control", "compose", "releases", "containers", "fetch"),
-    "simulator": ("tokens", "engine", "control", "compose", "releases", "containers", "fetch"),
+    "read": (*TOKENS, "engine", "compose", "releases", "in_place", "containers", "read"),
+    "describe": (*TOKENS, "engine", "compose", "releases", "in_place", "containers", "describe"),
+    "token": (*TOKENS, "engine", "compose", "releases", "in_place", "containers", "donor"),
+    "prepare": (*TOKENS, "compose", "releases", "in_place", "prepare"),
+    "fetch": (*FETCH, "fetch"),
+    "simulator": (*FETCH, "fetch"),
     "switch": (
-        *("tokens", "engine", "control", "compose", "releases", "containers", "neighbour", "gate"),
+        *(*FETCH, "neighbour", "gate"),
         *("watch", "deployment", "adoption", "starting", "change", "switch"),
     ),
 }

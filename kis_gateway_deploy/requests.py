@@ -17,22 +17,23 @@ from pathlib import Path
 from typing import Any
 
 from kis_gateway_deploy.paths import SCRIPTS
-from kis_gateway_deploy.release import Image, Release, simulator_image
-from kis_gateway_deploy.settings import SERVICE, Settings
+from kis_gateway_deploy.release import Image, Release, place_of, simulator_image
+from kis_gateway_deploy.settings import Settings
 
 COMPOSE_PLUGIN = "/usr/local/lib/docker/cli-plugins/docker-compose"
 
 
 def read_request(settings: Settings, release: Release, history: int = 0) -> dict[str, Any]:
     """What `kis_gateway_deploy/host/read.py` is asked about a deployment; no secret is in it."""
-    images = [release.image] + ([simulator_image()] if settings.simulator else [])
+    images = release.images + ([simulator_image()] if settings.simulator else [])
     health = None
     if settings.health_path is not None:
         address, port = settings.client_address, settings.published_port
         health = {"address": address, "port": port, "path": settings.health_path}
+    place = place_of(settings)
     return _deployment(settings) | {
         "token_dir": settings.token_dir,
-        "token_file": settings.token_file,
+        "in_place": place and place | {"override": release.compose_file},
         "release": release.id,
         "images": [image.reference for image in images],
         "with_layers": release.image.saved is not None,
@@ -44,11 +45,14 @@ def read_request(settings: Settings, release: Release, history: int = 0) -> dict
 def _deployment(settings: Settings) -> dict[str, Any]:
     return {
         "project": settings.project,
-        "service": SERVICE,
+        "service": settings.service_name,
+        "in_place": place_of(settings),
         "app_dir": settings.app_dir,
         "adopt": settings.adopt_container,
         "adopt_path": settings.adopt_token_path,
         "token_env": list(settings.token_env),
+        "token_mount": settings.token_mount,
+        "token_file": settings.token_file,
     }
 
 
@@ -78,6 +82,7 @@ def prepare_request(
     return {
         "app_dir": settings.app_dir,
         "project": settings.project,
+        "in_place": place_of(settings),
         "seen": seen,
         "tokens": directory if tokens else None,
         "release": {"id": release.id, "files": packed} if release else None,
@@ -95,6 +100,7 @@ def switch_request(
     kis_wait: int = 0,
     token: str | None = None,
     die_at: str | None = None,
+    forced: bool = False,
 ) -> dict[str, Any]:
     """What `host/switch.py` is asked; see there.
 
@@ -106,6 +112,7 @@ def switch_request(
         "seen": seen,
         "generation": generation,
         "by": by,
+        "forced": forced,
         "budget": budget,
         "kis_wait": kis_wait,
         "token": token,

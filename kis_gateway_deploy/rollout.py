@@ -125,7 +125,7 @@ class Actions:
     """What a rollout has done on a host, each True if that succeeded.
 
     `switch` gets the batch's number, too, as `batch`. `look` answers what is wrong with a host
-    that was switched; empty if nothing is.
+    that was switched, and `stop_reason` why no further batch may begin; empty if nothing is.
     """
 
     switch: Callable[..., bool]
@@ -134,23 +134,26 @@ class Actions:
     start: Callable[[str], bool]
     look: Callable[[str], str]
     say: Callable[[str], None]
-    interrupted: Callable[[], str]
+    stop_reason: Callable[[], str]
     side_by_side: SideBySide
 
 
 def roll_out(rollout: Rollout, revert: Literal["fleet", "host"], act: Actions) -> None:
     """Stops crash loops, switches batch by batch, looks at all of them, reverts if one failed.
 
-    A batch begins only if every host of all earlier ones was switched, and nobody has interrupted
-    the run. With `fleet`, hosts that were switched go back if another one fails.
+    A batch begins only if every host of all earlier ones was switched, and there is no reason to
+    stop. With `fleet`, hosts that were switched go back if another one fails.
     """
     progress = rollout.progress
-    _each(rollout.looping, act.stop, progress, progress.stopped, "could not be stopped", act)
+    if why := act.stop_reason():
+        _give_up(rollout, why, act)
+    else:
+        _each(rollout.looping, act.stop, progress, progress.stopped, "could not be stopped", act)
     for number, batch in enumerate(rollout.batches):
         if progress.failed:
             break
-        if signal := act.interrupted():
-            _give_up(rollout, signal)
+        if why := act.stop_reason():
+            _give_up(rollout, why, act)
             break
         act.say(f"batch {number + 1} of {len(rollout.batches)}: {', '.join(batch)}")
         switch = partial(act.switch, batch=number)
@@ -182,10 +185,11 @@ def _each(
             progress.failed[name] = otherwise
 
 
-def _give_up(rollout: Rollout, signal: str) -> None:
+def _give_up(rollout: Rollout, why: str, act: Actions) -> None:
+    act.say(f"no further batch begins: {why}")
     for name in rollout.members:
         if name not in rollout.progress.switched:
-            rollout.progress.failed[name] = f"was not switched: interrupted ({signal})"
+            rollout.progress.failed[name] = f"was not switched: {why}"
 
 
 def _look(progress: Progress, act: Actions) -> None:

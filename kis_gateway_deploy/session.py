@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
+from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from signal import SIG_IGN, SIGHUP, SIGINT, SIGTERM, Signals, getsignal, signal
 from threading import Lock
@@ -18,7 +20,7 @@ from pyinfra.api.state import State
 from pyinfra.context import ctx_state
 
 from kis_gateway_deploy import requests
-from kis_gateway_deploy.display import Word
+from kis_gateway_deploy.display import Word, closed_window, window_time
 from kis_gateway_deploy.issuance import (
     WORTH_KEEPING,
     external_gateway,
@@ -45,6 +47,7 @@ from kis_gateway_deploy.release import Release, make_release
 from kis_gateway_deploy.remote import NoPythonError, RemoteError, ask
 from kis_gateway_deploy.rollout import Rollout
 from kis_gateway_deploy.settings import PREFIXES, Settings, SettingsError, validate_fleet
+from kis_gateway_deploy.windows import KOREA, Window, closes_at, is_open
 
 CANNOT_READ = (
     "the host could not be read as root; its own words are above. If they are sudo's: let the "
@@ -53,6 +56,8 @@ CANNOT_READ = (
 NO_PYTHON = "this host has no python3: deploy to it (make deploy), or install it"
 ATTRIBUTE = "kis_gateway_session"
 REFUSED = "kis_gateway_refused"  # of a state whose run was refused, which the last line says
+ADOPTS = "kis_gateway_adopts"  # of a state whose run describes a container: how that ended
+READING_VERBS = {"plan", "drift", "status"}
 EXIT_BY_SIGNAL = 128  # as shells report a process that a signal ended
 
 
@@ -169,7 +174,9 @@ class Session:
 
     def _digest(self, settings: Settings) -> str | NoDigestError:
         """What the registry says that the image is now, or why it did not say that."""
-        if settings.image_source != "registry" or ImageReference.parse(settings.image).digest:
+        if settings.is_in_place or settings.image_source != "registry":
+            return ""
+        if ImageReference.parse(settings.image).digest:
             return ""
         asked = settings.image, settings.registry_auth_file
         if asked not in self._digests:
@@ -288,7 +295,8 @@ class Session:
     def plan_to_remove(self, host: Host) -> Target:
         """Reads a host and plans to remove its container, whatever runs in it."""
         target = self.plan_to_run(host, release_id=None)
-        return self._note(replace(target, plan=plan_to_remove(target.plan, target.reading)))
+        plan = plan_to_remove(target.plan, target.settings, target.reading)
+        return self._note(replace(target, plan=plan))
 
     # All hosts
 
@@ -332,8 +340,8 @@ class Session:
         return []
 
     def _refusals(self, name: str) -> list[str]:
-        beyond = self._beyond_the_limit(name)
-        return [*self.targets[name].plan.refusals, *([beyond] if beyond else [])]
+        found = [self._beyond_the_limit(name), self._outside_the_window(name)]
+        return [*self.targets[name].plan.refusals, *filter(None, found)]
 
     def late_refusal(self, name: str) -> str:
         """Why a host may not be switched that could be read only after python3 was installed."""
@@ -348,6 +356,49 @@ class Session:
         if target is None or target.reading is None:
             return False
         return mounted_token_left(target.reading, target.key_fingerprint) > WORTH_KEEPING
+
+    # The window
+
+    @property
+    def window(self) -> Window | None:
+        return next((settings.window for settings, _ in self.desired.values()), None)
+
+    @property
+    def is_forced(self) -> bool:
+        """Whether host data `force` is 1 (FORCE=1): the window is not heeded."""
+        return all(self.inventory.get_host(name).data.get("force") == 1 for name in self.desired)
+
+    @property
+    def is_forced_now(self) -> bool:
+        """Whether a change now is outside of the window, and is made all the same."""
+        return self.is_forced and not is_open(self.window, datetime.now(KOREA))
+
+    @cached_property
+    def decided_at(self) -> datetime:
+        """When it was told whether the window is open: once, before any host is touched."""
+        return datetime.now(KOREA)
+
+    def closed_window(self) -> str:
+        """Until when the window is closed, in words; empty if it is open."""
+        return closed_window(self.window, self.decided_at)
+
+    def _outside_the_window(self, name: str) -> str:
+        is_free = self.is_forced or self.verb in READING_VERBS
+        if is_free or not self.targets[name].plan.steps or not (why := self.closed_window()):
+            return ""
+        return (
+            f"{why} (rollout_window): try again then, or go on now with FORCE=1 (pyinfra: --data "
+            "force=1)"
+        )
+
+    def stop_reason(self) -> str:
+        """Why no further batch may begin: a signal, or the end of the window; empty if none."""
+        if self.interrupted:
+            return f"interrupted ({self.interrupted})"
+        closes = None if self.is_forced else closes_at(self.window, self.decided_at)
+        if closes and closes <= datetime.now(KOREA):
+            return f"the window closed at {window_time(closes)}"
+        return ""
 
     # The rollout
 
@@ -377,7 +428,9 @@ class Session:
                     target.reading,
                     target.key_fingerprint,
                     target.settings.token_at_start,
-                    target.settings.token_file,
+                    # The app key of a gateway in place is unknown here, so it shares no token.
+                    name if target.settings.is_in_place else target.settings.token_file,
+                    target.settings.tokens_expected,
                 )
                 if target.settings.token_store == "file"
                 else external_gateway(target.reading, target.key_fingerprint)
@@ -399,7 +452,9 @@ class Session:
         From six hours on a new token ends the old one for all (FACTS of KIS's token API).
         """
         settings, release = self.desired[name]
-        if not settings.rollout_share_token or name not in self.rollout.issuances.issuers:
+        if not settings.rollout_share_token or settings.is_in_place:
+            return ""
+        if name not in self.rollout.issuances.issuers:
             return ""
         others = [
             other
@@ -425,7 +480,7 @@ class Session:
         if self.verb == "status":
             return "failed" if name in self.dropped_out() else "read"
         plan = target.plan
-        if self.interrupted and plan.steps and self.verb not in {"plan", "drift"}:
+        if self.interrupted and plan.steps and self.verb not in READING_VERBS:
             return "failed"
         if plan.refusals or name in self.untouched:
             return "blocked"

@@ -37,6 +37,7 @@ from kis_gateway_deploy.override import problems_in
 from kis_gateway_deploy.reading import escaped
 from kis_gateway_deploy.registry import ImageReference, read_login
 from kis_gateway_deploy.saved_image import find_image
+from kis_gateway_deploy.windows import OUTSIDE_KRX, WINDOW_FORM, Window, outside_krx, weekly
 
 PREFIXES = ("gateway_", "rollout_")
 
@@ -170,6 +171,19 @@ def _mount(path: str) -> str:
     return path
 
 
+def _token_file(form: str) -> str:
+    """A file name, which may hold `*` and `?`, or one date."""
+    name = re.sub(r"\{date:(%[Ymdyj]|[._-])+\}", "20270101", form, count=1)
+    if not re.fullmatch(r"\.?[A-Za-z0-9*?][A-Za-z0-9._*?-]*", name, re.ASCII) or (
+        name != form and {*"*?"} & {*form}
+    ):
+        raise ValueError(
+            "must be a plain file name (`kis_token.json`), a pattern (`token_real_*.json`), a name "
+            "with a date (`KIS{date:%Y%m%d}`), or None for every file"
+        )
+    return form
+
+
 def _names(value: Any) -> Any:
     if value is None or isinstance(value, str):
         return (value,) if value else ()
@@ -185,6 +199,19 @@ def _batch_sizes(sizes: Any) -> Any:
     raise ValueError('must be a list of counts and percentages, such as [1, "25%", "100%"]')
 
 
+def _window(window: Any) -> Any:
+    if isinstance(window, list):
+        weekly(window)
+    elif window not in (None, OUTSIDE_KRX):
+        raise ValueError(WINDOW_FORM)
+    return window
+
+
+def _krx_hours(hours: str) -> str:
+    outside_krx(hours)
+    return hours
+
+
 def _label(name: str) -> str:
     if name.startswith("com.docker."):
         raise ValueError("`com.docker.` labels are Docker's own")
@@ -196,10 +223,7 @@ def _label(name: str) -> str:
 AbsolutePath = Annotated[str, AfterValidator(_absolute)]
 HostDirectory = Annotated[str, AfterValidator(_host_directory)]
 User = Annotated[str, AfterValidator(_user)]
-FileName = Annotated[
-    str,
-    _matching(r"\.?[A-Za-z0-9][A-Za-z0-9._-]*", "a plain file name, for example `kis_token.json`"),
-]
+TokenFile = Annotated[str, AfterValidator(_token_file)]
 Project = Annotated[
     str,
     _matching(
@@ -208,6 +232,9 @@ Project = Annotated[
 ]
 ContainerName = Annotated[
     str, _matching("[A-Za-z0-9][A-Za-z0-9_.-]*", "a container's name, for example `kis-gateway`")
+]
+ServiceName = Annotated[
+    str, _matching("[A-Za-z0-9][A-Za-z0-9_.-]*", "a service's name, for example `kis-gateway`")
 ]
 ImageName = Annotated[
     str,
@@ -219,6 +246,8 @@ Text = Annotated[str, BeforeValidator(_text)]
 Port = Annotated[int, Field(ge=1, le=65535, strict=True)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 BatchSizes = Annotated[list[int | str], BeforeValidator(_batch_sizes)]
+RolloutWindow = Annotated[Literal["outside-krx"] | list[str] | None, BeforeValidator(_window)]
+KrxHours = Annotated[str, AfterValidator(_krx_hours)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 Label = Annotated[str, AfterValidator(_label)]
 Word = Annotated[str, StringConstraints(strict=True, pattern=r"^[^\x00]+$")]
@@ -245,7 +274,13 @@ class Settings(BaseModel):
         hide_input_in_errors=True,
     )
 
-    image: ImageName
+    compose_file: AbsolutePath | None = None
+    """Path of your own compose file on the host, for a gateway that stays a service of your compose
+    project (see docs/in-place.md). Then image, secrets, environment and the like stay there.
+    """
+    service: ServiceName | None = None
+    """Name of the gateway's service in `gateway_compose_file`."""
+    image: ImageName = ""
     """Image reference: with its registry or a digest for `registry`, without a tag for `build`."""
     secrets_file: Path | None = None
     """Path of the secrets file on the deploying machine: JSON, YAML (`.yaml`, `.yml`) or dotenv
@@ -257,14 +292,14 @@ class Settings(BaseModel):
     content, as a list of strings, such as `["sops", "-d", "kis.enc.json"]`. It runs once, without
     a shell or standard input, for at most 60 s.
     """
-    app_key_field: str
+    app_key_field: str = ""
     """Field that holds the app key: its name, or its path if it is nested (`real.app_key`).
     Without secrets file and command: a variable of `gateway_env_file` or `gateway_environment`.
     """
 
-    image_source: Literal["registry", "archive", "build"] = "registry"
+    image_source: Literal["registry", "archive", "build", "host"] = "registry"
     """`registry`: the host pulls the image, pinned by its digest; `archive`: the image is sent
-    over SSH; `build`: the host builds it.
+    over SSH; `build`: the host builds it; `host`: it is on the host already.
     """
     registry_auth_file: Path | None = None
     """For `registry`: a docker `config.json` on the deploying machine with the login; without it,
@@ -333,11 +368,17 @@ class Settings(BaseModel):
     """Token directory on the host, mounted at `gateway_token_mount`."""
     token_mount: Annotated[str, AfterValidator(_mount)] = "/app/tokens"
     """Directory in the container in which the gateway keeps its token file."""
-    token_file: FileName = "kis_token.json"
-    """Name of the token file in that directory; it may begin with a dot."""
+    token_file: TokenFile | None = "kis_token.json"
+    """Name of the token file in that directory, which may begin with a dot; a pattern for several
+    files (`token_real_*.json`); a name with a Korean date (`KIS{date:%Y%m%d}`); or `None` for every
+    file, also in subdirectories.
+    """
+    tokens_expected: Annotated[int, Field(ge=1, le=20, strict=True)] = 1
+    """Number of valid tokens that a healthy gateway has, such as 2 for a real and a paper one."""
     token_env: Annotated[tuple[Name, ...], BeforeValidator(_names)] = ("KIS_TOKEN_FILE_PATH",)
     """Variable that names the token file for the gateway; one name, a list, or `None` for a gateway
-    with a fixed path. A variable whose name ends with `_DIR` gets the directory.
+    with a fixed path. A variable whose name ends with `_DIR` gets the directory. If
+    `gateway_token_file` is not a plain name, only such a variable can be set.
     """
     app_dir: HostDirectory = "/opt/kis-gateway"
     """Directory on the host for releases and history."""
@@ -382,17 +423,37 @@ class Settings(BaseModel):
     """Seconds for which a new container must stay healthy."""
     rollout_healthy_deadline: Annotated[Number, Field(gt=0, le=A_DAY)] = 120
     """Seconds within which it must have been healthy for `rollout_min_healthy_time`."""
+    rollout_window: RolloutWindow = None
+    """When `deploy`, `restart`, `rollback`, `down` and `verify` may change or restart anything:
+    `"outside-krx"`, or a list of days and times in Korean time such as
+    `["Mon-Fri 20:30-23:00", "Sat,Sun"]`; `None`: always.
+    """
+    rollout_krx_hours: KrxHours = "07:00-20:00"
+    """For `rollout_window = "outside-krx"`: the hours of KRX's trading days in which the window is
+    closed, in Korean time.
+    """
     plan_show: list[Name] = []
     """Names whose values `plan` and `drift` show; other values that may be secret are hidden."""
 
     @cached_property
     def credentials(self) -> Credentials:
         """The app key and its secrets; files are read once, a command is run once."""
+        if self.is_in_place:
+            return Credentials("in place", {})  # the operator's compose project knows it
         if self.secrets_file is not None:
             return from_file(self.secrets_file, self.app_key_field)
         if self.secrets_command is not None:
             return from_command(self.secrets_command, self.app_key_field)
         return from_variables(self.variables, self.app_key_field)
+
+    @property
+    def is_in_place(self) -> bool:
+        """Whether the gateway stays a service of the operator's own compose project."""
+        return self.compose_file is not None
+
+    @property
+    def service_name(self) -> str:
+        return self.service or SERVICE
 
     @property
     def has_secrets_file(self) -> bool:
@@ -435,8 +496,13 @@ class Settings(BaseModel):
 
     @property
     def token_path(self) -> str:
-        """The token file on the host."""
-        return f"{self.token_dir}/{self.token_file}"
+        """The token file on the host, or what stands for several."""
+        return self.token_dir if self.token_file is None else f"{self.token_dir}/{self.token_file}"
+
+    @property
+    def is_one_token_file(self) -> bool:
+        """Whether the token file always has the same name."""
+        return self.token_file is not None and not {*"*?{"} & {*self.token_file}
 
     @property
     def expects_token(self) -> bool:
@@ -448,13 +514,22 @@ class Settings(BaseModel):
         """What the container gets for each of `gateway_token_env`."""
         file = f"{self.token_mount}/{self.token_file}"
         return {
-            name: self.token_mount if name.endswith("_DIR") else file for name in self.token_env
+            name: self.token_mount if name.endswith("_DIR") else file
+            for name in self.token_env
+            if self.is_one_token_file or name.endswith("_DIR")
         }
 
     @property
     def reserved(self) -> dict[str, str]:
         """The variables that the package sets, each with the setting that it follows from."""
-        return RESERVED_ENVIRONMENT | dict.fromkeys(self.token_env, TOKEN_SETTINGS)
+        return RESERVED_ENVIRONMENT | dict.fromkeys(self.token_variables, TOKEN_SETTINGS)
+
+    @cached_property
+    def window(self) -> Window | None:
+        """`rollout_window`, parsed; None: always open."""
+        if isinstance(self.rollout_window, list):
+            return weekly(self.rollout_window)
+        return outside_krx(self.rollout_krx_hours) if self.rollout_window else None
 
     @property
     def client_address(self) -> str:
@@ -467,8 +542,17 @@ class Settings(BaseModel):
         return self.container_port if self.network_mode == "host" else self.port
 
 
-# Placeholders for wrong settings without a default, while the others are checked.
-STAND_INS = {"gateway_image": "none", "gateway_app_key_field": "-"}
+REQUIRED = ("gateway_image", "gateway_app_key_field")
+"""Settings that every gateway needs that is not in place."""
+
+NOT_IN_PLACE = (
+    *("image", "image_source", "registry_auth_file", "image_archive", "build_context"),
+    *("secrets_file", "secrets_command", "app_key_field", "environment", "env_file"),
+    *("healthcheck", "compose_override", "read_only", "memory_limit", "cpus", "labels"),
+    *("stop_grace_period", "open_to_network", "project", "adopt_container", "install_docker"),
+)
+"""What the operator's own compose file decides, or does not apply there."""
+
 KNOWN_NAMES = frozenset(alias(field) for field in Settings.model_fields)
 
 
@@ -507,9 +591,12 @@ def _validate(data: Mapping[str, Any]) -> tuple[Settings, list[tuple[str, str]]]
         wrong = {str(e["loc"][0]) for e in error.errors()}
         # Valid settings still get the checks below, so that one error lists all problems.
         right = {name: value for name, value in ours.items() if name not in wrong}
-        settings = Settings.model_validate(STAND_INS | right)
+        settings = Settings.model_validate(right)
+    placed = [each for each in _place_problems(settings) if wrong.isdisjoint(each[0])]
+    wrong |= {names[0] for names, _ in placed}
     checked = _relations(settings) + _file_problems(settings)
-    problems += [(names[0], what) for names, what in checked if wrong.isdisjoint(names)]
+    placed += [each for each in checked if wrong.isdisjoint(each[0])]
+    problems += [(names[0], what) for names, what in placed]
     return settings, problems
 
 
@@ -547,7 +634,7 @@ def _message(error: Any) -> str:
 def _relations(settings: Settings) -> list[tuple[tuple[str, ...], str]]:
     """Settings that are valid alone but not together; the first name is the one to change."""
     problems: list[tuple[tuple[str, ...], str]] = []
-    reference = ImageReference.parse(settings.image)
+    reference = ImageReference.parse(settings.image or "none")
     if settings.secrets_file is not None and settings.secrets_command is not None:
         problems.append(
             (
@@ -593,7 +680,7 @@ def _relations(settings: Settings) -> list[tuple[tuple[str, ...], str]]:
             for field in ("port", "bind_address")
             if field in settings.model_fields_set
         ]
-    if settings.is_open and not settings.open_to_network:
+    if settings.is_open and not settings.open_to_network and not settings.is_in_place:
         where = "network_mode" if settings.network_mode == "host" else "bind_address"
         problems.append(
             (
@@ -602,6 +689,15 @@ def _relations(settings: Settings) -> list[tuple[tuple[str, ...], str]]:
                 "intended, set gateway_open_to_network = True and restrict the port by a firewall",
             )
         )
+    problems += [
+        (
+            ("gateway_token_env", "gateway_token_file"),
+            f"{name} cannot name a file whose name is not fixed: a variable for the directory ends "
+            "with _DIR; another one may be in gateway_environment",
+        )
+        for name in settings.token_env
+        if "token_env" in settings.model_fields_set and name not in settings.token_variables
+    ]
     problems += [
         (("gateway_token_env",), f"may not be {name}, which has another meaning")
         for name in settings.token_env
@@ -617,6 +713,13 @@ def _relations(settings: Settings) -> list[tuple[tuple[str, ...], str]]:
             (
                 ("rollout_healthy_deadline", "rollout_min_healthy_time"),
                 "must be longer than rollout_min_healthy_time",
+            )
+        )
+    if "rollout_krx_hours" in settings.model_fields_set and settings.rollout_window != OUTSIDE_KRX:
+        problems.append(
+            (
+                ("rollout_krx_hours", "rollout_window"),
+                f'is only for rollout_window = "{OUTSIDE_KRX}"',
             )
         )
     if settings.adopt_container == f"{settings.project}-{SERVICE}-1":
@@ -636,6 +739,31 @@ def _relations(settings: Settings) -> list[tuple[tuple[str, ...], str]]:
     return problems
 
 
+def _place_problems(settings: Settings) -> list[tuple[tuple[str, ...], str]]:
+    """Settings that are missing, or have no effect, by where the gateway is."""
+    problems: list[tuple[tuple[str, ...], str]]
+    if not settings.is_in_place:
+        problems = [
+            ((name,), "is missing")
+            for name in REQUIRED
+            if name.removeprefix("gateway_") not in settings.model_fields_set
+        ]
+        if settings.service:
+            problems.append((("gateway_service",), "is only for a gateway in gateway_compose_file"))
+        return problems
+    problems = [
+        (
+            (alias(field), "gateway_compose_file"),
+            "has no effect with gateway_compose_file, your own compose file: delete it here",
+        )
+        for field in NOT_IN_PLACE
+        if field in settings.model_fields_set
+    ]
+    if not settings.service:
+        problems.append((("gateway_service",), "is missing: the service in gateway_compose_file"))
+    return problems
+
+
 def _file_problems(settings: Settings) -> list[tuple[tuple[str, ...], str]]:
     """What is wrong with the files on the controller that the settings name; as `_relations`."""
     problems: list[tuple[tuple[str, ...], str]] = []
@@ -646,14 +774,14 @@ def _file_problems(settings: Settings) -> list[tuple[tuple[str, ...], str]]:
     problems += [
         (("gateway_compose_override",), problem) for problem in _override_problems(settings)
     ]
-    if settings.image_source == "registry" and settings.registry_auth_file is not None:
+    if settings.image_source == "registry" and settings.image and settings.registry_auth_file:
         try:
             read_login(settings.image, settings.registry_auth_file)
         except ValueError as error:
             problems.append((("gateway_registry_auth_file",), str(error)))
     if settings.build_context and not (settings.build_context / "Dockerfile").is_file():
         problems.append((("gateway_build_context",), "has no Dockerfile"))
-    if settings.image_source == "archive":
+    if settings.image_source == "archive" and settings.image:
         try:
             find_image(settings.image, settings.image_archive)
         except ValueError as error:
@@ -746,8 +874,12 @@ def _collisions(
         taken = [
             alias(field)
             for field in ("project", "app_dir", "token_dir", "adopt_container")
-            if getattr(first, field) and getattr(first, field) == getattr(second, field)
+            if getattr(first, field)
+            and getattr(first, field) == getattr(second, field)
+            and not (field == "project" and (first.is_in_place or second.is_in_place))
         ]
+        if first.is_in_place and _place_of(first) == _place_of(second):
+            taken.append("gateway_service")
         if first.published_port == second.published_port and _overlap(first, second):
             host_mode = second.network_mode == "host"
             taken.append("gateway_container_port" if host_mode else "gateway_port")
@@ -762,6 +894,10 @@ def _collisions(
     return problems
 
 
+def _place_of(settings: Settings) -> tuple[str | None, str | None]:
+    return settings.compose_file, settings.service
+
+
 def _nested(one: str, other: str) -> bool:
     return Path(one).is_relative_to(other) or Path(other).is_relative_to(one)
 
@@ -774,7 +910,10 @@ def _differing_rollouts(valid: Mapping[str, Settings]) -> list[Problem]:
     return [
         (other, field, f"differs from {name}'s; it must be the same for the whole inventory")
         for other, settings in valid.items()
-        for field in ("rollout_batches", "rollout_revert", "rollout_share_token")
+        for field in (
+            *("rollout_batches", "rollout_revert", "rollout_share_token"),
+            *("rollout_window", "rollout_krx_hours"),
+        )
         if getattr(settings, field) != getattr(first, field)
     ]
 

@@ -14,7 +14,7 @@ from typing import Any
 from pydantic.fields import FieldInfo
 
 from kis_gateway_deploy.paths import ROOT
-from kis_gateway_deploy.settings import Settings, alias
+from kis_gateway_deploy.settings import REQUIRED, Settings, alias
 
 PAGE = ROOT / "docs/settings.md"
 
@@ -24,12 +24,12 @@ HEAD = """\
 This page is generated from `kis_gateway_deploy/settings.py`; a test compares the two. Set
 these names in a host's inventory data, or in `group_data/GROUP.py` beside the inventory.
 
-Required: {required}.
+Required, except for a gateway in its own compose project (`gateway_compose_file`): {required}.
 
 An unknown name is an error that suggests the nearest known name. All wrong settings of all hosts
-are listed at once, before any host is touched. `rollout_batches`, `rollout_revert` and
-`rollout_share_token` must be the same for all hosts of an inventory. A path on the deploying
-machine is a string or a `pathlib.Path`; `~` is not expanded.
+are listed at once, before any host is touched. `rollout_batches`, `rollout_revert`,
+`rollout_share_token`, `rollout_window` and `rollout_krx_hours` must be the same for all hosts of an
+inventory. A path on the deploying machine is a string or a `pathlib.Path`; `~` is not expanded.
 
 | name | meaning | default |
 | --- | --- | --- |
@@ -43,9 +43,9 @@ def settings_page() -> str:
         KeyError: a field has no description below it.
     """
     fields, meanings = Settings.model_fields, _descriptions()
-    required = [f"`{alias(name)}`" for name, field in fields.items() if field.is_required()]
+    required = [f"`{name}`" for name in REQUIRED]
     rows = [
-        f"| `{alias(name)}` | {meanings[name]} | {_default(field)} |"
+        f"| `{alias(name)}` | {meanings[name]} | {_default(name, field)} |"
         for name, field in fields.items()
     ]
     return HEAD.format(required=", ".join(required)) + "\n".join(rows) + "\n"
@@ -69,12 +69,12 @@ def _descriptions() -> dict[str, str]:
     }
 
 
-def _default(field: FieldInfo) -> str:
+def _default(name: str, field: FieldInfo) -> str:
     """The default as it is written in an inventory."""
-    if field.is_required():
+    if alias(name) in REQUIRED:
         return "required"
     default: Any = field.default
-    if default is None:
+    if default is None or default == "":
         return "none"
     if isinstance(default, list | frozenset):
         default = json.dumps(list(default))

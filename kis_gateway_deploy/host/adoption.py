@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-from .containers import (
-    adopted_token_path,
-    file_of_container,
-    kind_of,
-    labels_of,
-    name_of,
-)
+from .containers import adopted_tokens, kind_of, labels_of, name_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,7 +11,7 @@ if TYPE_CHECKING:
 
     from .control import Control
     from .releases import State
-    from .tokens import Kept
+    from .token_files import Kept
 
 
 class Adoption:
@@ -60,11 +54,10 @@ class Adoption:
         details = self.engine.inspect(adopted["id"])
         if details is None:
             return
-        path = adopted_token_path(details, self.request)
-        content = file_of_container(self.engine, details, path)
-        if kept.bring(content, manifest["key"]):
+        path, files = adopted_tokens(self.engine, details, self.request)
+        if kept.bring(files, manifest["key"]):
             self.say(f"the token of the container {adopted['name']} is taken over")
-        elif is_told and content:
+        elif is_told and files:
             self.say(
                 f"the token of the container {adopted['name']} expires no later than the token of "
                 "this host, which is kept"

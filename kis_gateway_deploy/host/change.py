@@ -11,7 +11,14 @@ from contextlib import suppress
 
 from .adoption import Adoption
 from .compose import ComposeError
-from .containers import ask_health, authority, engine_address, file_of_container, socket_path
+from .containers import (
+    adopted_tokens,
+    ask_health,
+    authority,
+    engine_address,
+    socket_path,
+    tokens_of_container,
+)
 from .control import Control
 from .deployment import Deployment, manifest_of_container
 from .engine import EngineError
@@ -36,7 +43,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from .tokens import Kept
+    from .token_files import Kept
 
 ENGINE_SECONDS = 60
 STEPS = ("begun", "created", "ready", "started", "passed", "pointed")
@@ -91,6 +98,7 @@ class Change:
             previous=linked(self.app_dir, "previous"),
             previous_was=state.get("previous_was"),
             adopted=state.get("adopted"),
+            restart=state.get("restart"),
             was_down=state.get("action") == "down" and state.get("outcome") == "down",
         )
         self.state["from"] = self.deployment.running_release()
@@ -113,6 +121,8 @@ class Change:
 
     def _act(self) -> dict[str, Any]:
         action = self.request["action"]
+        if action == "revert" and self.deployment.is_in_place and not self.request["release"]:
+            self.request["release"] = self.state["to"] = self.state["previous"]
         if action in ("up", "rollback", "revert") and self.request["release"]:
             return self._switch()
         actions = {
@@ -138,11 +148,12 @@ class Change:
         if manifest is None or (damage := damage_of(self.app_dir, release, manifest)):
             what = damage if manifest else "is not on the host, or was put there by version 0.1"
             raise RefusedError(f"release {release}: {what}; deploy again (make deploy)")
+        kept = kept_of(self.request, manifest)
+        baseline = self._baseline(manifest)
         back = self._way_back(release)
         image = self._image_of(release, manifest)
-        kept = kept_of(self.request, manifest)
         if request["token"]:
-            kept.bring(a2b_base64(request["token"]), manifest["key"])
+            kept.bring(kept.files.unpack(a2b_base64(request["token"])), manifest["key"])
         self._bring_mounted_token(kept, manifest)
         adopted = self.adoption.find()
         if adopted:
@@ -150,9 +161,11 @@ class Change:
         asks = must_ask(kept, manifest)
         if asks and not request["budget"] and request["action"] == "up":
             raise RefusedError(
-                f"there is no valid token in {manifest['token_dir']}/{manifest['token_file']}, "
-                "though there was one when this deploy began: deploy again"
+                f"there is no valid token in {kept.path}, though there was one when this deploy "
+                "began: deploy again"
             )
+        if baseline:
+            point(self.app_dir, "current", baseline)
         self._begin(back)
         self.say(f"switch: {self.state['from'] or 'none'} -> {release}")
         if asks:
@@ -164,6 +177,15 @@ class Change:
         self.state.note(passed=True)
         self._step("passed")
         return self._passed()
+
+    def _baseline(self, manifest: dict[str, Any]) -> str | None:
+        """Stores what runs in place without a release, so that it can be restored; its id."""
+        details = self.deployment.container()
+        if not self.deployment.is_in_place or self.state["from"] or details is None:
+            return None
+        path, _ = adopted_tokens(self.engine, details, self.request)
+        self.state["from"] = self.deployment.store_baseline(details, manifest, path)
+        return str(self.state["from"])
 
     def _passed(self) -> dict[str, Any]:
         """Makes the release, which has passed the gate, the current one."""
@@ -217,6 +239,8 @@ class Change:
 
     def _image_of(self, release: str, manifest: dict[str, Any]) -> str | None:
         """The id of the release's image if its reference now names another one, else None."""
+        if self.deployment.is_in_place:
+            return None  # the operator's compose file says it
         found = self.engine.image(manifest["image"])
         noted = self.deployment.noted_image(release)
         # `up` has just fetched the image; an older release gets the image that it ran before.
@@ -229,12 +253,22 @@ class Change:
         )
 
     def _bring_mounted_token(self, kept: Kept, manifest: dict[str, Any]) -> None:
-        """Parks the token in the running container's mount, which may be an older directory."""
+        """Parks the token in the running container's mount, which may be an older directory.
+
+        A gateway in place may have its token anywhere in its container.
+        """
         details = self.deployment.container()
-        if details and details["State"].get("Running") and self._key_that_runs() == manifest["key"]:
+        if details and self.deployment.is_in_place:
+            path, files = adopted_tokens(self.engine, details, self.request)
+            if kept.bring(files, manifest["key"]):
+                self.say(f"the token at {path} in the container is taken over")
+        elif (
+            details and details["State"].get("Running") and self._key_that_runs() == manifest["key"]
+        ):
             target = token_target(self.app_dir, self.state["from"])
-            path = f"{target}/{manifest['token_file']}"
-            kept.bring(file_of_container(self.engine, details, path), manifest["key"])
+            path = f"{target}/{kept.files.form}" if kept.files.is_one else target
+            files = tokens_of_container(self.engine, details, kept.files, path)
+            kept.bring(files, manifest["key"])
 
     def _key_that_runs(self) -> str | None:
         manifest = manifest_of(self.app_dir, self.state["from"])
@@ -323,10 +357,12 @@ class Change:
         if manifest is None:
             raise FailedError(f"the manifest of release {release} is not on the host")
         self.starter.put_token_back(manifest)
-        found = self.engine.image(manifest["image"])
         if must_ask(kept_of(self.request, manifest), manifest):
             wait_for_kis(self.starter.left_of_kis_minute(), self.say)
-        is_same = found is not None and found.get("Id") == image
+        is_same = self.deployment.is_in_place  # the operator's compose file says the image
+        if not is_same:
+            found = self.engine.image(manifest["image"])
+            is_same = found is not None and found.get("Id") == image
         self._bring_up(release, manifest, None if is_same else image)
 
     def _leave(self) -> None:
@@ -342,7 +378,7 @@ class Change:
             )
             return
         try:
-            self.engine.set_restart_policy(details["Id"], "unless-stopped")
+            self.starter.set_restart_policy(details["Id"])
             self.engine.start(details["Id"])
         except EngineError as error:
             self.say(f"The container cannot be started: {error}")
@@ -378,6 +414,8 @@ class Change:
         return self._finish("reverted", "")
 
     def _down(self) -> dict[str, Any]:
+        if self.deployment.is_in_place:
+            raise RefusedError("the gateway is a service of the operator's own compose project")
         self._begin()
         self.deployment.remove(self.say)
         return self._finish("down", "")
@@ -452,6 +490,7 @@ class Change:
                 "began": int(self.began * 1000),
                 "seconds": round(time.time() - self.began, 3),
                 "by": state["by"],
+                "forced": self.request["forced"],
                 "action": state["action"],
                 "from": state["from"] or "",
                 "to": state["to"] or "",

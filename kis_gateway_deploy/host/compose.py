@@ -26,10 +26,13 @@ def plugins() -> Iterator[str]:
         yield f"{each}/cli-plugins/docker-compose"
 
 
-def compose(project: str, files: list[str], words: list[str], seconds: float = 120) -> str:
+def compose(
+    project: str, files: list[str], words: list[str], seconds: float = 120, apart: bool = False
+) -> str:
     """Runs the compose plugin and returns its output; `docker compose` would start it twice.
 
-    Without `DOCKER_HOST` compose uses the user's current context.
+    `project`: the project's name; empty: as the project itself says. `apart`: the output without
+    warnings. Without `DOCKER_HOST` compose uses the user's current context.
 
     Raises:
         ComposeError: it is not installed, failed, or took longer than `seconds`.
@@ -38,24 +41,29 @@ def compose(project: str, files: list[str], words: list[str], seconds: float = 1
     if plugin is None:
         raise ComposeError("docker compose is not installed here")
     flags = [word for file in files for word in ("--file", file)]
-    status, output = run([plugin, "--project-name", project, *flags, *words], seconds)
+    name = ["--project-name", project] if project else []
+    status, output = run([plugin, *name, *flags, *words], seconds, apart=apart)
     if status:
         raise ComposeError(output or f"docker compose ended with status {status}")
     return output
 
 
-def run(words: list[str], seconds: float, stdin: int | None = None) -> tuple[int, str]:
+def run(
+    words: list[str], seconds: float, stdin: int | None = None, apart: bool = False
+) -> tuple[int, str]:
     """Runs a program; returns its exit status and the end of its output.
 
     `words`: the program's path or name and its arguments. `stdin`: a descriptor; None: no input.
+    `apart`: a successful program's standard output alone, and more of it.
     """
     out = os.memfd_create("output")
+    errors = os.memfd_create("errors") if apart else os.dup(out)
     no_input = os.open("/dev/null", os.O_RDONLY)
     try:
         actions = [
             (os.POSIX_SPAWN_DUP2, no_input if stdin is None else stdin, 0),
             (os.POSIX_SPAWN_DUP2, out, 1),
-            (os.POSIX_SPAWN_DUP2, out, 2),
+            (os.POSIX_SPAWN_DUP2, errors, 2),
         ]
         try:
             child = os.posix_spawnp(
@@ -68,14 +76,18 @@ def run(words: list[str], seconds: float, stdin: int | None = None) -> tuple[int
         except OSError as error:
             return 127, f"{words[0]}: {error.strerror}"
         status = _wait(child, seconds)
-        size = os.fstat(out).st_size
-        text = os.pread(out, OUTPUT_LIMIT, max(0, size - OUTPUT_LIMIT)).decode("utf-8", "replace")
+        text = _end_of(out, 64 * OUTPUT_LIMIT) if apart and not status else _end_of(errors)
     finally:
-        os.close(no_input)
-        os.close(out)
+        for each in (no_input, out, errors):
+            os.close(each)
     if status is None:
         return 124, f"{text}\n{os.path.basename(words[0])} was stopped after {seconds:g} s".strip()
     return status, text.strip()
+
+
+def _end_of(file: int, limit: int = OUTPUT_LIMIT) -> str:
+    size = os.fstat(file).st_size
+    return os.pread(file, limit, max(0, size - limit)).decode("utf-8", "replace")
 
 
 def _wait(child: int, seconds: float) -> int | None:

@@ -6,9 +6,12 @@ import os
 import re
 import time
 
+from .directory import Directory
 from .engine import Engine, EngineError
+from .in_place import is_of
 from .releases import json_of, text_of
-from .tokens import FILE_LIMIT, Directory
+from .token_files import FILES_LIMIT, TokenFiles
+from .tokens import FILE_LIMIT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -71,6 +74,8 @@ def kind_of(labels: dict[str, str], request: dict[str, Any]) -> str:
 
     Containers of `docker compose run` count as neither.
     """
+    if request["in_place"]:
+        return "ours" if is_of(labels, request["in_place"]) else ""
     if (
         labels.get("com.docker.compose.project") != request["project"]
         or labels.get("com.docker.compose.service") != request["service"]
@@ -79,6 +84,18 @@ def kind_of(labels: dict[str, str], request: dict[str, Any]) -> str:
         return ""
     files = compose_file_of(labels).split(",")
     return "ours" if all(f.startswith(f"{request['app_dir']}/") for f in files) else "stranger"
+
+
+def user_of(details: dict[str, Any]) -> str:
+    """The user that a container runs as, `uid:gid` in numbers; empty if that is unknown."""
+    status = text_of(f"/proc/{details['State'].get('Pid')}/status")
+    ids = [
+        re.search(rf"^{name}:\t[0-9]+\t([0-9]+)", status, re.MULTILINE) for name in ("Uid", "Gid")
+    ]
+    if all(ids):
+        return ":".join(each[1] for each in ids if each)
+    configured = str(details["Config"].get("User") or "0:0")
+    return configured if re.fullmatch("[0-9]+:[0-9]+", configured) else ""
 
 
 def token_mount(gateway: dict[str, Any], target: str, token_dir: str) -> str | None:
@@ -103,33 +120,55 @@ def token_mount(gateway: dict[str, Any], target: str, token_dir: str) -> str | N
     return None
 
 
-def file_of_container(engine: Engine, details: dict[str, Any], path: str) -> bytes | None:
-    """A file in a running or stopped container; None if it is missing or larger than 64 KiB.
+def tokens_of_container(
+    engine: Engine, details: dict[str, Any], files: TokenFiles, path: str
+) -> dict[str, bytes]:
+    """The token files in a running or stopped container by name, each at most 64 KiB.
 
-    In a running container it is opened through `/proc/PID/root`, without following links: there,
-    an absolute link would name a file of the host.
+    `path`: of the token file, or of the directory if `files` may be several. In a running container
+    it is opened through `/proc/PID/root`, without following links: there, an absolute link would
+    name a file of the host.
     """
+    parent, _, name = path.rstrip("/").rpartition("/") if files.is_one else (path, "", "")
+    found: dict[str, bytes | None] = {}
     process = details["State"].get("Pid")
     if process:
         try:
-            content = _beneath(f"/proc/{process}/root", path.strip("/").split("/"))
+            with directory_beneath(f"/proc/{process}/root", parent) as directory:
+                names = [name] if files.is_one else files.next_names(directory)
+                found = {each: directory.read(each) for each in names}
         except OSError:
-            content = None
-        if content is not None:
-            return content
-    return engine.file(str(details["Id"]), path, FILE_LIMIT)
+            pass
+    if not any(found.values()):
+        found = _from_archive(engine, str(details["Id"]), files, path)
+    if files.is_one:
+        return {str(files.form): content for content in found.values() if content}
+    return {each: content for each, content in found.items() if content}
 
 
-def _beneath(root: str, parts: list[str]) -> bytes | None:
-    *directories, name = parts
-    descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
-    opened = [descriptor]
+def _from_archive(
+    engine: Engine, container: str, files: TokenFiles, path: str
+) -> dict[str, bytes | None]:
+    if files.is_one:
+        return {path: engine.file(container, path, FILE_LIMIT)}
+    limit = FILES_LIMIT * FILE_LIMIT
+    found = engine.directory(container, path, limit)
+    return {name: each for name, each in found.items() if files.holds(name) and each is not None}
+
+
+def directory_beneath(root: str, path: str) -> Directory:
+    """Opens a directory in another root directory, without following links or `..`.
+
+    Raises OSError.
+    """
+    opened = [os.open(root, os.O_RDONLY | os.O_DIRECTORY)]
     try:
-        for part in directories:
+        for part in filter(None, path.split("/")):
+            if part == "..":  # it could leave the other root: the path is the container's
+                raise NotADirectoryError(f"{path} has `..`, which no directory may have")
             flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
             opened.append(os.open(part, flags, dir_fd=opened[-1]))
-        with Directory(".", opened[-1]) as directory:
-            return directory.read(name)
+        return Directory(".", opened[-1])
     finally:
         for each in opened:
             os.close(each)
@@ -173,12 +212,37 @@ def ask_health(address: str, port: int, path: str) -> dict[str, Any]:
         return {"error": str(error)}
 
 
-def adopted_token_path(details: dict[str, Any], request: dict[str, Any]) -> str:
-    """The path of the token file inside a container that is to be adopted."""
+def adopted_tokens(
+    engine: Engine, details: dict[str, Any], request: dict[str, Any]
+) -> tuple[str, dict[str, bytes]]:
+    """The token files of a container that is to be adopted, and the path at which they are.
+
+    If there is none, the path is the first one that was looked at.
+    """
+    files = TokenFiles(request["token_file"])
+    places = adopted_places(details, request, files)
+    for place in places:
+        found = tokens_of_container(engine, details, files, place)
+        if found:
+            return place, found
+    return places[0], {}
+
+
+def adopted_places(
+    details: dict[str, Any], request: dict[str, Any], files: TokenFiles
+) -> list[str]:
+    """Where the tokens may be in a container: paths of a file, or of directories (see `files`)."""
     if request["adopt_path"]:
-        return str(request["adopt_path"])
+        return [str(request["adopt_path"])]
+    found = []
     for variable in details["Config"].get("Env") or []:
         name, _, value = str(variable).partition("=")
         if name in request["token_env"] and value.startswith("/"):
-            return f"{value}/{request['token_file']}" if name.endswith("_DIR") else value
-    return DEFAULT_TOKEN_PATH
+            is_directory = name.endswith("_DIR")
+            if files.is_one:
+                found.append(f"{value}/{files.form}" if is_directory else value)
+            elif is_directory:
+                found.append(value)
+    if files.is_one:
+        return [*found, f"{request['token_mount']}/{files.form}", DEFAULT_TOKEN_PATH]
+    return [*found, request["token_mount"]]

@@ -8,7 +8,18 @@ import os
 from .compose import compose
 from .containers import client_address, compose_file_of, kind_of, labels_of
 from .engine import EngineError
-from .releases import compose_files, linked, release_dir, text_of, write_file
+from .in_place import Place, keeps_token
+from .releases import (
+    COMPOSE_FILE,
+    MANIFEST,
+    compose_files,
+    linked,
+    make_dir,
+    manifest_of,
+    release_dir,
+    text_of,
+    write_file,
+)
 from .tokens import is_id
 
 TYPE_CHECKING = False
@@ -25,6 +36,7 @@ class Deployment:
     def __init__(self, request: dict[str, Any], engine: Control) -> None:
         self.request, self.engine = request, engine
         self.app_dir, self.project = request["app_dir"], request["project"]
+        self.is_in_place = request["in_place"] is not None
 
     def container(self) -> dict[str, Any] | None:
         """The gateway's container; one of several if an interrupted re-creation left several."""
@@ -45,6 +57,9 @@ class Deployment:
         for details in self.containers():
             self.engine.stop(details["Id"])
             self.engine.remove(details["Id"])
+        if self.is_in_place:
+            Place(self.request["in_place"]).write("")
+            return  # the networks are the operator's
         label = f"com.docker.compose.project={self.project}"
         for network in self.engine.get("/networks", {"filters": {"label": [label]}}):
             try:
@@ -55,7 +70,7 @@ class Deployment:
     def running_release(self) -> str | None:
         """The release of the container, else the one that `current` points at."""
         details = self.container()
-        if details:
+        if details and not self.is_in_place:
             labels = details["Config"].get("Labels") or {}
             path = compose_file_of(labels).split(",")[0]
             release = os.path.basename(os.path.dirname(path))
@@ -89,13 +104,51 @@ class Deployment:
         `again`: create it even if there is a container of this release.
 
         Raises:
-            ComposeError: with compose's output.
+            ComposeError: with compose's output. OSError: the override cannot be written.
         """
+        if self.is_in_place:
+            self._create_in_place(release)
+            return
         files = compose_files(release_dir(self.app_dir, release))
         if image:
             files.append(self._with_image(image))
         flags = ["--force-recreate"] if again else []
         compose(self.project, files, ["up", "--no-start", "--no-build", *flags])
+
+    def _create_in_place(self, release: str) -> None:
+        """The same with the operator's files, and this package's override if they need it."""
+        place = Place(self.request["in_place"])
+        details = self.container()
+        labels = (details["Config"].get("Labels") or {}) if details else {}
+        project = labels.get("com.docker.compose.project", "")
+        manifest = manifest_of(self.app_dir, release) or {}
+        token = manifest | manifest["in_place"] if manifest.get("in_place") else None
+        text, files = "", place.own_files
+        if token and not keeps_token(place.service_of(project, files), token):
+            text = text_of(f"{release_dir(self.app_dir, release)}/{COMPOSE_FILE}")
+            files = [*files, str(place.override)]
+        place.write(text)
+        flags = ["--no-start", "--no-build", "--no-deps", "--pull", "never"]
+        place.compose(project, files, ["up", *flags, place.service])
+
+    def store_baseline(self, details: dict[str, Any], manifest: dict[str, Any], path: str) -> str:
+        """Stores, as a release to go back to, what runs without this package; returns its id.
+
+        `manifest`: of the release that replaces it; `path`: where its token is in the container.
+        """
+        from hashlib import sha256
+
+        content = json.dumps({"services": {}}).encode()
+        stored = {COMPOSE_FILE: {"sha256": sha256(content).hexdigest(), "owner": [0o600, 0, 0]}}
+        baseline = manifest | {"in_place": None, "token_path": path, "files": stored}
+        text = json.dumps(baseline, indent=1, sort_keys=True).encode()
+        release = sha256(text).hexdigest()[:12]
+        directory = release_dir(self.app_dir, release)
+        make_dir(directory)
+        write_file(f"{directory}/{COMPOSE_FILE}", content, 0o600)
+        write_file(f"{directory}/{MANIFEST}", text, 0o600)
+        write_file(f"{directory}/image", str(details["Image"]).encode(), 0o600)
+        return release
 
 
 def manifest_of_container(details: dict[str, Any] | None) -> dict[str, Any] | None:

@@ -163,6 +163,35 @@ class Engine:
             raise
         return _first_file(bytes(archive), limit)
 
+    def directory(self, container: str, path: str, limit: int) -> dict[str, bytes]:
+        """The regular files of a directory and its subdirectories, at most `limit` bytes in all.
+
+        By path relative to the directory; empty if it is missing or larger.
+        """
+        import tarfile  # only needed for stopped containers
+
+        query = {"path": path}
+        archive = bytearray()
+        try:
+            with self._ask("GET", f"/containers/{quote(container)}/archive", query) as answer:
+                for piece in answer.pieces():
+                    archive += piece
+                    if len(archive) > limit:
+                        return {}
+        except EngineError as error:
+            if error.status == 404:
+                return {}
+            raise
+        try:
+            with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+                return {
+                    entry.name.partition("/")[2]: file.read()
+                    for entry in tar
+                    if entry.isreg() and (file := tar.extractfile(entry))
+                }
+        except (tarfile.TarError, ValueError):
+            return {}
+
     def _config(self, container: str) -> dict[str, Any]:
         found = self.get(f"/containers/{quote(container)}/json")
         return checked(checked(found, dict).get("Config"), dict)

@@ -26,6 +26,8 @@ NO_FILE = (
     "be counted, and each start costs one; gateway_token_at_start = False deploys it"
 )
 
+TOO_FEW = "fewer of its tokens are valid than gateway_tokens_expected says"
+
 Rules = namedtuple("Rules", "min_healthy deadline asks_http token_at_start engine_counts has_token")
 """The parameters of a gate; times in seconds.
 
@@ -45,9 +47,10 @@ Observation = namedtuple(
 `status`: of the container: `running`, `exited`, `gone`, or `unknown` if the engine does not
 answer. `start`: identifies one start of the container. `health`: by the engine: `healthy`,
 `starting`, `unhealthy` or empty. `answer`: `good`, `bad`, or empty if not probed; `heard`: the last
-answer in words. `token`: `valid`, `unknown` (form), `expired`, `damaged` or `missing`. `replaced`:
-if a token was replaced, the seconds for which it was still valid. `refused`: whether the log of
-this start contains KIS's `EGW00133`; `credentials`: `EGW00103` or `EGW00105`, if it contains that.
+answer in words. `token`: `valid`, `few` (some of the expected tokens are valid), `unknown` (form),
+`expired`, `damaged` or `missing`. `replaced`: if a token was replaced, the seconds for which it was
+still valid. `refused`: whether the log of this start contains KIS's `EGW00133`; `credentials`:
+`EGW00103` or `EGW00105`, if it contains that.
 """
 
 History = namedtuple(
@@ -142,8 +145,8 @@ def _judge_running(seen: Observation, history: History, rules: Rules) -> tuple[V
         history = history._replace(good_since=seen.t)
     if history.good_since is None:
         return Verdict("wait", heard), history
-    if rules.token_at_start and seen.token in ("missing", "expired", "damaged"):
-        lack = {"missing": NO_FILE, "damaged": "the token file is damaged"}
+    if rules.token_at_start and seen.token in ("missing", "expired", "damaged", "few"):
+        lack = {"missing": NO_FILE, "damaged": "the token file is damaged", "few": TOO_FEW}
         reason = lack.get(seen.token, "every token in its token file has expired")
         return Verdict("wait", f"{heard}, but {reason}"), history
     if rules.engine_counts and seen.health == "starting":

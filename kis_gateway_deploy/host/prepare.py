@@ -9,6 +9,8 @@ import time
 from binascii import a2b_base64
 
 from .compose import ComposeError, compose
+from .directory import Directory, make_token_dir
+from .in_place import Place
 from .releases import (
     changed_since,
     compose_files,
@@ -19,7 +21,7 @@ from .releases import (
     sync,
     write_file,
 )
-from .tokens import Directory, make_token_dir
+from .token_files import TokenFiles
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,9 +33,10 @@ LOCK_SECONDS = 60
 def prepare(request: dict[str, Any]) -> dict[str, Any]:
     """`outcome`: `prepared`, `refused` (nothing was done) or `failed`; and `why`.
 
-    `request`: `app_dir`, `project`, `seen` (the generation that the plan was made from, or null);
-    `tokens` (null, or `dir`, `file` and `owner` of a token directory to prepare); `release` (null,
-    or its `id` and `files`: for each name the `content` in base64 and the `owner`: mode, uid, gid).
+    `request`: `app_dir`, `project`, `in_place` (see `Place`, or null), `seen` (the generation that
+    the plan was made from, or null); `tokens` (null, or `dir`, `file` and `owner` of a token
+    directory to prepare); `release` (null, or its `id` and `files`: for each name the `content` in
+    base64 and the `owner`: mode, uid, gid).
     """
     app_dir = request["app_dir"]
     make_dir(f"{app_dir}/releases")
@@ -48,29 +51,37 @@ def prepare(request: dict[str, Any]) -> dict[str, Any]:
     if held is None:
         return {"outcome": "refused", "why": "another deploy prepares a release here: try again"}
     try:
-        why = _stage(app_dir, request["project"], **request["release"])
+        why = _stage(request, **request["release"])
     finally:
         os.close(held)
     return {"outcome": "failed" if why else "prepared", "why": why}
 
 
-def _prepare_tokens(dir: str, file: str, owner: list[int]) -> None:
+def _prepare_tokens(dir: str, file: str | None, owner: list[int]) -> None:
     make_token_dir(dir)
+    files = TokenFiles(file)
     with Directory(dir) as directory:
-        found = directory.examine(file)
-        if found and found.state == "damaged":
-            # It may be half written by a running gateway: read it again after a second.
+        names = files.next_names(directory) if file else []
+        damaged = [name for name in names if _is_damaged(directory, name)]
+        if damaged:
+            # They may be half written by a running gateway: read them again after a second.
             time.sleep(1)
-            found = directory.examine(file)
-        if found and found.state == "damaged":
-            directory.set_aside(file, "damaged")
-        directory.own((owner[0], owner[1]), file)
+        for name in damaged:
+            if _is_damaged(directory, name):
+                directory.set_aside(name, "damaged")
+        directory.own((owner[0], owner[1]), files.holds, deep=file is None)
 
 
-def _stage(app_dir: str, project: str, id: str, files: dict[str, Any]) -> str:
+def _is_damaged(directory: Directory, name: str) -> bool:
+    found = directory.examine(name)
+    return found is not None and found.state == "damaged"
+
+
+def _stage(request: dict[str, Any], id: str, files: dict[str, Any]) -> str:
     """Puts a release on the host; returns what is wrong with it, or empty."""
     from shutil import rmtree
 
+    app_dir = request["app_dir"]
     releases = f"{app_dir}/releases"
     for name in os.listdir(releases):
         if name.startswith(".staging."):  # left by a killed run; contains secrets
@@ -81,7 +92,7 @@ def _stage(app_dir: str, project: str, id: str, files: dict[str, Any]) -> str:
             mode, uid, gid = file["owner"]
             content = a2b_base64(file["content"])
             write_file(f"{staging}/{os.path.basename(name)}", content, mode, (uid, gid))
-        if why := _refused_by_compose(project, compose_files(staging)):
+        if why := _refused_by_compose(request, staging):
             return why
         # Replace a release whose files were changed by hand; a running container keeps its mounts.
         there = release_dir(app_dir, id)
@@ -96,9 +107,14 @@ def _stage(app_dir: str, project: str, id: str, files: dict[str, Any]) -> str:
     return ""
 
 
-def _refused_by_compose(project: str, files: list[str]) -> str:
-    # `config` only warns, with status 0, if a variable is not set: any output is an error.
+def _refused_by_compose(request: dict[str, Any], staging: str) -> str:
+    project, files = request["project"], compose_files(staging)
     try:
+        if request["in_place"]:
+            place = Place(request["in_place"])
+            place.service_of("", [*place.own_files, *files])  # warnings are the operator's own
+            return ""
+        # `config` only warns, with status 0, if a variable is not set: any output is an error.
         said = compose(project, files, ["config", "--quiet"])
         if not said and len(files) > 1:
             return _lost_by_override(project, files)

@@ -8,22 +8,25 @@ import re
 import stat
 import time
 
-from .compose import plugins
+from .compose import ComposeError, plugins
 from .containers import (
     CREDENTIALS,
     REFUSAL,
-    adopted_token_path,
+    adopted_tokens,
     ask_health,
     compose_file_of,
     engine_address,
-    file_of_container,
     kind_of,
     labels_of,
     name_of,
     socket_path,
     token_mount,
+    tokens_of_container,
+    user_of,
 )
+from .directory import Directory
 from .engine import IMAGES_RUN, Engine, EngineError
+from .in_place import Place, keeps_token
 from .releases import (
     COMPOSE_FILE,
     MANIFEST,
@@ -36,7 +39,8 @@ from .releases import (
     text_of,
     token_target,
 )
-from .tokens import MARGIN, Directory, examine, is_id, kept_fingerprint
+from .token_files import PARKED_LIMIT, TokenFiles, kept_fingerprint
+from .tokens import MARGIN, examine, is_id
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -47,7 +51,7 @@ REFUSED_WITHIN = 130
 """How many seconds of a gateway's log are searched for a refusal by KIS."""
 
 EXPIRIES = 20
-"""Maximum number of tokens of one file whose expiries are reported: the last to expire."""
+"""Maximum number of tokens whose expiries are reported, the last to expire; and of token files."""
 
 MAPPED = bytes(10) + b"\xff\xff"
 """The beginning of an IPv4-mapped IPv6 address (RFC 4291)."""
@@ -64,11 +68,12 @@ KINDS = {
 def read(request: dict[str, Any]) -> dict[str, Any]:
     """The reading of this host for one deployment, as `kis_gateway_deploy.reading` describes it.
 
-    `request`: `project`, `service`, `app_dir`, `token_dir`, `token_file`, the id of the desired
-    `release`, references of `images`, `with_layers` (whether missing images are sent layer by
-    layer), `adopt` (a container's name, or null) and `adopt_path` (the path of its token file;
-    null: as in its environment), `health` (null, or address, port and path to probe), and `history`
-    (the number of lines).
+    `request`: `project`, `service`, `app_dir`, `token_dir`, `token_file` (see `TokenFiles`),
+    `token_mount` (the directory in the container), `token_env` (variables that name the file or its
+    directory), the id of the desired `release`, references of `images`, `with_layers` (whether
+    missing images are sent layer by layer), `adopt` (a container's name, or null) and `adopt_path`
+    (the path of its token file or of their directory; null: as in its environment), `health` (null,
+    or address, port and path to probe), and `history` (the number of lines).
     """
     found = _machine()
     found.update(_token_directory(request))
@@ -162,7 +167,7 @@ def _listening(table: str) -> Iterator[tuple[str, int]]:
 
 
 def _token_directory(request: dict[str, Any]) -> dict[str, Any]:
-    name = request["token_file"]
+    files = TokenFiles(request["token_file"])
     found: dict[str, Any] = {}
     try:
         at = os.lstat(request["token_dir"])
@@ -174,19 +179,24 @@ def _token_directory(request: dict[str, Any]) -> dict[str, Any]:
     except OSError:
         return found
     with directory:
-        entries = [directory.stat(each) for each in directory.names("")]
+        entries = [directory.stat(each) for each in directory.names()]
         found["token_dir_owners"] = sorted({each.st_uid for each in entries if each})
-        entry, evidence = directory.stat(name), directory.examine(name)
-        if entry and evidence:
-            found["token_file"] = _described(entry)
-            found["token_written"] = int(entry.st_mtime)
+        names = files.names(directory)
+        evidence = files.examine(directory, names)
+        described = {n: status for n in names[:EXPIRIES] if (status := directory.stat(n))}
+        if evidence and described:
+            found["token_files"] = {name: _described(s) for name, s in described.items()}
+            found["token_written"] = int(max(s.st_mtime for s in described.values()))
             found["token_state"] = evidence.state
             found["token_expires"] = evidence.valid_until
-            found["token_file_says"] = evidence.file_says
+            # The gateway asks KIS if there is no file of today.
+            is_read = not files.has_date or files.next_names(directory)
+            found["token_file_says"] = evidence.file_says if is_read else None
             found["token_source"] = evidence.source
             found["token_expiries"] = evidence.expiries[-EXPIRIES:]
             found["token_key"] = evidence.whose
-        attempt = json_of((directory.read(f"{name}.attempt") or b"").decode("utf-8", "replace"))
+        attempt_file = directory.read(f"{files.form}.attempt") if files.is_one else b""
+        attempt = json_of((attempt_file or b"").decode("utf-8", "replace"))
         if isinstance(attempt, dict) and is_id(attempt.get("app_key_fingerprint")):
             moment = attempt.get("attempted_at")
             if isinstance(moment, (int, float)) and 0 < moment < 10**11:
@@ -198,23 +208,28 @@ def _kept_tokens(request: dict[str, Any], found: dict[str, Any]) -> dict[str, An
     kept = f"{request['app_dir']}/tokens"
     if not os.path.isdir(kept):
         return {}
-    path = f"{request['token_dir']}/{request['token_file']}"
+    files = TokenFiles(request["token_file"])
+    path = files.path(request["token_dir"])
     with Directory(kept) as directory:
-        parked = _parked(directory)
+        parked = _parked(directory, files)
     whose = found.get("token_key") or kept_fingerprint(request["app_dir"], path)
     return {"token_key": whose if found.get("token_state") else None, "parked": parked}
 
 
-def _parked(directory: Directory) -> dict[str, int]:
+def _parked(directory: Directory, files: TokenFiles) -> dict[str, int]:
     """When parked tokens expire, by the fingerprint of their app key."""
-    ends = {key: _ends(directory, key) for key in directory.names("") if is_id(key)}
-    return {key: end for key, end in ends.items() if end is not None}
+    found = {
+        key: _ends(files, files.unpack(directory.read(key, PARKED_LIMIT)))
+        for key in directory.names()
+        if is_id(key)
+    }
+    return {key: ends for key, ends in found.items() if ends is not None}
 
 
-def _ends(directory: Directory, name: str) -> int | None:
-    content = directory.read(name)
-    ends: int | None = examine(content).valid_until if content else None
-    return ends
+def _ends(files: TokenFiles, contents: dict[str, bytes]) -> int | None:
+    """When the last of the tokens in these files expires; None if that is unknown."""
+    found = files.together(map(examine, contents.values()))
+    return found.valid_until if found else None
 
 
 def _described(at: os.stat_result) -> dict[str, str]:
@@ -273,11 +288,13 @@ def _containers(request: dict[str, Any], host: dict[str, Any], engine: Engine) -
     found["others"], found["image_architectures"] = [], {}
     gateway: dict[str, Any] | None = None
     talkers = []
+    networks = {}
     for summary in engine.containers(all=True):
         labels, name = labels_of(summary), name_of(summary)
         if summary.get("Image") in request["images"]:
             # Docker shows a name here only while it still refers to this image.
             found["images"][summary["Image"]] = str(summary.get("ImageID"))
+        networks[name] = (summary.get("HostConfig") or {}).get("NetworkMode")
         kind = kind_of(labels, request)
         if kind == "stranger":
             found["strangers"].append({"name": name, "compose_file": compose_file_of(labels)})
@@ -302,10 +319,8 @@ def _containers(request: dict[str, Any], host: dict[str, Any], engine: Engine) -
         found["containers"].append(_container(details))
         if is_adopted:
             found["adopted_id"] = details["Id"]
-            path = adopted_token_path(details, request)
-            content = file_of_container(engine, details, path)
-            found["adopted_path"] = path
-            found["adopted_token_expires"] = examine(content).valid_until if content else None
+            found["adopted_path"], contents = adopted_tokens(engine, details, request)
+            found["adopted_token_expires"] = _ends(TokenFiles(request["token_file"]), contents)
         if is_ours:
             gateway = details
         if is_ours or is_adopted:
@@ -323,18 +338,95 @@ def _containers(request: dict[str, Any], host: dict[str, Any], engine: Engine) -
             found["layers"] = _layers(engine, info)
     if gateway is not None:
         target = token_target(request["app_dir"], host.get("current"))
+        if request["in_place"]:
+            target = request["token_mount"]
         found["token_mount"] = token_mount(gateway, target, request["token_dir"])
         if found["token_mount"] == "other":
-            content = file_of_container(engine, gateway, f"{target}/{request['token_file']}")
-            ends = examine(content).valid_until if content else None
-            found["mounted_token_expires"] = ends
+            files = TokenFiles(request["token_file"])
+            path = f"{target}/{files.form}" if files.is_one else target
+            contents = tokens_of_container(engine, gateway, files, path)
+            found["mounted_token_expires"] = _ends(files, contents)
         if request["health"] and gateway["State"]["Running"]:
             found["client_sees"] = ask_health(**request["health"])
+        network = f"container:{gateway['Id']}"
+        found["sidecars"] = sorted(name for name, each in networks.items() if each == network)
+    if request["in_place"]:
+        found["in_place"] = _in_place(request, gateway, engine)
+        if gateway and not found["in_place"]["keeps_token"]:
+            found["adopted_path"], contents = adopted_tokens(engine, gateway, request)
+            found["adopted_token_expires"] = _ends(TokenFiles(request["token_file"]), contents)
     if (host.get("token_expires") or 0) <= host["clock"] + MARGIN:
         # A gateway without a valid token may be in a crash loop, asking KIS at each start.
         moments = [_refused(engine, each, host["clock"]) for each in talkers]
         found["refused"] = max(filter(None, moments), default=None)
     return found
+
+
+def _in_place(
+    request: dict[str, Any], gateway: dict[str, Any] | None, engine: Engine
+) -> dict[str, Any]:
+    """The operator's compose project, as `reading.InPlace` describes it.
+
+    Compose is asked only if the container does not keep its token as it should.
+    """
+    asked = request["in_place"]
+    found: dict[str, Any] = {"is_there": os.path.isfile(asked["compose_file"])}
+    place = Place(asked)
+    text, made_from = place.text, []
+    found["override"], found["files"] = place.override, place.own_files
+    found["is_written"] = text == asked["override"]
+    found["keeps_token"] = False
+    if gateway:
+        config = gateway["Config"]
+        found["user"] = user_of(gateway)
+        found["network_mode"] = gateway["HostConfig"].get("NetworkMode")
+        made_from = compose_file_of(config.get("Labels") or {}).split(",")
+        found["keeps_token"] = keeps_token(
+            {
+                "volumes": [
+                    {"type": each["Type"], "source": each["Source"], "target": each["Destination"]}
+                    for each in gateway["Mounts"]
+                ],
+                "environment": dict(str(each).partition("=")[::2] for each in config["Env"] or []),
+            },
+            request | asked,
+        )
+    needs_override = bool(text) or place.override in made_from
+    if found["keeps_token"] and (found["is_written"] or not needs_override):
+        found["is_written"] = True
+        return found
+    if not found["is_there"]:
+        return found
+    os.environ["DOCKER_HOST"] = engine_address()
+    labels = gateway["Config"]["Labels"] if gateway else {}
+    project = labels.get("com.docker.compose.project", "")
+    try:
+        own = place.service_of(project, place.own_files)
+        found["has_lines"] = keeps_token(own, request | asked)
+        if gateway:
+            found["differs"] = _differs(place, gateway, project, made_from, engine)
+    except (ComposeError, ValueError) as error:
+        found["error"] = str(error)[-2000:]
+    return found
+
+
+def _differs(
+    place: Place, gateway: dict[str, Any], project: str, made_from: list[str], engine: Engine
+) -> str:
+    """What the operator's own `docker compose up -d` would change; empty if nothing.
+
+    `files`, `image` or `definition`: such as a variable that was set only in the operator's shell.
+    """
+    own = [os.path.realpath(file) for file in place.own_files]
+    if [os.path.realpath(file) for file in made_from if file != place.override] != own:
+        return "files"
+    image = engine.image(gateway["Config"]["Image"])
+    if image and image.get("Id") != gateway["Image"]:
+        return "image"
+    if place.override in made_from and not place.text:
+        return ""  # this package's own file was removed, so there is nothing to compare with
+    label = gateway["Config"]["Labels"].get("com.docker.compose.config-hash")
+    return "" if place.hash(project, made_from) == label else "definition"
 
 
 def _published(name: str, summary: dict[str, Any]) -> list[list[Any]]:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import time
 
+from .directory import Directory
 from .engine import EngineError
 from .gate import KIS_MINUTE, Rules
 from .neighbour import addresses
 from .releases import release_dir, text_of
-from .tokens import MARGIN, Directory, Kept
+from .token_files import Kept, TokenFiles
+from .tokens import MARGIN
 from .watch import TokenWatch, Watch, excerpt
 
 TYPE_CHECKING = False
@@ -56,10 +59,29 @@ class Starter:
         Raises FailedError.
         """
         kept = kept_of(self.request, manifest)
+        self.note_restart_policy(details, manifest)
         self._make_ready(kept, manifest)
+        if manifest.get("token_path"):
+            self._put_into_container(details, kept, manifest)
         self.step("ready")
         # The engine gives the new container the old one's address, which has just become free.
         self._start_and_watch(details, manifest, kept, addresses(before))
+
+    def note_restart_policy(self, details: dict[str, Any], manifest: dict[str, Any]) -> None:
+        """Stores the restart policy that a container gets once it has passed the gate."""
+        policy = details["HostConfig"].get("RestartPolicy") or {}
+        name, known = policy.get("Name") or "no", self.state.get("restart") or {}
+        if manifest["restart"]:
+            noted = {"name": manifest["restart"], "retries": 0}
+        elif known.get("id") == details["Id"] and name == "no":
+            return  # set to `no` by a gate that was cut off
+        else:  # in place, the operator's compose file says it
+            noted = {"name": name, "retries": policy.get("MaximumRetryCount") or 0}
+        self.state.note(restart=noted | {"id": details["Id"]})
+
+    def set_restart_policy(self, container: str) -> None:
+        policy = self.state["restart"]
+        self.engine.set_restart_policy(container, policy["name"], policy["retries"])
 
     def left_of_kis_minute(self) -> float:
         """Seconds until KIS may be asked: by the request's `kis_wait`, and the last time asked."""
@@ -76,6 +98,23 @@ class Starter:
                 f"the token directory {manifest['token_dir']} could not be made ready: {error}"
             ) from None
 
+    def _put_into_container(
+        self, details: dict[str, Any], kept: Kept, manifest: dict[str, Any]
+    ) -> None:
+        """Copies the token to where a gateway without this package's mount keeps it."""
+        path = manifest["token_path"]
+        with Directory(manifest["token_dir"]) as directory:
+            names = kept.files.next_names(directory)
+            files = {name: content for name in names if (content := directory.read(name))}
+        parent = os.path.dirname(path) if kept.files.is_one else path
+        if kept.files.is_one:
+            files = {os.path.basename(path): content for content in files.values()}
+        uid, _, gid = str(manifest["user"]).partition(":")
+        try:
+            self.engine.put(details["Id"], parent, files, (int(uid), int(gid)))
+        except EngineError as error:
+            self.say(f"the token could not be put back at {path} in the container: {error}")
+
     def _start_and_watch(
         self,
         details: dict[str, Any],
@@ -85,7 +124,7 @@ class Starter:
     ) -> None:
         """Disables restarts until the gate has passed: each could be a request to KIS."""
         container = str(details["Id"])
-        tokens = TokenWatch(manifest["token_dir"], manifest["token_file"])
+        tokens = TokenWatch(manifest["token_dir"], kept.files, kept.expected)
         request = self.request
         rules = Rules(
             request["min_healthy"],
@@ -111,7 +150,7 @@ class Starter:
             self.put_token_back(manifest)
             self._explain(container, watch)
             raise FailedError(why)
-        self.engine.set_restart_policy(container, manifest["restart"])
+        self.set_restart_policy(container)
         if (watch.details["State"].get("Health") or {}).get("Status") == "unhealthy":
             self.say(
                 "Warning: Docker says that this container is unhealthy, though it answers: see the "
@@ -119,20 +158,30 @@ class Starter:
             )
 
     def _set_token_aside(self, manifest: dict[str, Any]) -> float:
-        """Sets the token file aside; returns the seconds until KIS may be asked."""
-        with Directory(manifest["token_dir"]) as directory:
-            aside = directory.set_aside(manifest["token_file"], "aside")
-        self.state.note(aside=aside)
-        self.say(f"  the token file is set aside: {manifest['token_dir']}/{aside}")
+        """Sets aside the token files that may be why the gateway exits: those that have expired,
+        and those of unknown form. Returns the seconds until KIS may be asked.
+
+        Of a gateway that may keep other files beside its tokens, an unknown one is left alone.
+        """
+        token_dir, files = manifest["token_dir"], TokenFiles(manifest["token_file"])
+        aside = []
+        with Directory(token_dir) as directory:
+            for name in files.next_names(directory):
+                found = directory.examine(name)
+                expired = found and found.state == "token" and found.valid_until <= time.time()
+                if expired or (found and found.state == "unknown" and files.form):
+                    aside.append([name, directory.set_aside(name, "aside")])
+                    self.state.note(aside=aside)
+                    self.say(f"  the token file is set aside: {token_dir}/{aside[-1][1]}")
         return self.left_of_kis_minute()
 
     def put_token_back(self, manifest: dict[str, Any]) -> None:
-        aside = self.state.get("aside")
-        if not aside:
+        if not self.state.get("aside"):
             return
-        name = manifest["token_file"]
         with Directory(manifest["token_dir"]) as directory:
-            if directory.stat(aside) is not None:
+            for name, aside in self.state["aside"]:
+                if directory.stat(aside) is None:
+                    continue
                 if directory.stat(name) is not None:
                     directory.set_aside(name, "new")
                 directory.rename(aside, name)
@@ -196,7 +245,8 @@ def values_of(text: str) -> set[str]:
 
 
 def kept_of(request: dict[str, Any], manifest: dict[str, Any]) -> Kept:
-    return Kept(request["app_dir"], manifest["token_dir"], manifest["token_file"])
+    expected = manifest.get("tokens_expected", 1)
+    return Kept(request["app_dir"], manifest["token_dir"], manifest["token_file"], expected)
 
 
 def must_ask(kept: Kept, manifest: dict[str, Any]) -> bool:

@@ -45,10 +45,10 @@ def switch(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Yields messages as `{"say": …}`, `{"beat": true}` in silence, at the end `{"result": …}`.
 
     `request`: as for `read`; and `action`: `up`, `rollback`, `revert`, `restart`, `down`, `stop` or
-    `start`; `release` (an id; null for a revert to nothing); `seen` and `generation`; `by`;
-    `budget`: the number of issuances allowed; `kis_wait`: seconds until KIS may be asked; `token`
-    (a donated one in base64, or null); `min_healthy` and `deadline` in seconds; and `die_at`, one
-    of `STEPS`, or null.
+    `start`; `release` (an id; null for a revert to nothing); `seen` and `generation`; `by` and
+    `forced` (outside of the rollout window), for the history; `budget`: the number of issuances
+    allowed; `kis_wait`: seconds until KIS may be asked; `token` (a donated one in base64, or null);
+    `min_healthy` and `deadline` in seconds; and `die_at`, one of `STEPS`, or null.
 
     The result: `outcome` (see above), `generation`, `issuances`, `rewritten` (whether the token
     file was rewritten with the same token), `asked` (whether KIS may just have been asked), `why`.

@@ -9,10 +9,11 @@ from collections import namedtuple
 
 from .compose import wait_for_end
 from .containers import CREDENTIALS, REFUSAL, ask_health, authority
+from .directory import Directory
 from .engine import EngineError
 from .gate import History, Observation, Rules, judge
 from .neighbour import REFUSE_SECONDS, announce, refuse
-from .tokens import Directory, examine
+from .tokens import examine
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from .control import Control
+    from .token_files import TokenFiles
     from .tokens import Evidence
 
 SECOND = 1.0
@@ -32,67 +34,82 @@ Seen = namedtuple("Seen", "evidence content stat")
 
 
 class TokenWatch:
-    """Watches a token file while a gateway runs, and counts issuances.
+    """Watches the token files while a gateway runs, and counts issuances.
 
     An issuance is a token that was not there before. KIS returns the same token for six hours
     (FACTS of KIS's token API), so a file that is rewritten with the same token may or may not be an
-    issuance.
+    issuance. `expected`: how many valid tokens a gateway needs.
     """
 
-    def __init__(self, token_dir: str, name: str) -> None:
-        self.token_dir, self.name = token_dir, name
+    def __init__(self, token_dir: str, files: TokenFiles, expected: int = 1) -> None:
+        self.token_dir, self.files, self.expected = token_dir, files, expected
         self.issuances = 0
         self.rewritten = False
         self.last_issued = 0.0  # of time.monotonic
         self.replaced = 0.0
-        self.known = self._look()
+        self.known = self._look({})
 
     def look(self) -> str:
-        """The state of the file, as in `Observation`; counts new issuances."""
-        if self._stat() != self.known.stat:
-            seen = self._look()
-            if seen.evidence is None or seen.evidence.state == "damaged":
-                return self._state(seen.evidence)  # it may be half written
-            self._compare(seen)
-            self.known = seen
-        return self._state(self.known.evidence)
+        """The state of the files together, as in `Observation`; counts new issuances."""
+        before, now = self.known, self._look(self.known)
+        for name, seen in now.items():
+            if seen is before.get(name):
+                continue
+            if seen.evidence.state == "damaged":
+                continue  # it may be half written
+            self._compare(before.get(name), seen)
+            self.known = self.known | {name: seen}
+        return self._state(self.files.together(seen.evidence for seen in now.values()))
 
-    def _compare(self, seen: Seen) -> None:
-        before, after = self.known.evidence, seen.evidence
-        was_there = before is not None and before.state != "damaged"
-        is_new = any(token not in self.known.content for token in after.tokens or ())
-        if not was_there or is_new:
-            self.issuances += 1
+    def _compare(self, before: Seen | None, after: Seen) -> None:
+        known = [seen.content for seen in self.known.values()]
+        tokens = after.evidence.tokens or ()
+        new = [token for token in tokens if not any(token in content for content in known)]
+        was_there = before is not None and before.evidence.state != "damaged"
+        if not was_there and not tokens:
+            # A token of unknown form, unless the file may be anything.
+            new = [b""] if self.files.form else []
+        if new or (not was_there and self.files.is_one):
+            self.issuances += max(1, len(new))
             self.last_issued = time.monotonic()
-            left = (before.valid_until or 0) - time.time() if was_there else 0
+            ends = before.evidence.valid_until if before and was_there else None
+            left = (ends or 0) - time.time()
             self.replaced = max(self.replaced, left)
-        else:
+        elif was_there:
             self.rewritten = True
 
-    def _look(self) -> Seen:
+    def _look(self, known: dict[str, Seen]) -> dict[str, Seen]:
+        """The files that are there; those in `known` that have not changed are not read again."""
         try:
             with Directory(self.token_dir) as directory:
-                at, content = self._stat(), directory.read(self.name)
-                if content is None:
-                    return Seen(directory.examine(self.name), b"", at)
-                return Seen(examine(content), content, at)  # read once: it may change any time
+                names = self.files.names(directory)
+                return {
+                    name: seen
+                    for name in names
+                    if (seen := self._seen(directory, name, known.get(name)))
+                }
         except OSError:
-            return Seen(None, b"", None)
+            return {}
 
-    def _stat(self) -> tuple[int, int, int] | None:
-        try:
-            with Directory(self.token_dir) as directory:
-                at = directory.stat(self.name)
-        except OSError:
+    def _seen(self, directory: Directory, name: str, known: Seen | None) -> Seen | None:
+        at = directory.stat(name)
+        if at is None:
             return None
-        return (at.st_ino, at.st_mtime_ns, at.st_size) if at else None
+        status = at.st_ino, at.st_mtime_ns, at.st_size
+        if known and known.stat == status:
+            return known
+        content = directory.read(name)
+        if content is None:
+            return Seen(directory.examine(name), b"", status)
+        return Seen(examine(content), content, status)  # read once: it may change any time
 
     def _state(self, evidence: Evidence | None) -> str:
         if evidence is None:
             return "missing"
         if evidence.state != "token":
             return str(evidence.state)
-        return "valid" if (evidence.valid_until or 0) > time.time() else "expired"
+        valid = sum(end > time.time() for end in evidence.expiries)
+        return "valid" if valid >= self.expected else "few" if valid else "expired"
 
 
 class Watch:

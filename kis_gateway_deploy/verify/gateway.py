@@ -2,22 +2,54 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+import re
+import shlex
 import time
-from pathlib import Path
-from typing import Any
+from functools import cache
+from pathlib import Path, PurePath
+from typing import Any, NamedTuple
 
 import pytest
 
+from kis_gateway_deploy.host import directory, token_files, tokens
 from kis_gateway_deploy.host.containers import authority
 from kis_gateway_deploy.release import COMPOSE_FILE, OVERRIDE_FILE
-from kis_gateway_deploy.settings import SERVICE, Settings
+from kis_gateway_deploy.settings import Settings
 from kis_gateway_deploy.verify.inventory import InventoryHost, run
+
+# Run on the host, so that no token leaves it: only its state, and a hash of each file.
+EXAMINE = """
+import hashlib, sys
+files = TokenFiles(json.loads(sys.argv[2]))
+with Directory(sys.argv[1]) as directory:
+    names = files.names(directory)
+    found = files.examine(directory, names)
+    hashes = {name: hashlib.sha256(directory.read(name) or b"").hexdigest() for name in names}
+print(json.dumps([found.state if found else "missing", found.expiries if found else [], hashes]))
+"""
 
 PROBE = """
 import sys, urllib.request
 sys.exit(not 200 <= urllib.request.urlopen(sys.argv[1], timeout=2).status < 300)
 """
+
+
+class TokensFound(NamedTuple):
+    """The state of the token files (see `Evidence`), each token's expiry, each file's SHA-256."""
+
+    state: str
+    expiries: list[int]
+    hashes: dict[str, str]
+
+
+@cache
+def _examine() -> str:
+    """A program for the host: the host program's own modules for token files, and `EXAMINE`."""
+    sources = "".join(map(inspect.getsource, (tokens, directory, token_files)))
+    imports = re.compile(r"^from (\.|__future__).*\n", re.MULTILINE)
+    return f"from __future__ import annotations\n{imports.sub('', sources)}{EXAMINE}"
 
 
 class Gateway:
@@ -35,6 +67,11 @@ class Gateway:
         if self.settings.token_store == "external":
             pytest.skip("gateway_token_store = 'external': the token cannot be judged")
 
+    def expect_own_project(self) -> None:
+        """Skips a test of what the operator's own compose file decides."""
+        if self.settings.is_in_place:
+            pytest.skip("gateway_compose_file: your own compose file decides that")
+
     @property
     def release_dir(self) -> str:
         """As the deploy names it, even if a part of its path is a link."""
@@ -49,10 +86,13 @@ class Gateway:
     @property
     def containers(self) -> list[str]:
         label = "label=com.docker.compose"
+        project = f"project={self.settings.project}"
+        if self.settings.compose_file:
+            project = f"project.working_dir={PurePath(self.settings.compose_file).parent}"
         return self.run(
             "docker", "ps", "--all", "--quiet", "--no-trunc",
-            "--filter", f"{label}.project={self.settings.project}",
-            "--filter", f"{label}.service={SERVICE}",
+            "--filter", f"{label}.{project}",
+            "--filter", f"{label}.service={self.settings.service_name}",
         ).split()  # fmt: skip
 
     @property
@@ -65,7 +105,22 @@ class Gateway:
         found: list[dict[str, Any]] = json.loads(self.run("docker", "inspect", self.container))
         return found[0]
 
-    def compose(self, *arguments: str) -> None:
+    def recreate(self) -> None:
+        """Re-creates the container; in place as the operator does, with this one service."""
+        words = ("--no-deps", "--no-build") if self.settings.is_in_place else ()
+        self._compose("up", "--detach", "--force-recreate", *words)
+
+    def remove_and_create(self) -> None:
+        in_place = self.settings.is_in_place
+        self._compose(*(("rm", "--stop", "--force") if in_place else ("down",)))
+        self._compose("up", "--detach", *(("--no-deps", "--no-build") if in_place else ()))
+
+    def _compose(self, *arguments: str) -> None:
+        if self.settings.compose_file:
+            directory = str(PurePath(self.settings.compose_file).parent)
+            words = ["docker", "compose", *arguments, self.settings.service_name]
+            self.run("sh", "-c", f"cd {shlex.quote(directory)} && {shlex.join(words)}")
+            return
         files = [word for file in self.compose_files for word in ("--file", file)]
         self.run("docker", "compose", "--progress", "quiet", *files, *arguments)
 
@@ -100,13 +155,17 @@ class Gateway:
         result = self.host.run("python3 -c %s %s", PROBE, url)
         return "" if result.rc == 0 else f"{url}: {result.stderr.strip().splitlines()[-1:]}"
 
-    def token_fingerprint(self) -> str:
-        """A hash of the token file: the token itself never leaves the host."""
-        return self.run("sha256sum", self.settings.token_path).split()[0]
+    def token_files(self) -> TokensFound:
+        form = json.dumps(self.settings.token_file)
+        words = "python3", "-I", "-S", "-c", _examine(), self.settings.token_dir, form
+        return TokensFound(*json.loads(self.run(*words)))
 
     def issuances(self) -> int | None:
-        """Successful calls of the token endpoint, counted by the simulator; None without one."""
-        if not self.settings.simulator:
+        """Successful calls of the token endpoint, counted by the simulator.
+
+        None without it, and for a gateway in place, whose app key is unknown.
+        """
+        if not self.settings.simulator or self.settings.is_in_place:
             return None
         url = "http://127.0.0.1:9443/_simulator/counters"
         probe = f"import urllib.request as u; print(u.urlopen('{url}').read().decode())"

@@ -5,10 +5,14 @@ If the package is installed, pytest finds this module by its entry point.
 
 from __future__ import annotations
 
+from datetime import datetime
+
 import pytest
 
+from kis_gateway_deploy.display import closed_window
 from kis_gateway_deploy.verify.gateway import Gateway
 from kis_gateway_deploy.verify.inventory import InventoryError, InventoryHost, load_inventory
+from kis_gateway_deploy.windows import KOREA
 
 _hosts = pytest.StashKey[list[InventoryHost]]()
 
@@ -17,6 +21,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("kis-gateway-deploy")
     group.addoption("--inventory", help="the pyinfra inventory whose hosts are verified")
     group.addoption("--limit", default="", help="names of hosts, separated by commas; empty: all")
+    group.addoption("--force", action="store_true", help="restarts outside of rollout_window, too")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -37,6 +42,20 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         hosts = metafunc.config.stash[_hosts]
         metafunc.parametrize(
             "gateway", hosts, ids=[each.name for each in hosts], indirect=True, scope="session"
+        )
+
+
+@pytest.hookimpl(trylast=True)  # after `-m` has left out tests
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Raises UsageError if a test would restart a gateway outside of the rollout window."""
+    hosts = config.stash.get(_hosts, [])
+    restarts = any(item.get_closest_marker("restarts") for item in items)
+    if not hosts or not restarts or config.getoption("--force"):
+        return
+    if closed := closed_window(hosts[0].settings.window, datetime.now(KOREA)):
+        raise pytest.UsageError(
+            f"nothing was restarted: {closed} (rollout_window): try again then, restart nothing "
+            'with SAFE=1 (pytest: -m "not restarts"), or go on now with FORCE=1 (pytest: --force)'
         )
 
 

@@ -17,6 +17,8 @@ def test_compose_file_is_the_current_releases_and_valid(gateway: Gateway) -> Non
     file = gateway.host.file(f"{gateway.release_dir}/docker-compose.yml")
     assert file.is_file
     assert (file.user, f"{file.mode:o}") == ("root", "600")
+    if gateway.settings.is_in_place:
+        return  # it is an override: valid only with the operator's own file
     result = gateway.host.run("docker compose --file %s config --quiet", file.path)
     assert (result.rc, result.stdout, result.stderr) == (0, "", "")
 

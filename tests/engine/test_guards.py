@@ -7,17 +7,20 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from kis_gateway_deploy.paths import ROOT
+from kis_gateway_deploy.windows import KOREA
 from tests.engine.conftest import Deployment
 from tests.tools import BIN, Outcome, command, docker, get
 
 VERBS = ["up", "plan", "drift", "status", "restart", "rollback", "down"]
 QUIET_VERBS = ["plan", "status", "drift"]
+FORCE = ("--data", "force=1")
 
 
 @pytest.fixture(scope="module")
@@ -231,7 +234,7 @@ def test_an_unknown_make_variable_is_an_error() -> None:
     assert "LIMT: unknown variable, nothing was done" in outcome.output
 
 
-@pytest.mark.parametrize("name", ["INVENTORY", "LIMIT", "RELEASE"])
+@pytest.mark.parametrize("name", ["INVENTORY", "LIMIT", "RELEASE", "FORCE"])
 def test_no_make_variable_is_executed(deployed: Deployment, name: str) -> None:
     marker = deployed.directory / "ran"
     code = f"x;touch {marker};$(shell touch {marker})$$(touch {marker})`touch {marker}`"
@@ -239,6 +242,39 @@ def test_no_make_variable_is_executed(deployed: Deployment, name: str) -> None:
     assert make("rollback", *(f"{key}={value}" for key, value in values.items())).status == 2
     assert make("rollback", **values).status == 2
     assert not marker.exists()
+
+
+def test_outside_of_the_window_a_refused_verb_leaves_no_trace(deployed: Deployment) -> None:
+    opens, closes = (datetime.now(KOREA) + timedelta(hours=hours) for hours in (3, 4))
+    window: dict[str, Any] = {"rollout_window": [f"{opens:%a %H:%M}-{closes:%H:%M}"]}
+    until = f"the window is closed until {opens:%a %Y-%m-%d %H:%M} Korean time"
+    changed = window | {"gateway_labels": {"changed": "yes"}}
+    before = deployed.host_state()
+    for verb, changes in [("up", changed), *((v, window) for v in ("restart", "rollback", "down"))]:
+        outcome = deployed.run(verb, **changes)
+        outcome.assert_refused(until, "FORCE=1", f"{verb}: blocked on 1 of 1 hosts (@local)")
+    for verb, word in [("plan", "changes"), ("drift", "drifted"), ("status", "read")]:
+        outcome = deployed.run(verb, **changed)
+        assert f"{verb}: {word} on 1 of 1 hosts" in outcome.output
+        assert (f"! {until}" in outcome.output) == (verb != "status"), outcome.output
+    assert (same := deployed.up(**window)).status == 0, same.output
+    assert "up: up to date on 1 of 1 hosts" in same.output
+    refused = deployed.verify(**window)
+    assert refused.status == 4  # pytest's usage error: no test ran
+    assert f"nothing was restarted: {until}" in refused.output
+    assert "Traceback" not in refused.output
+    assert deployed.host_state() == before
+
+    safe = deployed.verify("-m", "not restarts", "-k", "the_port_is_open", **window)
+    assert safe.status == 0, safe.output
+    forced = deployed.verify("--force", "-k", "outlives and docker_restart", **window)
+    assert forced.status == 0, forced.output
+    for changes in (window, {}):
+        outcome = deployed.run("restart", *FORCE, **changes)
+        assert outcome.status == 0, outcome.output
+    events = (deployed.app_dir / "history.jsonl").read_text().splitlines()
+    assert [json.loads(event)["forced"] for event in events[-2:]] == [True, False]
+    assert "restart (forced)" in deployed.run("status").output
 
 
 @pytest.mark.parametrize("verb", ["plan", "drift"])

@@ -7,11 +7,13 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from kis_gateway_deploy.windows import KOREA
 from tests.lab.conftest import OwnLab
 from tests.lab.fleet import Fleet, changed
 from tests.tools import wait_for
@@ -108,6 +110,33 @@ def test_hosts_switched_before_a_failure_are_reverted_or_kept(
         assert fleet.previous() == previous  # a rollback must not restore the bad release
     last = fleet.history("lab-1")[-1]["action"]
     assert last == ("revert" if revert == "fleet" else "up")
+
+
+def test_no_batch_begins_after_the_window_has_closed(fleet: Fleet) -> None:
+    """It closes while the canary has to stay healthy."""
+    releases, containers = fleet.releases(), fleet.containers()
+    wait_for(lambda: 35 < time.time() % 60 < 50, "the window closes in 10 to 25 s", 60)
+    now = datetime.now(KOREA)
+    opened, closes = now - timedelta(hours=1), now + timedelta(minutes=1)
+    outcome = fleet.up(
+        **changed(),
+        rollout_min_healthy_time=30,
+        rollout_window=[f"{opened:%a %H:%M}-{closes:%H:%M}"],
+    )
+    assert outcome.status == 1
+    why = f"the window closed at {closes:%a %Y-%m-%d %H:%M} Korean time"
+    assert f"no further batch begins: {why}" in outcome.output
+    for name in ALL[1:]:
+        assert f"[{name}] was not switched: {why}" in outcome.output
+    assert fleet.releases() == releases
+    after = fleet.containers()
+    assert after.pop("lab-1") != containers.pop("lab-1")
+    assert after == containers
+    events = fleet.history("lab-1")[-2:]
+    assert [(event["action"], event["forced"]) for event in events] == [
+        ("up", False),
+        ("revert", False),
+    ]
     assert fleet.up().status == 0
 
 

@@ -85,7 +85,9 @@ def reading(**changes: Any) -> Reading:
         "disk_free_kb": 20 * 1024 * MIB_IN_KB,
         "listening": frozenset({("127.0.0.1", 8080), ("10.0.0.1", 22)}),
         "token_dir": HostPath(mode="700", owner="10001:10001", kind="directory"),
-        "token_file": HostPath(mode="600", owner="10001:10001", kind="regular file"),
+        "token_files": {
+            "kis_token.json": HostPath(mode="600", owner="10001:10001", kind="regular file")
+        },
         "token_state": "token",
         "token_expires": 1795470000 + 20 * 3600,
         "token_file_says": 1795470000 + 20 * 3600,
@@ -103,7 +105,7 @@ def reading(**changes: Any) -> Reading:
 
 # The token directory has no token file.
 NO_TOKEN: dict[str, Any] = {
-    "token_file": None,
+    "token_files": {},
     "token_state": "",
     "token_expires": None,
     "token_file_says": None,

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import time
+from datetime import datetime
 from typing import Any
 
 import click
@@ -12,6 +13,7 @@ from kis_gateway_deploy.plans import make_plan, plan_without_python
 from kis_gateway_deploy.reading import Change, Event, Reading
 from kis_gateway_deploy.release import COMPOSE_FILE, Release, make_release
 from kis_gateway_deploy.settings import Settings
+from kis_gateway_deploy.windows import KOREA, outside_krx
 from tests.unit import builders
 from tests.unit.builders import container, reading
 
@@ -126,6 +128,34 @@ def test_a_row_of_the_status_table(changes: dict[str, Any], words: list[str]) ->
         assert word in row
 
 
+def test_a_forced_switch_is_marked_in_the_status() -> None:
+    forced = EVENT.model_copy(update={"forced": True})
+    table = display.status_table({"a": reading(history=(EVENT, forced))})
+    assert [line.split()[4:6] for line in table.splitlines()[-2:]] == [
+        ["switch", "-"],
+        ["switch", "(forced)"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("zone", "words"),
+    [
+        ("Asia/Seoul", "Thu 2026-11-26 20:00 Korean time"),
+        ("UTC", "Thu 2026-11-26 20:00 Korean time (Thu 2026-11-26 11:00 here)"),
+        ("America/New_York", "Thu 2026-11-26 20:00 Korean time (Thu 2026-11-26 06:00 here)"),
+    ],
+)
+def test_the_time_of_a_window_is_shown_in_both_zones(
+    monkeypatch: pytest.MonkeyPatch, zone: str, words: str
+) -> None:
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    window = outside_krx("07:00-20:00")
+    closed, opens = (datetime(2026, 11, 26, hour, tzinfo=KOREA) for hour in (12, 20))
+    assert display.closed_window(window, closed) == f"the window is closed until {words}"
+    assert display.closed_window(window, opens) == display.closed_window(None, closed) == ""
+
+
 def test_a_host_without_python_in_the_status() -> None:
     hosts = {"a": display.NO_PYTHON}
     assert display.status_table(hosts).splitlines()[1] == "a     no python3"
@@ -199,6 +229,7 @@ def test_the_status_as_json() -> None:
                 "image": "kis:1.4",
                 "outcome": "switched",
                 "issuances": 1,
+                "forced": False,
             }
         ],
     }
@@ -310,8 +341,14 @@ def shown(
     return plain(display.host_plan("web-1", settings, release, host, plan, in_the_way)).splitlines()
 
 
+TOKEN = "  /docker_data/kis_tokens/kis_token.json: the token is valid for 20 h 00 min (expires_at)"
+
+
 def test_a_plan_without_changes() -> None:
-    assert shown(reading(), builders.settings(), builders.release()) == ["web-1: up to date"]
+    lines = shown(reading(), builders.settings(), builders.release())
+    assert lines == ["web-1: up to date", TOKEN]
+    without = shown(reading(**builders.NO_TOKEN), builders.settings(), builders.release())
+    assert TOKEN not in without
 
 
 DRIFTED: dict[str, Any] = {
@@ -328,9 +365,9 @@ FOUND = [
 def test_a_plan_of_a_host_that_has_drifted() -> None:
     settings, release = builders.settings(), builders.release()
     first = "web-1: drifted"
-    assert shown(reading(**DRIFTED), settings, release) == [first, *FOUND]
+    assert shown(reading(**DRIFTED), settings, release) == [first, TOKEN, *FOUND]
     blocked = shown(reading(**DRIFTED), settings, release, in_the_way=("web-2 is refused",))
-    assert blocked == ["web-1: blocked", *FOUND, "  ! in the way: web-2 is refused"]
+    assert blocked == ["web-1: blocked", TOKEN, *FOUND, "  ! in the way: web-2 is refused"]
 
 
 def test_drift_is_listed_below_the_changes() -> None:
@@ -341,7 +378,7 @@ def test_drift_is_listed_below_the_changes() -> None:
         "in order; the gateway runs on"
     )
     lines = shown(host, builders.settings(), builders.release())
-    assert lines == ["web-1: 1 change", reason, *FOUND]
+    assert lines == ["web-1: 1 change", reason, TOKEN, *FOUND]
 
 
 def test_a_plan_of_a_host_without_python() -> None:
@@ -372,7 +409,8 @@ def test_a_plan_of_a_changed_setting() -> None:
         release_damage="is not on the host",
     )
     lines = shown(host, settings, new, in_the_way=("the disk is full",))
-    assert lines[:5] == [
+    assert lines[3] == TOKEN
+    assert lines[:3] + lines[4:6] == [
         "web-1: blocked (2 changes)",
         f"  - release {new.id}: is not on the host -> the release is put on the host; nothing that "
         "runs is touched",

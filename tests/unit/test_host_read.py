@@ -20,12 +20,18 @@ from kis_gateway_deploy.host import containers, read, releases
 from kis_gateway_deploy.host.deployment import manifest_of_container
 from kis_gateway_deploy.host.donor import token
 from kis_gateway_deploy.host.engine import EngineError
+from kis_gateway_deploy.host.token_files import TokenFiles
 from kis_gateway_deploy.reading import Reading
 from tests.unit.builders import jwt
 from tests.unit.test_reading import LEAST
 
 KEY, OTHER = "0a1b2c3d4e5f", "f5e4d3c2b1a0"
-REQUEST = {"project": "kis", "service": "kis-gateway", "app_dir": "/opt/kis-gateway"}
+REQUEST: dict[str, Any] = {
+    "in_place": None,
+    "project": "kis",
+    "service": "kis-gateway",
+    "app_dir": "/opt/kis-gateway",
+}
 
 
 def labels(**changes: str) -> dict[str, str]:
@@ -372,7 +378,7 @@ def test_a_client_waits_two_seconds_for_an_answer() -> None:
         assert 1 < time.monotonic() - began < 10
 
 
-def test_a_file_beneath_a_directory_is_found_without_following_links(tmp_path: Path) -> None:
+def test_a_directory_beneath_another_is_opened_without_following_links(tmp_path: Path) -> None:
     inside, outside = tmp_path / "root/app/tokens", tmp_path / "outside"
     inside.mkdir(parents=True)
     outside.mkdir()
@@ -380,12 +386,13 @@ def test_a_file_beneath_a_directory_is_found_without_following_links(tmp_path: P
     (outside / "t.json").write_text("of the host")
     (tmp_path / "root/linked").symlink_to(outside)
     root = str(tmp_path / "root")
-    assert containers._beneath(root, ["app", "tokens", "t.json"]) == b"{}"
-    assert containers._beneath(root, ["app", "tokens", "none"]) is None
-    with pytest.raises(OSError, match="link"):
-        containers._beneath(root, ["linked", "t.json"])
     descriptors = len(list(Path("/proc/self/fd").iterdir()))
-    containers._beneath(root, ["app", "tokens", "t.json"])
+    with containers.directory_beneath(root, "/app/tokens") as found:
+        assert found.read("t.json") == b"{}"
+        assert found.read("none") is None
+    for path in ("/linked", "linked/", "/app/../../outside"):
+        with pytest.raises(OSError, match=r"link|directory"):
+            containers.directory_beneath(root, path)
     assert len(list(Path("/proc/self/fd").iterdir())) == descriptors
 
 
@@ -408,22 +415,31 @@ def test_a_release_tells_that_the_token_directory_is_ours(host: dict[str, Any]) 
 
 
 @pytest.mark.parametrize(
-    ("environment", "path"),
+    ("environment", "form", "places"),
     [
-        ([], containers.DEFAULT_TOKEN_PATH),
-        (["KIS_TOKEN_FILE=/data/a.json"], "/data/a.json"),
-        (["KIS_TOKEN_CACHE_DIR=/data", "KIS_TOKEN_FILE_PATH=/elsewhere"], "/data/t.json"),
-        (["KIS_TOKEN_FILE=relative.json"], containers.DEFAULT_TOKEN_PATH),
+        ([], "t.json", ["/app/tokens/t.json"]),
+        (["KIS_TOKEN_FILE=/data/a.json"], "t.json", ["/data/a.json", "/app/tokens/t.json"]),
+        (
+            ["KIS_TOKEN_CACHE_DIR=/data", "KIS_TOKEN_FILE_PATH=/elsewhere"],
+            "t.json",
+            ["/data/t.json", "/app/tokens/t.json"],
+        ),
+        (["KIS_TOKEN_FILE=relative.json"], "t.json", ["/app/tokens/t.json"]),
+        (["KIS_TOKEN_FILE=/data/a.json"], "*.json", ["/app/tokens"]),
+        (["KIS_TOKEN_CACHE_DIR=/data"], None, ["/data", "/app/tokens"]),
     ],
 )
-def test_the_path_of_an_adopted_token_follows_its_own_variables(
-    environment: list[str], path: str
+def test_an_adopted_token_is_looked_for_where_its_own_variables_say(
+    environment: list[str], form: str | None, places: list[str]
 ) -> None:
-    request: dict[str, Any] = {"adopt_path": None, "token_file": "t.json"}
+    request: dict[str, Any] = {"adopt_path": None, "token_mount": "/app/tokens"}
     request["token_env"] = ["KIS_TOKEN_FILE", "KIS_TOKEN_CACHE_DIR"]
     details = {"Config": {"Env": environment}}
-    assert containers.adopted_token_path(details, request) == path
-    assert containers.adopted_token_path(details, request | {"adopt_path": "/own"}) == "/own"
+    files = TokenFiles(form)
+    expected = [*places, containers.DEFAULT_TOKEN_PATH] if files.is_one else places
+    assert containers.adopted_places(details, request, files) == expected
+    own = request | {"adopt_path": "/own"}
+    assert containers.adopted_places(details, own, files) == ["/own"]
 
 
 def test_the_mount_of_a_release_without_one_is_the_default(host: dict[str, Any]) -> None:

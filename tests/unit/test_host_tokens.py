@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from kis_gateway_deploy.host.tokens import FILE_LIMIT, Directory, examine
+from kis_gateway_deploy.host.directory import Directory
+from kis_gateway_deploy.host.tokens import FILE_LIMIT, examine
 from tests.unit.builders import jwt
 
 ENDS = 1800000000  # 2027-01-15 08:00 UTC, 17:00 in Korea
@@ -246,8 +247,7 @@ def test_only_the_newest_of_many_entries_are_listed(tokens: Path) -> None:
         path = tokens / f"t.{number}\n"
         path.touch()
         os.utime(path, (number, number))
-    (tokens / "other").touch()
     with Directory(str(tokens)) as opened:
-        found = opened.names("t.")
+        found = opened.names()
     assert len(found) == 1000
     assert (found[0], found[-1]) == ("t.1099\n", "t.100\n")

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from kis_gateway_deploy.host.tokens import Directory, Kept
+from kis_gateway_deploy.host.directory import Directory
+from kis_gateway_deploy.host.token_files import Kept
 
 KEY, OTHER = "0a1b2c3d4e5f", "f5e4d3c2b1a0"
 ENDS = 4102444800  # in 2100
@@ -31,6 +32,10 @@ def path(tmp_path: Path) -> Path:
 @pytest.fixture
 def kept(path: Path) -> Kept:
     return Kept(str(path.parents[1] / "app"), str(path.parent), path.name)
+
+
+def one(text: str) -> dict[str, bytes]:
+    return {"t.json": text.encode()}
 
 
 def files_in(directory: Path) -> dict[str, str]:
@@ -90,20 +95,21 @@ def test_a_brought_token_is_used_if_it_expires_later(
     if there:
         path.write_text(token(there))
     is_better = there is None or there < ENDS
-    assert kept.bring(token().encode(), KEY) == is_better
+    assert kept.bring(one(token()), KEY) == is_better
     assert kept.best(KEY) == ("token", max(ENDS, there or 0))
     kept.ready(KEY, ME)
     assert files_in(path.parent) == {"t.json": token(max(ENDS, there or 0))}
 
 
 def test_an_expired_or_invalid_token_is_not_brought(kept: Kept) -> None:
-    for content in (token(1700000000).encode(), b"", b"{", b"not known", None):
-        assert not kept.bring(content, KEY)
+    for content in (token(1700000000), "", "{", "not known"):
+        assert not kept.bring(one(content), KEY)
+    assert not kept.bring({}, KEY)
     assert remembered(kept) == {}
 
 
 def test_a_brought_token_that_names_its_key_is_parked_for_that_key(kept: Kept) -> None:
-    assert kept.bring(token(app_key_fingerprint=OTHER).encode(), KEY)
+    assert kept.bring(one(token(app_key_fingerprint=OTHER)), KEY)
     assert list(remembered(kept)) == [OTHER]
 
 
@@ -120,7 +126,7 @@ def test_two_tokens_of_the_same_key_are_both_kept(kept: Kept, path: Path) -> Non
 
 def test_a_file_of_unknown_form_is_never_replaced(kept: Kept, path: Path) -> None:
     path.write_text("sealed")
-    kept.bring(token().encode(), KEY)
+    kept.bring(one(token()), KEY)
     assert kept.best(KEY) == ("unknown", 0)
     kept.ready(KEY, ME)
     assert path.read_text() == "sealed"
@@ -130,7 +136,7 @@ def test_a_file_with_several_tokens_is_never_replaced_by_one(kept: Kept, path: P
     both = json.dumps({"real": json.loads(token(ENDS - 2)), "paper": json.loads(token(ENDS - 1))})
     both = both.replace('"t"', '"u"', 1)
     path.write_text(both)
-    assert kept.bring(token().encode(), KEY)
+    assert kept.bring(one(token()), KEY)
     kept.ready(KEY, ME)
     assert path.read_text() == both
 
@@ -147,7 +153,7 @@ def test_a_damaged_file_is_set_aside_unchanged(kept: Kept, path: Path, damage: s
 
 def test_a_directory_in_place_of_the_token_file_is_set_aside(kept: Kept, path: Path) -> None:
     path.mkdir()
-    kept.bring(token().encode(), KEY)
+    kept.bring(one(token()), KEY)
     kept.ready(KEY, ME)
     assert path.read_text() == token()
     assert any(each.is_dir() for each in path.parent.iterdir())
@@ -209,7 +215,7 @@ def test_no_owner_or_mode_is_changed_through_a_link_that_replaces_the_file(path:
     try:
         with Directory(str(path.parent)) as directory:
             for _ in range(300):
-                directory.own(OWNER, path.name)
+                directory.own(OWNER, path.name.__eq__)
     finally:
         done.set()
         swapper.join()

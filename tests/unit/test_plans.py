@@ -125,6 +125,10 @@ def path(mode: str = "700", owner: str = "10001:10001", kind: str = "directory")
     return HostPath(mode=mode, owner=owner, kind=kind)
 
 
+def files(token_file: HostPath) -> dict[str, Any]:
+    return {"token_files": {"kis_token.json": token_file}}
+
+
 MISSING = "/docker_data/kis_tokens is missing"
 NOT_RIGHT = "/docker_data/kis_tokens: its owner or mode is not right"
 FILE_NOT_RIGHT = "/docker_data/kis_tokens/kis_token.json: its owner or mode is not right"
@@ -136,8 +140,8 @@ FILE_NOT_RIGHT = "/docker_data/kis_tokens/kis_token.json: its owner or mode is n
         ({"token_dir": path(mode="755")}, NOT_RIGHT),
         ({"token_dir": path(owner="0:0")}, NOT_RIGHT),
         ({"token_dir": path(owner="10001:0")}, NOT_RIGHT),
-        ({"token_file": path("600", "0:0", "regular file")}, FILE_NOT_RIGHT),
-        ({"token_file": path("400", kind="regular file")}, FILE_NOT_RIGHT),
+        (files(path("600", "0:0", "regular file")), FILE_NOT_RIGHT),
+        (files(path("400", kind="regular file")), FILE_NOT_RIGHT),
     ],
 )
 def test_only_the_token_directory_is_prepared(changes: dict[str, Any], reason: str) -> None:
@@ -167,7 +171,7 @@ def test_the_switch_changes_the_owner_of_the_token_directory() -> None:
     "token_file", [path("644", kind="regular file"), path("600", kind="regular empty file")]
 )
 def test_a_token_file_that_the_gateway_can_write_is_left_alone(token_file: HostPath) -> None:
-    assert plan(token_file=token_file) == Plan()
+    assert plan(**files(token_file)) == Plan()
 
 
 def test_no_token_file_is_created() -> None:
@@ -717,13 +721,13 @@ UNKNOWN = DAMAGED | {"token_state": "unknown"}
     ],
 )
 def test_a_damaged_token_is_set_aside_while_the_gateway_keeps_running(kind: str, what: str) -> None:
-    made = plan(**DAMAGED, token_file=path("600", kind=kind))
+    made = plan(**DAMAGED, **files(path("600", kind=kind)))
     assert made == Plan(steps(("tokens", f"{TOKEN} is {what}: it is set aside")))
 
 
 def test_a_damaged_token_is_set_aside_by_the_switch_if_no_gateway_runs() -> None:
     down: dict[str, Any] = {"containers": (), "listening": frozenset()}
-    made = plan(**DAMAGED, **down, token_file=path("600", kind="regular file"))
+    made = plan(**DAMAGED, **down, **files(path("600", kind="regular file")))
     assert {step.does for step in made.steps} == {"switch"}
     assert f"{TOKEN} is damaged: it is set aside" in reasons(made)
 
@@ -1090,11 +1094,11 @@ def test_a_container_is_made_from_the_override_too() -> None:
 def test_down_removes_any_container_and_refuses_what_it_cannot_tell(
     actual: dict[str, Any], refusals: list[str], steps: int, expected: list[str]
 ) -> None:
-    made = plan_to_remove(Plan(refusals=refusals), reading(**actual))
+    made = plan_to_remove(Plan(refusals=refusals), settings(), reading(**actual))
     assert (len(made.steps), made.refusals) == (steps, expected)
 
 
 def test_down_in_a_switch_is_refused_though_there_is_no_container() -> None:
     between = reading(containers=(), switching=True, current=None)
-    made = plan_to_remove(Plan(refusals=[NOTHING_RUNS]), between)
+    made = plan_to_remove(Plan(refusals=[NOTHING_RUNS]), settings(), between)
     assert made.refusals == ["a switch is under way here: wait for its end, then try again"]

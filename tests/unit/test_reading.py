@@ -50,7 +50,9 @@ DEPLOYED = LEAST | {
     "engine": "up",
     "listening": [["0.0.0.0", 22], ["127.0.0.1", 8080], ["::1", 8080]],  # noqa: S104
     "token_dir": {"mode": "700", "owner": "10001:10001", "kind": "directory"},
-    "token_file": {"mode": "600", "owner": "10001:10001", "kind": "regular file"},
+    "token_files": {
+        "kis_token.json": {"mode": "600", "owner": "10001:10001", "kind": "regular file"}
+    },
     "token_written": 1795469000,
     "token_expires": 1795555400,
     "token_file_says": None,

@@ -43,6 +43,7 @@ def test_a_host_is_asked_about_its_deployment() -> None:
     assert asked == {
         "project": "kis",
         "service": "kis-gateway",
+        "in_place": None,
         "app_dir": "/opt/my gateway",
         "token_dir": AWKWARD_DIRECTORY,
         "token_file": "kis_token.json",
@@ -52,6 +53,7 @@ def test_a_host_is_asked_about_its_deployment() -> None:
         "adopt": None,
         "adopt_path": None,
         "token_env": ["KIS_TOKEN_FILE_PATH"],
+        "token_mount": "/app/tokens",
         "health": {"address": "127.0.0.1", "port": 8080, "path": "/health"},
         "history": 5,
     }
@@ -134,6 +136,7 @@ def test_the_request_for_a_switch_has_the_times_of_the_gate() -> None:
     assert (asked["min_healthy"], asked["deadline"]) == (0.25, 120)
     assert (asked["adopt"], asked["budget"], asked["kis_wait"]) == ("old", 1, 7)
     assert (asked["seen"], asked["generation"], asked["by"]) == ("seen", "new", "kim@desk")
+    assert asked["forced"] is False
 
 
 def test_no_secret_is_in_a_command_or_a_repr(tmp_path: Path) -> None:

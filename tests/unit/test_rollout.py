@@ -50,7 +50,7 @@ class Fleet:
     """Hosts that do each action successfully, except the hosts that `bad` lists for it."""
 
     bad: dict[str, set[str]] = field(default_factory=dict)
-    signal_after: str = ""
+    stop_after: str = ""  # an action that is done, or "start"
     done: list[str] = field(default_factory=list)
     messages: list[str] = field(default_factory=list)
 
@@ -62,9 +62,7 @@ class Fleet:
             start=lambda name: self.do("start", name),
             look=lambda name: "" if self.do("look", name) else "a client gets: HTTP 503",
             say=self.messages.append,
-            interrupted=lambda: (
-                "SIGTERM" if self.signal_after and self.signal_after in self.done else ""
-            ),
+            stop_reason=lambda: "too late" if self.stop_after in ("start", *self.done) else "",
             side_by_side=self.side_by_side,
         )
 
@@ -135,17 +133,28 @@ def test_a_host_that_cannot_be_reverted_is_a_separate_error() -> None:
     assert progress.reverted == ["canary"]
 
 
-def test_after_a_signal_no_batch_begins_and_switched_hosts_are_reverted() -> None:
-    fleet = Fleet(signal_after="switch a")
-    progress = fleet.roll()
+@pytest.mark.parametrize(("revert", "reverted"), [("fleet", ["canary", "a", "b"]), ("host", [])])
+def test_with_a_reason_to_stop_no_batch_begins_and_switched_hosts_are_reverted(
+    revert: Literal["fleet", "host"], reverted: list[str]
+) -> None:
+    fleet = Fleet(stop_after="switch a")
+    progress = fleet.roll(revert)
     assert "switch b" in fleet.done  # its batch had begun
     assert "switch c" not in fleet.done
-    assert progress.failed == {"c": "was not switched: interrupted (SIGTERM)"}
-    assert progress.reverted == ["canary", "a", "b"]
+    assert "no further batch begins: too late" in fleet.messages
+    assert progress.failed == {"c": "was not switched: too late"}
+    assert progress.reverted == reverted
 
 
-def test_a_signal_after_the_last_batch_changes_nothing() -> None:
-    progress = Fleet(signal_after="switch c").roll()
+def test_with_a_reason_to_stop_at_the_start_nothing_is_touched() -> None:
+    fleet = Fleet(stop_after="start")
+    progress = fleet.roll(looping=["b"])
+    assert fleet.done == []
+    assert progress.failed == dict.fromkeys(["canary", "a", "b", "c"], "was not switched: too late")
+
+
+def test_a_reason_to_stop_after_the_last_batch_changes_nothing() -> None:
+    progress = Fleet(stop_after="switch c").roll()
     assert (progress.failed, progress.switched) == ({}, ["canary", "a", "b", "c"])
 
 
@@ -165,8 +174,8 @@ def test_a_crash_loop_that_cannot_be_stopped_stops_the_rollout() -> None:
     assert progress.failed == {"b": "could not be stopped"}
 
 
-def test_a_stopped_crash_loop_is_started_again_after_a_signal() -> None:
-    fleet = Fleet(signal_after="switch canary")
+def test_a_stopped_crash_loop_is_started_again_with_a_reason_to_stop() -> None:
+    fleet = Fleet(stop_after="switch canary")
     fleet.roll(looping=["b"])
     assert "switch b" not in fleet.done
     assert "start b" in fleet.done

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from pyinfra.context import ctx_state
 
 from kis_gateway_deploy.plans import Plan, Step
 from kis_gateway_deploy.session import NotAllReadError, Refused, Session, Target
+from kis_gateway_deploy.windows import KOREA, closes_at, opens_at
 from tests.unit import builders
 from tests.unit.builders import NO_TOKEN, host_data, reading
 
@@ -202,6 +204,78 @@ def test_a_host_that_got_python_late_is_still_refused_by_the_limit() -> None:
     put(run, "a", SWITCH, **NO_TOKEN)
     run._rollout = None
     assert "no host within the limit has a token" in run.late_refusal("a")
+
+
+def window(opens: int, closes: int) -> dict[str, Any]:
+    """A window that opens and closes so many hours from now."""
+    now = datetime.now(KOREA)
+    begin, end = (now + timedelta(hours=hours) for hours in (opens, closes))
+    return {"rollout_window": [f"{begin:%a %H:%M}-{end:%H:%M}"]}
+
+
+OPEN, CLOSED = (-1, 1), (2, 3)
+
+
+@pytest.mark.parametrize("verb", ["up", "restart", "rollback", "down"])
+def test_outside_of_the_window_every_host_with_a_step_is_refused(verb: str) -> None:
+    run = session(a=window(*CLOSED), b=window(*CLOSED))
+    run.verb = verb
+    put(run, "a", Plan((Step("release", "is not on the host"),), refusals=["the disk is full"]))
+    put(run, "b", SWITCH)
+    full, closed = run.why_untouched("a")
+    assert full == "the disk is full"
+    assert run.why_untouched("b") == [closed]
+    opens = opens_at(run.window, datetime.now(KOREA))
+    assert f"the window is closed until {opens:%a %Y-%m-%d %H:%M} Korean time" in closed
+    assert "FORCE=1" in closed
+
+
+@pytest.mark.parametrize("verb", ["plan", "drift", "status"])
+def test_a_verb_that_reads_is_free(verb: str) -> None:
+    run = session(a=window(*CLOSED))
+    run.verb = verb
+    put(run, "a", SWITCH)
+    assert run.why_untouched("a") == []
+    assert run.closed_window()
+
+
+def test_within_the_window_and_on_an_up_to_date_host_nothing_is_refused() -> None:
+    run = session(a=window(*OPEN))
+    put(run, "a", SWITCH)
+    assert (run.why_untouched("a"), run.closed_window(), run.stop_reason()) == ([], "", "")
+    run = session(a=window(*CLOSED))
+    put(run, "a", Plan(findings=["the container restarted once"]))
+    assert run.why_untouched("a") == []
+
+
+@pytest.mark.parametrize(
+    ("hours", "force", "is_refused", "is_forced"),
+    [
+        (CLOSED, 1, False, True),
+        (CLOSED, 0, True, False),
+        (CLOSED, "yes", True, False),
+        (OPEN, 1, False, False),
+        (OPEN, 0, False, False),
+        (None, 1, False, False),
+    ],
+)
+def test_a_run_is_forced_only_outside_of_the_window(
+    hours: tuple[int, int] | None, force: object, is_refused: bool, is_forced: bool
+) -> None:
+    run = session(a=(window(*hours) if hours else {}) | {"force": force})
+    put(run, "a", SWITCH)
+    assert (bool(run.why_untouched("a")), run.is_forced_now) == (is_refused, is_forced)
+
+
+def test_a_window_that_has_closed_stops_the_rollout_unless_it_is_forced() -> None:
+    for force in (0, 1):
+        run = session(a=window(-3, -1) | {"force": force})
+        run.decided_at = datetime.now(KOREA) - timedelta(hours=2)  # it was open then
+        closed = closes_at(run.window, run.decided_at)
+        words = f"the window closed at {closed:%a %Y-%m-%d %H:%M} Korean time"
+        assert run.stop_reason().startswith(words) if not force else run.stop_reason() == ""
+        run.interrupted = "SIGTERM"
+        assert run.stop_reason() == "interrupted (SIGTERM)"
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from kis_gateway_deploy.settings import (
     read_secrets,
     validate_fleet,
 )
+from kis_gateway_deploy.windows import outside_krx, weekly
 from tests.unit.builders import host_data, settings
 
 MARKER = "s3cret-in-the-wrong-place"
@@ -71,7 +72,10 @@ def test_the_defaults_are_those_of_the_documented_table() -> None:
         "token_store": "file",
         "token_mount": "/app/tokens",
         "token_env": ("KIS_TOKEN_FILE_PATH",),
+        "compose_file": None,
+        "service": None,
         "token_file": "kis_token.json",
+        "tokens_expected": 1,
         "app_dir": "/opt/kis-gateway",
         "project": "kis",
         "install_docker": True,
@@ -85,6 +89,8 @@ def test_the_defaults_are_those_of_the_documented_table() -> None:
         "rollout_share_token": True,
         "rollout_min_healthy_time": 10,
         "rollout_healthy_deadline": 120,
+        "rollout_window": None,
+        "rollout_krx_hours": "07:00-20:00",
         "plan_show": [],
     }
 
@@ -110,6 +116,13 @@ ANYWHERE = "0.0.0.0"  # noqa: S104 - never bound
         ("rollout_batches", [0], "list of counts and percentages"),
         ("rollout_batches", [True, 1.5], "list of counts and percentages"),
         ("rollout_revert", "canary", "'fleet'"),
+        ("rollout_window", "Sat,Sun", 'must be "outside-krx", or a list'),
+        ("rollout_window", [], 'must be "outside-krx", or a list'),
+        ("rollout_window", True, 'must be "outside-krx", or a list'),
+        ("rollout_window", {"Mon": "20:00"}, 'must be "outside-krx", or a list'),
+        ("rollout_window", ["Sat", "Mon 8-9"], "entry 2 must be days"),
+        ("rollout_krx_hours", "20:00-07:00", "must be two times of one day"),
+        ("rollout_krx_hours", 7, "string"),
         ("rollout_lock_ttl", 900, "was removed: there is no lock"),
         ("gateway_port", 0, "greater than or equal to 1"),
         ("gateway_port", -1, "greater than or equal to 1"),
@@ -172,6 +185,12 @@ ANYWHERE = "0.0.0.0"  # noqa: S104 - never bound
         ("gateway_token_dir", "/data/.", "absolute path"),
         ("gateway_app_dir", "opt", "absolute path"),
         ("gateway_token_file", "a/b.json", "plain file name"),
+        ("gateway_token_file", "KIS{date:%H}", "a name with a date"),
+        ("gateway_token_file", "KIS{date:}", "a name with a date"),
+        ("gateway_token_file", "KIS{date:%Y}{date:%m}", "a name with a date"),
+        ("gateway_token_file", "KIS{date:%Y}*", "a pattern"),
+        ("gateway_token_file", "KIS{day}", "a name with a date"),
+        ("gateway_tokens_expected", 0, "greater than or equal to 1"),
         ("gateway_token_file", "..", "plain file name"),
         ("gateway_token_file", "", "plain file name"),
         ("gateway_project", "KIS", "compose project name"),
@@ -294,6 +313,16 @@ def test_numbers_and_booleans_are_converted_to_text() -> None:
             "has no effect with gateway_network_mode = 'host'",
         ),
         ({"gateway_app_dir": "/docker_data/kis_tokens/a"}, "gateway_token_dir", "each other"),
+        (
+            {"rollout_krx_hours": "08:00-18:00"},
+            "rollout_krx_hours",
+            'rollout_window = "outside-krx"',
+        ),
+        (
+            {"rollout_krx_hours": "08:00-18:00", "rollout_window": ["Sat"]},
+            "rollout_krx_hours",
+            'rollout_window = "outside-krx"',
+        ),
     ],
 )
 def test_settings_that_do_not_fit_together_are_refused(
@@ -418,6 +447,33 @@ def test_all_problems_of_all_hosts_are_in_one_error_in_inventory_order() -> None
         ("atlas", "gateway_secrets_file"),
         ("incheon", "gateway_secrets_file"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("rollout_batches", [2]),
+        ("rollout_revert", "host"),
+        ("rollout_share_token", False),
+        ("rollout_window", ["Sat"]),
+        ("rollout_krx_hours", "08:00-18:00"),
+    ],
+)
+def test_a_setting_of_the_rollout_is_the_same_for_all_hosts(name: str, value: Any) -> None:
+    window = {"rollout_window": "outside-krx"}
+    assert validate_fleet({"a": host_data(**window), "b": host_data(**window)})
+    fleet = {"a": host_data(**window), "b": host_data(**window | {name: value})}
+    [(host, found, what)] = problems_of(fleet)
+    assert (host, found) == ("b", name)
+    assert "differs from a's" in what
+
+
+def test_the_window_is_parsed() -> None:
+    assert settings().window is None
+    assert settings(rollout_window="outside-krx").window == outside_krx("07:00-20:00")
+    made = settings(rollout_window="outside-krx", rollout_krx_hours="08:30-18:00")
+    assert made.window == outside_krx("08:30-18:00")
+    assert settings(rollout_window=["Sat,Sun"]).window == weekly(["Sat,Sun"])
 
 
 def test_one_error_lists_values_relations_files_and_collisions() -> None:
@@ -772,6 +828,9 @@ def test_a_wrong_line_of_an_env_file_is_named_without_its_value(
             {"KIS_TOKEN_FILE_PATH": "/root/.cache/kis/.token.json"},
         ),
         ({"token_env": None}, {}),
+        ({"token_file": None}, {}),
+        ({"token_file": "token_*.json"}, {}),
+        ({"token_file": "KIS{date:%Y%m%d}", "token_env": "KIS_DIR"}, {"KIS_DIR": "/app/tokens"}),
         ({"token_env": "KIS_TOKEN_FILE"}, {"KIS_TOKEN_FILE": "/app/tokens/kis_token.json"}),
         (
             {"token_env": ["KIS_TOKEN_CACHE_PATH", "KIS_TOKEN_CACHE_DIR"]},
@@ -786,6 +845,17 @@ def test_the_variables_name_the_token_file_or_its_directory(
     changes: dict[str, Any], variables: dict[str, str]
 ) -> None:
     assert settings(**changes).token_variables == variables
+
+
+@pytest.mark.parametrize("form", [None, "token_*.json", "t?", ".KIS{date:%Y-%m-%d}.json"])
+def test_a_variable_cannot_name_a_file_whose_name_is_not_fixed(form: str | None) -> None:
+    data = host_data(gateway_token_file=form)
+    assert validate_fleet({"seoul": data})
+    with pytest.raises(SettingsError) as caught:
+        validate_fleet({"seoul": data | {"gateway_token_env": ["A_DIR", "KIS_TOKEN_FILE"]}})
+    [(_, name, what)] = caught.value.problems
+    assert name == "gateway_token_env"
+    assert "KIS_TOKEN_FILE cannot name a file whose name is not fixed" in what
 
 
 def test_a_variable_that_is_not_the_packages_may_be_set() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from kis_gateway_deploy.host.token_files import TokenFiles
 from kis_gateway_deploy.host.watch import TokenWatch, excerpt
 from tests.unit.builders import jwt
 
@@ -23,7 +24,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def watch(path: Path) -> TokenWatch:
-    return TokenWatch(str(path.parent), path.name)
+    return TokenWatch(str(path.parent), TokenFiles(path.name))
 
 
 @pytest.mark.parametrize(
