@@ -15,6 +15,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from ipaddress import ip_address
 from pathlib import Path
 from pprint import pformat
 from textwrap import indent, wrap
@@ -526,10 +527,10 @@ class _Inventory:
                 self.put("gateway_port", int(on_host))
         else:
             self.note("gateway_port: the port on the host is unknown; the default is 8080")
-        address = "0.0.0.0" if address in {"", "::"} else address  # noqa: S104 - never bound here
+        address = address or "0.0.0.0"  # noqa: S104 - never bound here
         if address == "127.0.0.1" or not self.put("gateway_bind_address", address):
             return
-        if not is_in_place and not address.startswith("127."):
+        if not is_in_place and not ip_address(address).is_loopback:
             self.put("gateway_open_to_network", True, "as it is now: restrict it by a firewall")
 
     def _container_port(self, port: int | None, where: str) -> None:

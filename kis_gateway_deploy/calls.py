@@ -125,8 +125,9 @@ def fetch(session: Session, host: Host, target: Target, image: Image) -> bool:
     more: Sequence[object] = ()
     try:
         if image.saved is not None:
-            on_host = target.reading.layers if target.reading else ()
-            more = cut(pack(image.saved, on_host, say), say)
+            reading = target.reading
+            on_host, runs = (reading.layers, reading.runs) if reading else ((), ())
+            more = cut(pack(image.saved, runs, on_host, say), say)
         elif image.context is not None:
             more = [Octets(archive(image.context.items()))]
     except (OSError, ValueError) as error:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import click
 import yaml
 
+from kis_gateway_deploy.host.containers import authority
 from kis_gateway_deploy.plain_yaml import load_plain
 from kis_gateway_deploy.plans import EFFECTS, Plan, Step
 from kis_gateway_deploy.reading import Container, Event, Reading
@@ -237,7 +238,7 @@ def listening_address(settings: Settings) -> str:
     port = settings.published_port
     if settings.network_mode == "host":
         return f"port {port} in the host's own network, on the addresses that it binds itself"
-    address = f"http://{settings.bind_address}:{port}"
+    address = f"http://{authority(settings.bind_address, port)}"
     return f"{address}, open to the network" if settings.is_open else address
 
 

@@ -19,6 +19,7 @@ from pyinfra.context import host, inventory, state
 from pyinfra.operations import files
 
 from kis_gateway_deploy import calls, describing, display, hook, requests
+from kis_gateway_deploy.host.containers import authority
 from kis_gateway_deploy.reading import Reading
 from kis_gateway_deploy.remote import Script
 from kis_gateway_deploy.rollout import Actions
@@ -336,7 +337,7 @@ def _what_a_client_misses(target: Target) -> str:
 
 def where_it_listens(target: Target) -> list[str]:
     settings = target.settings
-    url = f"http://{settings.client_address}:{settings.published_port}"
+    url = f"http://{authority(settings.client_address, settings.published_port)}"
     lines = [
         f"The gateway listens on {display.listening_address(settings)}, "
         f"release {target.release_id}.",

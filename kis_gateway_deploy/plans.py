@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from kis_gateway_deploy.host.containers import authority
 from kis_gateway_deploy.issuance import WORTH_KEEPING, gateway_of, mounted_token_left
 from kis_gateway_deploy.reading import Container, HostPath, InPlace, Reading, TokenUser
 from kis_gateway_deploy.release import Image, Release, simulator_image
@@ -22,7 +23,10 @@ NEEDS_ROOT = (
 )
 NOTHING_RUNS = "no release runs here: deploy first (make deploy)"
 SIMULATOR_PORTS = (9443, 29443)
+DEBIANS = ("debian", "raspbian")  # Raspberry Pi OS of 32 bits is the latter, of 64 bits the former
 DEFAULT_ENGINE = "unix:///var/run/docker.sock"
+# pip installed the binary for this machine.
+COMPOSE_BINARY_RUNS_ON = f"{platform.system()} {platform.machine()}"
 ANYWHERE = "0.0.0.0"  # noqa: S104 - compared, never bound
 
 
@@ -199,10 +203,9 @@ def warnings(settings: Settings, release: Release, reading: Reading) -> list[str
     """What is right to go on with, but not as it should be."""
     found = []
     if settings.is_open:
-        where = "every address" if settings.client_address == "127.0.0.1" else settings.bind_address
         found.append(
-            f"other machines may trade through port {settings.published_port} on {where} of this "
-            "host, without authentication: restrict it by a firewall"
+            f"other machines may trade through port {settings.published_port} on "
+            f"{_where(settings)} of this host, without authentication: restrict it by a firewall"
         )
     if reading.token_state == "unknown":
         found.append(
@@ -234,6 +237,14 @@ def warnings(settings: Settings, release: Release, reading: Reading) -> list[str
     return found
 
 
+def _where(settings: Settings) -> str:
+    """The addresses on which an open gateway is published, in words."""
+    if settings.network_mode == "host":
+        return "every address"
+    everywhere = {ANYWHERE: "every IPv4 address", "::": "every IPv6 address"}
+    return everywhere.get(settings.bind_address, settings.bind_address)
+
+
 def _shares(user: TokenUser, settings: Settings, release: Release) -> bool:
     """Whether another container with the token directory can do no harm there."""
     return user.key == release.key_fingerprint and user.user == settings.user
@@ -244,7 +255,7 @@ def missing_packages(reading: Reading) -> tuple[str, ...]:
     packages: tuple[str, ...] = ()
     if reading.engine == "down" and not reading.dockerd:
         packages += ("docker.io",)
-    if not reading.docker_cli and reading.os[0] == "debian":
+    if not reading.docker_cli and reading.os[0] in DEBIANS:
         packages += ("docker-cli",) if _debian_version(reading) >= 13 else ()
     if not reading.compose:
         packages += _packages_with_compose(reading)
@@ -254,7 +265,7 @@ def missing_packages(reading: Reading) -> tuple[str, ...]:
 def _packages_with_compose(reading: Reading) -> tuple[str, ...]:
     """Where compose v2 is packaged: Debian from 13 on, Ubuntu from 22.04 on."""
     distribution, version = reading.os
-    if distribution == "debian" and _debian_version(reading) >= 13:
+    if distribution in DEBIANS and _debian_version(reading) >= 13:
         return ("docker-compose",)
     if distribution == "ubuntu" and version >= "22.04":
         return ("docker-compose-v2",)
@@ -299,12 +310,13 @@ def refusals(
     elif (
         not reading.compose
         and not _packages_with_compose(reading)
-        and reading.architecture != platform.machine()
+        and f"Linux {reading.architecture}" != COMPOSE_BINARY_RUNS_ON
     ):
         found.append(
             f"compose v2 is missing, this distribution does not package it, and the binary at "
-            f"hand is for {platform.machine()}, not for {reading.architecture}: install the "
-            "compose plugin on the host, or deploy from a machine of its architecture"
+            f"hand is for {COMPOSE_BINARY_RUNS_ON}, not for Linux {reading.architecture}: install "
+            "the compose plugin on the host (docs.docker.com), or deploy from a Linux machine of "
+            "its architecture"
         )
     mib = DISK_FOR_AN_IMAGE_MIB if fetch_image or install_engine else DISK_FOR_A_RELEASE_MIB
     if reading.disk_free_kb < mib * KIB_PER_MIB:
@@ -312,8 +324,10 @@ def refusals(
             f"only {reading.disk_free_kb // KIB_PER_MIB} MiB of disk are free for Docker's data, "
             f"{mib} are needed: make room (`docker system df` shows what takes it)"
         )
-    for setting, port in _held_ports(settings, reading):
-        holders = sorted({name for _, held, name in reading.others if held == port})
+    for setting, address, port in _held_ports(settings, reading):
+        holders = sorted(
+            {name for ip, held, name in reading.others if held == port and _meets(ip, address)}
+        )
         who = f"the container {holders[0]}" if holders else "something else"
         hint = (
             f"stop it (docker stop {holders[0]})"
@@ -408,16 +422,18 @@ def _why_not_in_place(settings: Settings, reading: Reading) -> list[str]:
         ports = gateway.published()
         client = settings.client_address, settings.published_port
         if settings.health_path and not in_host_mode and not _reaches(client, ports):
-            shown = ", ".join(f"{address}:{port}" for address, port in sorted(ports)) or "no port"
+            shown = ", ".join(authority(*each) for each in sorted(ports)) or "no port"
             found.append(
-                f"the container publishes {shown}, not {client[0]}:{client[1]}: set gateway_port "
+                f"the container publishes {shown}, not {authority(*client)}: set gateway_port "
                 "and gateway_bind_address, or gateway_health_path = None"
             )
     return found
 
 
 def _reaches(client: tuple[str, int], published: set[tuple[str, int]]) -> bool:
-    return not published or client in published or (ANYWHERE, client[1]) in published
+    address, port = client
+    everywhere = "::" if ":" in address else ANYWHERE
+    return not published or bool({client, (everywhere, port)} & published)
 
 
 def _no_override(settings: Settings, place: InPlace) -> str:
@@ -435,15 +451,24 @@ def _no_override(settings: Settings, place: InPlace) -> str:
 
 
 def _wrong_architecture(image: Image, reading: Reading) -> str:
-    found = reading.image_architectures.get(image.reference, "")
-    if not found and image.saved:
-        found = image.saved.architecture
-    if not found or not reading.runs or found in reading.runs:
+    on_host = reading.image_architectures.get(image.reference, "")
+    found = (on_host,) if on_host else image.saved.architectures if image.saved else ()
+    if not found or not reading.runs or set(found) & set(reading.runs):
         return ""
     return (
-        f"the image {image.reference} is for {found}, and this host runs "
+        f"the image {image.reference} is for {' and '.join(found)}, and this host runs "
         f"{' and '.join(reading.runs)}: build it for that (docker build --platform "
-        f"linux/{reading.runs[0]})"
+        f"linux/{reading.runs[0]}){_other_platforms(image)}"
+    )
+
+
+def _other_platforms(image: Image) -> str:
+    """What else helps if only the controller's own variant of an image is known."""
+    if image.saved is None or image.saved.tar:
+        return ""
+    return (
+        "; if this machine's engine has it for several platforms, save them (docker save) and set "
+        "gateway_image_archive"
     )
 
 
@@ -538,9 +563,9 @@ def _engine_problem(reading: Reading) -> str:
     return ""
 
 
-def _held_ports(settings: Settings, reading: Reading) -> list[tuple[str, int]]:
-    """The ports that this deploy would publish and a stranger listens on, with their settings."""
-    held: list[tuple[str, int]] = []
+def _held_ports(settings: Settings, reading: Reading) -> list[tuple[str, str, int]]:
+    """Setting, address and port of what this deploy would publish and a stranger listens on."""
+    held: list[tuple[str, str, int]] = []
     if settings.is_in_place:
         return held  # the operator's compose file says them
     in_host_mode = settings.network_mode == "host"
@@ -551,11 +576,11 @@ def _held_ports(settings: Settings, reading: Reading) -> list[tuple[str, int]]:
     hidden = any(gateway.is_up and not gateway.ports for gateway in gateways)
     if not hidden and _strangers(desired, settings.published_port, ours, reading):
         name = "gateway_container_port" if in_host_mode else "gateway_port"
-        held.append((name, settings.published_port))
+        held.append((name, desired, settings.published_port))
     if settings.simulator:
         ours = reading.simulator.published() if reading.simulator else set()
         held += [
-            ("gateway_simulator", port)
+            ("gateway_simulator", "127.0.0.1", port)
             for port in SIMULATOR_PORTS
             if _strangers("127.0.0.1", port, ours, reading)
         ]
@@ -563,16 +588,23 @@ def _held_ports(settings: Settings, reading: Reading) -> list[tuple[str, int]]:
 
 
 def _strangers(desired: str, port: int, ours: set[tuple[str, int]], reading: Reading) -> bool:
-    """Whether an IPv4 listener that is not ours is in the way of `desired`:`port`."""
+    """Whether a listener that is not ours is in the way of `desired`:`port`."""
     in_the_way = {
         (address, listening_port)
         for address, listening_port in reading.listening
-        if listening_port == port
-        and (address in {desired, ANYWHERE, "::"} or (desired == ANYWHERE and "." in address))
+        if listening_port == port and _meets(address, desired)
     }
     # An engine that publishes on every address may listen there for IPv6 as well.
     published = ours | {("::", port) for address, port in ours if address == ANYWHERE}
     return bool(in_the_way - published)
+
+
+def _meets(listens: str, desired: str) -> bool:
+    """Whether a listener is in the way of one on `desired`; `::` may listen on IPv4 as well."""
+    if listens in {desired, "::"}:
+        return True
+    anywhere = "::" if ":" in desired else ANYWHERE
+    return (":" in listens) == (":" in desired) and anywhere in {listens, desired}
 
 
 def why_switch(settings: Settings, release: Release, reading: Reading) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 import jinja2
 import yaml
 
+from kis_gateway_deploy.host.containers import authority
 from kis_gateway_deploy.paths import IN_PLACE_TEMPLATE, SIMULATOR_CONTEXT, TEMPLATE
 from kis_gateway_deploy.plain_yaml import LOADER
 from kis_gateway_deploy.registry import login_config
@@ -273,6 +274,7 @@ def render_compose(settings: Settings, image: str, template: Path = TEMPLATE) ->
     environment = {k: v for k, v in DEFAULT_ENVIRONMENT.items() if k not in settings.env_names}
     values = settings.model_dump() | {
         "image": image,
+        "published": authority(settings.bind_address, settings.port),
         "environment": environment | settings.environment,
         "token_variables": settings.token_variables,
     }

@@ -6,6 +6,7 @@ Touches no host. Each image is examined once for all hosts.
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import os
 import re
@@ -14,7 +15,7 @@ import tarfile
 import tempfile
 import time
 import zlib
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from errno import EDQUOT, ENOSPC
@@ -23,7 +24,7 @@ from itertools import takewhile
 from operator import eq
 from pathlib import Path
 from threading import Lock
-from typing import IO, BinaryIO, cast
+from typing import IO, Any, BinaryIO, cast
 
 from kis_gateway_deploy.registry import ImageReference
 
@@ -36,19 +37,20 @@ SECONDS_OF_SILENCE = 5
 
 # Hosts are deployed to in parallel: the first one does the work for all.
 _one_at_a_time = Lock()
-_packed: dict[tuple[SavedImage, frozenset[str]], BinaryIO] = {}
+_packed: dict[tuple[SavedImage, str, frozenset[str]], BinaryIO] = {}
 
 
 @dataclass(frozen=True)
 class SavedImage:
     """An image by its id (`sha256:…`), in a `docker save` tar or in the controller's own engine.
 
-    `tar` is None if it is in the engine. `architecture`: as Docker names it, empty if unknown.
+    `tar` is None if it is in the engine. `architectures`: those that it is for, as Docker names
+    them; empty if unknown.
     """
 
     id: str
     tar: Path | None
-    architecture: str = ""
+    architectures: tuple[str, ...] = ()
 
     def reference(self, image: str) -> str:
         """The image's name with the beginning of the id as its tag: this pins the content.
@@ -68,18 +70,18 @@ def find_image(image: str, tar: Path | None) -> SavedImage:
     with _one_at_a_time:
         if tar:
             content = _content_in_tar(tar)[0]
-            return SavedImage(content.id, tar, content.architecture)
+            return SavedImage(content.id, tar, content.architectures)
         return SavedImage(*_in_engine(image))
 
 
 @cache
-def _in_engine(image: str) -> tuple[str, None, str]:
+def _in_engine(image: str) -> tuple[str, None, tuple[str, ...]]:
     """The fields of a `SavedImage`."""
     form = "{{.Id}} {{.Architecture}}"
     try:
         with _output_of("docker", "image", "inspect", "--format", form, image) as output:
-            found, _, architecture = output.read().decode().strip().partition(" ")
-            return found, None, architecture
+            found, *architecture = output.read().decode().strip().split(" ", 1)
+            return found, None, tuple(architecture)
     except (OSError, ValueError) as error:
         raise ValueError(
             f"cannot be read from this machine's engine: {error}; build or pull it here, or set "
@@ -88,15 +90,32 @@ def _in_engine(image: str) -> tuple[str, None, str]:
 
 
 @dataclass(frozen=True)
-class _Content:
-    """The content of a `docker save` tar: the image's id, and the digest and file of each layer,
-    lowest first.
+class _Variant:
+    """An image for one platform: the file of its configuration, and the digest and file of each
+    layer, lowest first.
     """
 
-    id: str
+    configuration: str = ""
     layers: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
     architecture: str = ""
+
+
+@dataclass(frozen=True)
+class _Content:
+    """The content of a `docker save` tar: the image's id and its variants, at least one."""
+
+    id: str
+    variants: tuple[_Variant, ...] = (_Variant(),)
+
+    @property
+    def architectures(self) -> tuple[str, ...]:
+        return tuple(each.architecture for each in self.variants if each.architecture)
+
+    def best_for(self, runs: Iterable[str]) -> _Variant:
+        """The variant for a host that runs these architectures, best first."""
+        found = (each for name in runs for each in self.variants if each.architecture == name)
+        return next(found, self.variants[0])
 
 
 # The name of the image's configuration, whose digest is the image's id (Docker Image Specification
@@ -104,6 +123,8 @@ class _Content:
 _BY_DIGEST = re.compile(r"(?:blobs/sha256/)?([0-9a-f]{64})(?:\.json)?")
 _MOST_OF_A_CONFIGURATION = 2**20  # bytes
 _DAMAGE = (OSError, EOFError, zlib.error, tarfile.TarError)
+_NOT_UNDERSTOOD = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
+_INDEXES = ("manifest.json", "index.json")
 
 
 @cache
@@ -128,9 +149,11 @@ def _content_in_engine(image_id: str) -> _Content:
 
 def _content(stream: BinaryIO) -> _Content:
     found: dict[str, bytes] = {}
+    names: set[str] = set()
     with _members(stream) as tar:
         for member in tar:
-            is_wanted = member.name == "manifest.json" or _BY_DIGEST.fullmatch(member.name)
+            names.add(member.name)
+            is_wanted = member.name in _INDEXES or _BY_DIGEST.fullmatch(member.name)
             if is_wanted and member.isfile() and member.size <= _MOST_OF_A_CONFIGURATION:
                 found[member.name] = cast(IO[bytes], tar.extractfile(member)).read()
     if "manifest.json" not in found:
@@ -148,17 +171,54 @@ def _content(stream: BinaryIO) -> _Content:
     digest = _BY_DIGEST.fullmatch(configuration)
     if not digest:
         raise ValueError("is no image: its manifest.json names no configuration by its digest")
-    layers: list[str] = []  # empty if unknown: an engine may still be able to load the image
+    with suppress(*_NOT_UNDERSTOOD):
+        if content := _content_of_index(found, names):
+            return content
+    return _Content(f"sha256:{digest[1]}", (_variant(configuration, files, found),))
+
+
+def _variant(configuration: str, names: Iterable[object], found: Mapping[str, bytes]) -> _Variant:
+    """Without layers if they are unknown: an engine may still be able to load the image."""
+    layers: tuple[str, ...] = ()
+    files = tuple(map(str, names))
     architecture = ""
-    with suppress(ValueError, TypeError, KeyError, AttributeError, RecursionError):
+    with suppress(*_NOT_UNDERSTOOD):
         config = json.loads(found[configuration])
         architecture = str(config.get("architecture", ""))
-        layers = list(config["rootfs"]["diff_ids"])
+        layers = tuple(map(str, config["rootfs"]["diff_ids"]))
     if len(layers) != len(files):
-        layers = files = []
-    return _Content(
-        f"sha256:{digest[1]}", tuple(map(str, layers)), tuple(map(str, files)), architecture
-    )
+        layers = files = ()
+    return _Variant(configuration, layers, files, architecture)
+
+
+def _content_of_index(found: Mapping[str, bytes], names: set[str]) -> _Content | None:
+    """The variants of an image for several platforms (OCI Image Specification, "Image Index").
+
+    manifest.json names only the one of the engine that saved the image. None if there are not
+    several whose files are all in the tar.
+    """
+    if "index.json" not in found:
+        return None
+    # An image with several names is listed once for each.
+    [image] = {_blob(each) for each in json.loads(found["index.json"])["manifests"]}
+    variants = []
+    for platform in json.loads(found[image]).get("manifests", []):
+        if _blob(platform) not in found:  # the engine had other platforms only
+            continue
+        manifest = json.loads(found[_blob(platform)])
+        files = [_blob(layer) for layer in manifest["layers"]]
+        variant = _variant(_blob(manifest["config"]), files, found)
+        # Provenance and other attestations have no layers that their configuration names.
+        if variant.layers and variant.architecture and set(files) <= names:
+            variants.append(variant)
+    if len(variants) < 2:
+        return None
+    return _Content(f"sha256:{image.removeprefix('blobs/sha256/')}", tuple(variants))
+
+
+def _blob(descriptor: Mapping[str, Any]) -> str:
+    """The file of what a descriptor names (OCI Image Specification, "Image Layout")."""
+    return "blobs/" + str(descriptor["digest"]).replace(":", "/")
 
 
 def _members(stream: BinaryIO) -> tarfile.TarFile:
@@ -167,12 +227,16 @@ def _members(stream: BinaryIO) -> tarfile.TarFile:
 
 
 def pack(
-    image: SavedImage, on_host: Collection[Sequence[str]], say: Callable[[str], None]
+    image: SavedImage,
+    runs: Iterable[str],
+    on_host: Collection[Sequence[str]],
+    say: Callable[[str], None],
 ) -> BinaryIO:
-    """The image's tar in gzip, without the layers that a host has.
+    """The image's tar in gzip, for the host's platform only, without the layers that it has.
 
-    Hosts that have the same layers share the open file: read it with `pread` only. `on_host`: the
-    layer digests of each image on the host, lowest first. `say` is called with progress messages.
+    Hosts that need the same share the open file: read it with `pread` only. `runs`: the
+    architectures that the host runs, best first, as Docker names them. `on_host`: the layer digests
+    of each image on the host, lowest first. `say` is called with progress messages.
 
     Raises:
         ValueError: the tar or the engine's image was removed or changed, or the temporary directory
@@ -185,21 +249,26 @@ def pack(
         elif on_host:
             say("reading its layers")
             content = _content_in_engine(image.id)
-        left_out = _left_out(content, on_host)
+        variant = content.best_for(runs)
+        left_out = _left_out(variant, on_host)
         if left_out:
-            count = sum(file in left_out for file in content.files)
-            say(f"{count} of its {len(content.layers)} layers are on the host and are not sent")
-        if (image, left_out) not in _packed:
-            if image.tar and not left_out and _magic(image.tar).startswith(GZIP_MAGIC):
+            count = sum(file in left_out for file in variant.files)
+            say(f"{count} of its {len(variant.layers)} layers are on the host and are not sent")
+        key = (image, variant.configuration, left_out)
+        if key not in _packed:
+            only = variant if len(content.variants) > 1 else None
+            is_complete = not left_out and not only
+            if image.tar and is_complete and _magic(image.tar).startswith(GZIP_MAGIC):
                 packed: BinaryIO = image.tar.open("rb")
             else:
-                say("packing it, once for all hosts that need the same")
-                packed = _pack(image, left_out)
+                what = f"its variant for {variant.architecture}" if only else "it"
+                say(f"packing {what}, once for all hosts that need the same")
+                packed = _pack(image, only, left_out)
             # The loaded image is tagged with the id that was found before, without a new check.
             if image.tar and _has_changed(image.tar, before):
                 raise ValueError("the archive has changed since this run began")
-            _packed[image, left_out] = packed
-        return _packed[image, left_out]
+            _packed[key] = packed
+        return _packed[key]
 
 
 def _has_changed(path: Path, before: os.stat_result) -> bool:
@@ -207,7 +276,7 @@ def _has_changed(path: Path, before: os.stat_result) -> bool:
     return (now.st_ino, now.st_mtime_ns) != (before.st_ino, before.st_mtime_ns)
 
 
-def _left_out(content: _Content, on_host: Iterable[Sequence[str]]) -> frozenset[str]:
+def _left_out(content: _Variant, on_host: Iterable[Sequence[str]]) -> frozenset[str]:
     """The files of the layers that need not be sent: the lowest ones that an image there shares.
 
     The engine identifies a layer by its own digest and all digests below it (OCI Image
@@ -223,7 +292,8 @@ def _left_out(content: _Content, on_host: Iterable[Sequence[str]]) -> frozenset[
     return frozenset(file for layer, file in there if layer not in content.layers[count:])
 
 
-def _pack(image: SavedImage, left_out: frozenset[str]) -> BinaryIO:
+def _pack(image: SavedImage, only: _Variant | None, left_out: frozenset[str]) -> BinaryIO:
+    """`only`: the variant that is packed, with a manifest.json of its own; None: everything."""
     # By its id: its name may refer to another image by now.
     source = _unpacked(image.tar) if image.tar else _output_of("docker", "save", image.id)
     try:
@@ -236,9 +306,17 @@ def _pack(image: SavedImage, left_out: frozenset[str]) -> BinaryIO:
             gzip.GzipFile(fileobj=file, mode="wb", compresslevel=1) as packed,
             tarfile.open(fileobj=packed, mode="w|", bufsize=PIECE) as rest,
         ):
+            wanted = {only.configuration, *only.files} if only else None
             for member in tar:
-                if member.name not in left_out:
+                is_wanted = wanted is None or member.name in wanted
+                if is_wanted and member.name not in left_out:
                     rest.addfile(member, tar.extractfile(member) if member.isreg() else None)
+            if only:
+                entry = {"Config": only.configuration, "RepoTags": None, "Layers": only.files}
+                manifest = json.dumps([entry]).encode()
+                info = tarfile.TarInfo("manifest.json")
+                info.size = len(manifest)
+                rest.addfile(info, io.BytesIO(manifest))
         file.flush()
     except _DAMAGE as error:
         if isinstance(error, OSError) and error.errno in {ENOSPC, EDQUOT}:

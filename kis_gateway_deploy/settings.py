@@ -7,7 +7,7 @@ import itertools
 import re
 from collections.abc import Mapping
 from functools import cached_property
-from ipaddress import IPv4Address
+from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -32,6 +32,7 @@ from kis_gateway_deploy.credentials import (
     reason,
 )
 from kis_gateway_deploy.env_file import EnvFileError, names_in, values_in
+from kis_gateway_deploy.host.containers import client_address
 from kis_gateway_deploy.override import problems_in
 from kis_gateway_deploy.reading import escaped
 from kis_gateway_deploy.registry import ImageReference, read_login
@@ -136,10 +137,25 @@ def _text(value: Any) -> str:
 
 
 def _address(address: str) -> str:
+    """The address as the kernel and Docker print it."""
     try:
-        return str(IPv4Address(address))
+        found = ip_address(address)
     except ValueError:  # its message repeats the value
-        raise ValueError("must be an IPv4 address, for example `127.0.0.1`") from None
+        raise ValueError(
+            "must be an IPv4 or IPv6 address without brackets and port, for example `127.0.0.1` "
+            "or `::1`"
+        ) from None
+    if isinstance(found, IPv6Address):
+        if found.ipv4_mapped:
+            raise ValueError("is an IPv4 address in IPv6 form: write it as `127.0.0.1`")
+        if found.is_link_local:
+            raise ValueError(
+                "is an address of one link (fe80::/10), on which Docker cannot publish: use `::1`, "
+                "`::` or a global or unique local address (fc00::/7) of the host"
+            )
+        if found.scope_id is not None:
+            raise ValueError("cannot have an interface (`%`): Docker publishes on addresses only")
+    return str(found)
 
 
 def _health_path(path: str) -> str:
@@ -291,14 +307,19 @@ class Settings(BaseModel):
     """
     image_archive: Path | None = None
     """For `archive`: a `docker save` tar on the deploying machine, plain, gzip or zstd; without
-    it, that machine's Docker exports `gateway_image`.
+    it, that machine's Docker exports `gateway_image`. Of a tar for several platforms, each host is
+    sent its own.
     """
     build_context: Path | None = None
     """For `build`: a directory with a Dockerfile on the deploying machine."""
     user: User = "10001:10001"
     """`uid:gid` that the container runs as; it owns the token directory and the secrets."""
     bind_address: Annotated[str, AfterValidator(_address)] = "127.0.0.1"
-    """IPv4 address on which the host publishes the gateway."""
+    """IPv4 or IPv6 address on which the host publishes the gateway. `0.0.0.0`: every IPv4 address;
+    `::`: every IPv6 address, and no IPv4 address. Over IPv6, Docker's userland proxy passes
+    connections to the container's IPv4 address: the gateway need not listen on IPv6, and sees
+    Docker's address as the client's.
+    """
     port: Port = 8080
     """Port on which the host publishes the gateway."""
     container_port: Port = 8080
@@ -470,7 +491,7 @@ class Settings(BaseModel):
     @property
     def is_open(self) -> bool:
         """Whether other machines may reach the gateway."""
-        return self.network_mode == "host" or not IPv4Address(self.bind_address).is_loopback
+        return self.network_mode == "host" or not ip_address(self.bind_address).is_loopback
 
     @property
     def uid(self) -> int:
@@ -520,8 +541,7 @@ class Settings(BaseModel):
     @property
     def client_address(self) -> str:
         """The address at which a client on the host reaches the gateway."""
-        everywhere = self.network_mode == "host" or self.bind_address == "0.0.0.0"  # noqa: S104
-        return "127.0.0.1" if everywhere else self.bind_address
+        return "127.0.0.1" if self.network_mode == "host" else client_address(self.bind_address)
 
     @property
     def published_port(self) -> int:
@@ -910,8 +930,9 @@ def _machine(name: str, data: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _overlap(first: Settings, second: Settings) -> bool:
-    anywhere = "0.0.0.0"  # noqa: S104 - compared, not bound
-    addresses = {
-        anywhere if each.network_mode == "host" else each.bind_address for each in (first, second)
-    }
-    return len(addresses) == 1 or anywhere in addresses
+    # In host mode a gateway may listen on every address, IPv6 included.
+    if "host" in (first.network_mode, second.network_mode):
+        return True
+    one, other = ip_address(first.bind_address), ip_address(second.bind_address)
+    is_anywhere = one.is_unspecified or other.is_unspecified
+    return one == other or (one.version == other.version and is_anywhere)

@@ -10,7 +10,8 @@ trap 'rm -rf "$work"' EXIT
 command -v mmdebstrap >/dev/null || {
   export DEBIAN_FRONTEND=noninteractive
   apt-get update -q
-  apt-get install -q -y --no-install-recommends --no-remove mmdebstrap
+  # Ubuntu has no keyring of Debian's.
+  apt-get install -q -y --no-install-recommends --no-remove mmdebstrap debian-archive-keyring
 }
 # Through a file: if a pipe into `docker import` broke, it would silently make a broken image.
 # Not in /tmp, which many hosts mount noexec: mmdebstrap runs programs of the new system there.

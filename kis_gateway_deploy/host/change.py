@@ -14,6 +14,7 @@ from .compose import ComposeError
 from .containers import (
     adopted_tokens,
     ask_health,
+    authority,
     engine_address,
     socket_path,
     tokens_of_container,
@@ -392,7 +393,7 @@ class Change:
             self.say(f"The gateway answers {path} now, though it did not pass the gate.")
         else:
             heard = f"HTTP {said['status']}" if said.get("status") else said.get("error")
-            where = f"http://{manifest['address']}:{manifest['port']}{path}"
+            where = f"http://{authority(manifest['address'], manifest['port'])}{path}"
             self.say(f"THE GATEWAY DOES NOT SERVE: GET {where}: {heard}")
 
     # Other actions

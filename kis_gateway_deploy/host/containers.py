@@ -178,12 +178,24 @@ REFUSAL = re.compile(r"EGW00133|403[^0-9].{0,16}forbidden", re.IGNORECASE)
 CREDENTIALS = re.compile("EGW0010[35]")
 
 
+def client_address(address: str) -> str:
+    """The address at which a client on the host reaches what is published on `address`."""
+    everywhere = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared
+    return everywhere.get(address, address)
+
+
+def authority(address: str, port: int) -> str:
+    """Address and port as a URL has them: an IPv6 address in brackets (RFC 3986)."""
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
 def ask_health(address: str, port: int, path: str) -> dict[str, Any]:
     """Sends a GET. Returns `status`, the HTTP status, or `error`: why there was no answer."""
     import socket
 
     deadline = time.monotonic() + HEALTH_SECONDS
-    request = f"GET {path} HTTP/1.0\r\nHost: {address}:{port}\r\nConnection: close\r\n\r\n"
+    where = authority(address, port)
+    request = f"GET {path} HTTP/1.0\r\nHost: {where}\r\nConnection: close\r\n\r\n"
     try:
         with socket.create_connection((address, port), HEALTH_SECONDS) as connection:
             connection.sendall(request.encode())

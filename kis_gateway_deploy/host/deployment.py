@@ -6,7 +6,7 @@ import json
 import os
 
 from .compose import compose
-from .containers import compose_file_of, kind_of, labels_of
+from .containers import client_address, compose_file_of, kind_of, labels_of
 from .engine import EngineError
 from .in_place import Place, keeps_token
 from .releases import (
@@ -174,7 +174,7 @@ def manifest_of_container(details: dict[str, Any] | None) -> dict[str, Any] | No
         "user": config.get("User") or "0:0",
         "token_dir": mounts["/app/tokens"],
         "token_file": token_file,
-        "address": "127.0.0.1" if address in ("", "0.0.0.0") else address,  # noqa: S104
+        "address": client_address(address),
         "port": int(published[0]["HostPort"] if published else variables.get("PORT", "8080")),
         "health_path": "/health",
         "healthcheck": False,

@@ -50,13 +50,18 @@ def fetch(request: dict[str, Any]) -> dict[str, Any]:
 def _expect_architecture(engine: Control, reference: str) -> None:
     """A container of another architecture would fail with `exec format error`."""
     found = str((engine.image(reference) or {}).get("Architecture") or "")
-    runs = IMAGES_RUN.get(os.uname().machine, [])
+    runs = _runs()
     if found and runs and found not in runs:
         raise FetchError(
             f"The image {reference} is for {found}, and this host runs {' and '.join(runs)}: "
             f"build it for that (docker build --platform linux/{runs[0]}). Nothing that runs was "
             "changed."
         )
+
+
+def _runs() -> list[str]:
+    """The architectures that this host runs, best first; empty if unknown."""
+    return IMAGES_RUN.get(os.uname().machine, [])
 
 
 def _pull(_: Control, request: dict[str, Any]) -> None:
@@ -69,8 +74,9 @@ def _pull(_: Control, request: dict[str, Any]) -> None:
         _must(
             ["docker", "pull", "--quiet", request["reference"]],
             PULL_SECONDS,
-            f"The image {request['reference']} could not be pulled: check gateway_image, and that "
-            "this host reaches the registry and may read from it (docker login, or "
+            f"The image {request['reference']} could not be pulled: check gateway_image, that it "
+            f"is built for {' or '.join(f'linux/{each}' for each in _runs()) or 'this host'}, and "
+            "that this host reaches the registry and may read from it (docker login, or "
             "gateway_registry_auth_file). Nothing was changed.",
         )
 
@@ -175,7 +181,7 @@ def simulator(request: dict[str, Any]) -> dict[str, Any]:
 def _bridge_address(engine: Control) -> str:
     """The address of this host on Docker's default network."""
     for each in engine.get("/networks/bridge")["IPAM"]["Config"] or []:
-        if each.get("Gateway"):
+        if "." in str(each.get("Gateway")):  # the network may have an IPv6 gateway, too
             return str(each["Gateway"])
     _, said = run(["ip", "-4", "-o", "address", "show", "docker0"], BASE_SECONDS)
     found = re.search(r"inet ([0-9.]+)/", said)

@@ -53,6 +53,9 @@ REFUSED_WITHIN = 130
 EXPIRIES = 20
 """Maximum number of tokens whose expiries are reported, the last to expire; and of token files."""
 
+MAPPED = bytes(10) + b"\xff\xff"
+"""The beginning of an IPv4-mapped IPv6 address (RFC 4291)."""
+
 KINDS = {
     stat.S_IFREG: "regular file",
     stat.S_IFDIR: "directory",
@@ -154,8 +157,10 @@ def _listening(table: str) -> Iterator[tuple[str, int]]:
         address, _, port = fields[1].partition(":")
         words = bytes.fromhex(address)
         packed = b"".join(words[i : i + 4][::-1] for i in range(0, len(words), 4))
+        if packed.startswith(MAPPED):
+            packed = packed[len(MAPPED) :]
         family = socket.AF_INET if len(packed) == 4 else socket.AF_INET6
-        yield socket.inet_ntop(family, packed).replace("::ffff:", ""), int(port, 16)
+        yield socket.inet_ntop(family, packed), int(port, 16)
 
 
 # Tokens

@@ -8,7 +8,7 @@ import time
 from collections import namedtuple
 
 from .compose import wait_for_end
-from .containers import CREDENTIALS, REFUSAL, ask_health
+from .containers import CREDENTIALS, REFUSAL, ask_health, authority
 from .directory import Directory
 from .engine import EngineError
 from .gate import History, Observation, Rules, judge
@@ -254,7 +254,7 @@ class Watch:
         self.asked = time.monotonic()
         said = ask_health(client["address"], client["port"], client["health_path"])
         status = said.get("status")
-        where = f"http://{client['address']}:{client['port']}{client['health_path']}"
+        where = f"http://{authority(client['address'], client['port'])}{client['health_path']}"
         answer = f"HTTP {status}" if status else f"no answer ({said.get('error')})"
         self.heard = f"GET {where}: {answer}"
         self.next_ask = time.monotonic() + (SECOND if status else UNTIL_IT_LISTENS)

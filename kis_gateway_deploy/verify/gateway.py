@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from kis_gateway_deploy.host import directory, token_files, tokens
+from kis_gateway_deploy.host.containers import authority
 from kis_gateway_deploy.release import COMPOSE_FILE, OVERRIDE_FILE
 from kis_gateway_deploy.settings import Settings
 from kis_gateway_deploy.verify.inventory import InventoryHost, run
@@ -149,8 +150,8 @@ class Gateway:
         if self.settings.health_path is None:
             return ""
         settings = self.settings
-        address = f"{settings.client_address}:{settings.published_port}"
-        url = f"http://{address}{settings.health_path}"
+        where = authority(settings.client_address, settings.published_port)
+        url = f"http://{where}{settings.health_path}"
         result = self.host.run("python3 -c %s %s", PROBE, url)
         return "" if result.rc == 0 else f"{url}: {result.stderr.strip().splitlines()[-1:]}"
 

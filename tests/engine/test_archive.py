@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -9,6 +10,7 @@ import secrets
 import subprocess
 import tarfile
 from collections.abc import Callable, Iterator
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -195,3 +197,64 @@ def test_a_missing_engine_is_reported_though_the_image_is_not_read() -> None:
     assert (program.returncode, result["outcome"]) == (1, "failed")
     assert "nowhere.sock" in result["why"]
     assert "could not be loaded" in result["why"]
+
+
+def for_platforms(saved: Path, path: Path, *architectures: str) -> Path:
+    """Writes the tar of an image for several platforms, as containerd's store saves one.
+
+    Each variant has the layers of the image in `saved`. manifest.json names the first.
+    """
+    blobs: dict[str, bytes] = {}
+
+    def put(content: bytes) -> dict[str, str]:
+        digest = sha256(content).hexdigest()
+        blobs[f"blobs/sha256/{digest}"] = content
+        return {"digest": f"sha256:{digest}"}
+
+    def file(descriptor: dict[str, str]) -> str:
+        return "blobs/" + descriptor["digest"].replace(":", "/")
+
+    with tarfile.open(saved) as tar:
+
+        def content(name: str) -> bytes:
+            found = tar.extractfile(name)
+            assert found
+            return found.read()
+
+        [entry] = json.loads(content("manifest.json"))
+        original = json.loads(content(entry["Config"]))
+        layers = [put(content(name)) for name in entry["Layers"]]
+    configs = [
+        put(json.dumps(original | {"architecture": each}).encode()) for each in architectures
+    ]
+    manifests = [put(json.dumps({"config": c, "layers": layers}).encode()) for c in configs]
+    index = put(json.dumps({"manifests": manifests}).encode())
+    named = {"Config": file(configs[0]), "RepoTags": None, "Layers": list(map(file, layers))}
+    blobs["index.json"] = json.dumps({"manifests": [index]}).encode()
+    blobs["manifest.json"] = json.dumps([named]).encode()
+    with tarfile.open(path, "w") as written:
+        for name, data in blobs.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            written.addfile(info, io.BytesIO(data))
+    return path
+
+
+def test_of_an_image_for_several_platforms_the_hosts_own_runs(
+    deployed: tuple[Deployment, Outcome], image: str, tar: Path, tmp_path: Path
+) -> None:
+    deployment, _ = deployed
+    own = docker("image", "inspect", "--format", "{{.Architecture}}", image)
+    path = for_platforms(tar, tmp_path / "image.tar", "s390x", own)
+    outcome = deployment.up(gateway_image_archive=path)
+    assert outcome.status == 0, outcome.output
+    assert f"packing its variant for {own}" in outcome.output
+    runs = deployment.inspect("{{.Image}}")
+    assert docker("image", "inspect", "--format", "{{.Architecture}}", runs) == own
+    again = deployment.up(gateway_image_archive=path)
+    assert (again.status, again.changes()) == (0, 0), again.output
+    foreign = for_platforms(tar, tmp_path / "foreign.tar", "s390x", "riscv64")
+    before = deployment.host_state()
+    refused = deployment.up(gateway_image_archive=foreign)
+    refused.assert_refused("is for s390x and riscv64, and this host runs")
+    assert deployment.host_state() == before

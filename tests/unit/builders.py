@@ -113,6 +113,9 @@ NO_TOKEN: dict[str, Any] = {
     "token_expiries": (),
 }
 
+# A Raspberry Pi or a small cloud machine, as the host of a controller of another architecture.
+ARM64: dict[str, Any] = {"architecture": "aarch64", "runs": ("arm64", "arm")}
+
 # The differences of a machine before its first deploy.
 FRESH: dict[str, Any] = {
     **NO_TOKEN,

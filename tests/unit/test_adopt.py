@@ -104,6 +104,23 @@ def test_the_least_container_needs_no_decision() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("published", "address", "is_open"),
+    [
+        ("", "0.0.0.0", True),  # noqa: S104 - compared
+        ("::", "::", True),
+        ("::1", "::1", None),
+        ("127.0.0.2", "127.0.0.2", None),
+    ],
+)
+def test_the_address_and_who_reaches_it_stay(
+    published: str, address: str, is_open: bool | None
+) -> None:
+    data = data_of(written(ports=[[8080, "tcp", published, "8080"]]))
+    assert data["gateway_bind_address"] == address
+    assert data.get("gateway_open_to_network") is is_open
+
+
 def test_docker_run_with_everything() -> None:
     made = written(
         has_digest=False,

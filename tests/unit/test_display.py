@@ -543,3 +543,16 @@ def test_a_fleet_without_a_switch_has_no_history() -> None:
 )
 def test_the_tag_of_an_image(reference: str, tag: str) -> None:
     assert display.image_tag(reference) == tag
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, "http://127.0.0.1:8080"),
+        ({"bind_address": "::1", "port": 81}, "http://[::1]:81"),
+        ({"bind_address": "::"}, "http://[::]:8080, open to the network"),
+        ({"network_mode": "host", "container_port": 90}, "port 90 in the host's own network"),
+    ],
+)
+def test_the_address_on_which_it_listens_is_a_url(changes: dict[str, Any], words: str) -> None:
+    assert display.listening_address(builders.settings(**changes)).startswith(words)

@@ -11,12 +11,13 @@ import time
 from base64 import b64decode
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from pydantic import ValidationError
 
 from kis_gateway_deploy.host import containers, read, releases
+from kis_gateway_deploy.host.deployment import manifest_of_container
 from kis_gateway_deploy.host.donor import token
 from kis_gateway_deploy.host.engine import EngineError
 from kis_gateway_deploy.host.token_files import TokenFiles
@@ -84,9 +85,13 @@ def test_listening_sockets_are_read_from_the_kernel() -> None:
 
 def test_an_ipv4_mapped_ipv6_address_is_read_as_ipv4(tmp_path: Path) -> None:
     table = tmp_path / "tcp6"
-    line = "0: 0000000000000000FFFF00000100007F:1F90 0:0 0A"
-    table.write_text(f"header\n{line}\nshort\n")
-    assert list(read._listening(str(table))) == [("127.0.0.1", 8080)]
+    mapped = "0: 0000000000000000FFFF00000100007F:1F90 0:0 0A"
+    other = "0: B80D012000000000FFFF000001000000:1F90 0:0 0A"
+    table.write_text(f"header\n{mapped}\n{other}\nshort\n")
+    assert list(read._listening(str(table))) == [
+        ("127.0.0.1", 8080),
+        ("2001:db8::ffff:0:1", 8080),
+    ]
 
 
 @pytest.fixture
@@ -302,7 +307,10 @@ def test_a_missing_docker_context_is_named(monkeypatch: pytest.MonkeyPatch, tmp_
 
 
 class Answers(http.server.BaseHTTPRequestHandler):
+    asked_hosts: ClassVar[list[str]] = []
+
     def do_GET(self) -> None:
+        self.asked_hosts.append(self.headers["Host"])
         self.send_response(int(self.path.rpartition("/")[2]))
         self.end_headers()
         self.wfile.write(b"x" * 100_000)
@@ -319,6 +327,47 @@ def test_a_client_sees_the_status_or_the_error() -> None:
         assert containers.ask_health("127.0.0.1", port, "/503") == {"status": 503}
         server.shutdown()
     assert "refused" in containers.ask_health("127.0.0.1", port, "/200")["error"]
+
+
+class IPv6Server(http.server.ThreadingHTTPServer):
+    address_family = socket.AF_INET6
+
+
+def test_a_client_asks_an_ipv6_address() -> None:
+    with IPv6Server(("::1", 0), Answers) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        port = server.server_address[1]
+        assert containers.ask_health("::1", port, "/200") == {"status": 200}
+        assert Answers.asked_hosts[-1] == f"[::1]:{port}"
+        server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [("127.0.0.1", "127.0.0.1:80"), ("::1", "[::1]:80"), ("2001:db8::1", "[2001:db8::1]:80")],
+)
+def test_an_ipv6_address_is_in_brackets_before_a_port(address: str, shown: str) -> None:
+    assert containers.authority(address, 80) == shown
+
+
+@pytest.mark.parametrize(
+    ("published", "address"),
+    [("", "127.0.0.1"), ("0.0.0.0", "127.0.0.1"), ("::", "::1"), ("fd00::2", "fd00::2")],  # noqa: S104
+)
+def test_a_container_without_a_release_is_asked_where_it_is_published(
+    published: str, address: str, tmp_path: Path
+) -> None:
+    (tmp_path / "app_key_fingerprint").write_text(KEY)
+    names = labels(files=str(tmp_path / "docker-compose.yml"))
+    variables = ["KIS_TOKEN_FILE_PATH=/app/tokens/t.json"]
+    details = {
+        "Config": {"Env": variables, "Labels": names, "Image": "kis:1"},
+        "HostConfig": {"PortBindings": {"80/tcp": [{"HostIp": published, "HostPort": "81"}]}},
+        "Mounts": [{"Destination": "/app/tokens", "Source": "/tokens"}],
+    }
+    made = manifest_of_container(details)
+    assert made is not None
+    assert (made["address"], made["port"]) == (address, 81)
 
 
 def test_a_client_waits_two_seconds_for_an_answer() -> None:

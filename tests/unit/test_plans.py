@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import platform
 import re
+from pathlib import Path
 from typing import Any, get_args
 
 import pytest
@@ -22,6 +24,7 @@ from kis_gateway_deploy.reading import Container, HostPath
 from kis_gateway_deploy.release import COMPOSE_FILE, File, Image, Release, simulator_image
 from kis_gateway_deploy.saved_image import SavedImage
 from tests.unit.builders import (
+    ARM64,
     FRESH,
     MIB_IN_KB,
     NO_TOKEN,
@@ -32,7 +35,9 @@ from tests.unit.builders import (
 )
 
 WANTED = settings()
-OTHER_ARCHITECTURE = {"architecture": "sparc64"}
+# Of the architecture that this test does not run on.
+OTHER_MACHINE = "x86_64" if platform.machine() == "aarch64" else "aarch64"
+OTHER_ARCHITECTURE = {"architecture": OTHER_MACHINE}
 ANYWHERE = "0.0.0.0"  # noqa: S104 - never bound
 
 
@@ -450,7 +455,50 @@ def test_apt_is_not_needed_if_docker_is_installed(missing: dict[str, Any]) -> No
 
 def test_a_compose_binary_of_another_architecture_is_refused() -> None:
     made = plan(**OTHER_ARCHITECTURE, os=("debian", "12"), compose=False)
-    assert "not for sparc64" in refusal(made)
+    assert f"not for Linux {OTHER_MACHINE}: install the compose plugin" in refusal(made)
+
+
+def test_a_compose_binary_of_another_system_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On macOS the name of the processor alone is no proof."""
+    without = {"os": ("debian", "12"), "compose": False}
+    assert plan(**without).refusals == []
+    of_a_mac = f"Darwin {platform.machine()}"
+    monkeypatch.setattr("kis_gateway_deploy.plans.COMPOSE_BINARY_RUNS_ON", of_a_mac)
+    assert f"the binary at hand is for {of_a_mac}" in refusal(plan(**without))
+
+
+@pytest.mark.parametrize(
+    ("os", "packages"),
+    [
+        (("debian", "13"), ("docker.io", "docker-cli", "docker-compose")),
+        (("ubuntu", "22.04"), ("docker.io", "docker-compose-v2")),
+        (("ubuntu", "24.04"), ("docker.io", "docker-compose-v2")),
+    ],
+)
+def test_a_fresh_arm64_host_gets_everything_from_its_distribution(
+    os: tuple[str, str], packages: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kis_gateway_deploy.plans.COMPOSE_BINARY_RUNS_ON", "Linux x86_64")
+    made = plan(**FRESH, **ARM64, os=os)
+    assert (made.refusals, made.packages) == ([], packages)
+    assert not made.put_compose_plugin
+
+
+@pytest.mark.parametrize(
+    ("controller", "refused"), [("Linux aarch64", 0), ("Linux x86_64", 1), ("Darwin arm64", 1)]
+)
+def test_an_arm64_host_gets_compose_from_a_controller_of_its_kind(
+    controller: str, refused: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kis_gateway_deploy.plans.COMPOSE_BINARY_RUNS_ON", controller)
+    made = plan(**FRESH, **ARM64, os=("debian", "12"))
+    assert (len(made.refusals), made.put_compose_plugin) == (refused, True)
+
+
+def test_raspberry_pi_os_of_32_bits_has_debians_packages() -> None:
+    made = plan(**FRESH, architecture="armv7l", runs=("arm",), os=("raspbian", "13"))
+    assert made.packages == ("docker.io", "docker-cli", "docker-compose")
+    assert made.refusals == []
 
 
 @pytest.mark.parametrize(
@@ -508,6 +556,15 @@ REFUSED_PORT = re.compile(
         ({"bind_address": ANYWHERE}, ("2001:db8::1", 8080), None),
         ({"bind_address": "10.0.0.5"}, ("127.0.0.1", 8080), None),
         ({"bind_address": "10.0.0.5"}, ("10.0.0.5", 8080), "gateway_port"),
+        ({"bind_address": "::1"}, ("::1", 8080), "gateway_port"),
+        ({"bind_address": "::1"}, ("::", 8080), "gateway_port"),
+        ({"bind_address": "::1"}, (ANYWHERE, 8080), None),
+        ({"bind_address": "::1"}, ("127.0.0.1", 8080), None),
+        ({"bind_address": "::1"}, ("fd00::2", 8080), None),
+        ({"bind_address": "::"}, ("fd00::2", 8080), "gateway_port"),
+        ({"bind_address": "::"}, ("::", 8080), "gateway_port"),
+        ({"bind_address": "::"}, ("127.0.0.1", 8080), None),
+        ({"bind_address": "::"}, (ANYWHERE, 8080), None),
         (ON_8081, ("127.0.0.1", 8080), None),
         (ON_8081, ("127.0.0.1", 8081), "gateway_port"),
         (HOST_MODE, ("127.0.0.1", 9000), "gateway_container_port"),
@@ -531,6 +588,7 @@ def publishing(*bindings: tuple[str, int]) -> dict[str, list[dict[str, str]]]:
 
 
 OURS = ("127.0.0.1", 8080)
+ON_IPV6 = publishing(("127.0.0.1", 8080), ("::1", 8080))
 
 
 @pytest.mark.parametrize(
@@ -556,6 +614,11 @@ OURS = ("127.0.0.1", 8080)
         ({"bind_address": ANYWHERE}, container(), [], False),
         ({"bind_address": ANYWHERE}, container(), [("10.0.0.5", 8080)], True),
         ({"bind_address": ANYWHERE}, container(), [("::1", 8080)], False),
+        ({"bind_address": "::1"}, container(), [], False),
+        ({"bind_address": "::1"}, container(), [("::1", 8080)], True),
+        ({"bind_address": "::1"}, container(ports=ON_IPV6), [("::1", 8080)], False),
+        ({"bind_address": "::"}, container(ports=ON_IPV6), [("::1", 8080)], False),
+        ({"bind_address": "::"}, container(ports=ON_IPV6), [("::1", 8080), ("::", 8080)], True),
         ({"network_mode": "host"}, container(), [], False),
         ({"network_mode": "host"}, container(), [("10.0.0.5", 8080)], True),
         ({"port": 8081}, container(), [("127.0.0.1", 8081)], True),
@@ -579,6 +642,32 @@ def test_our_own_gateway_may_hold_every_address(ip: str, wanted: str) -> None:
     listening = frozenset({(ANYWHERE, 8080), ("::", 8080)})
     actual = reading(containers=(gateway,), listening=listening)
     assert held(make_plan(settings(bind_address=wanted), release(), actual)) == []
+
+
+@pytest.mark.parametrize(
+    ("address", "who"),
+    [("127.0.0.1", "the container one:"), ("::1", "the container six:")],
+)
+def test_the_holder_of_a_port_is_the_one_on_the_same_address(address: str, who: str) -> None:
+    others = (("127.0.0.1", 8080, "one"), ("::1", 8080, "six"))
+    listening = frozenset({("127.0.0.1", 8080), ("::1", 8080)})
+    actual = reading(containers=(), listening=listening, others=others)
+    made = make_plan(settings(bind_address=address), release(), actual)
+    assert f"port 8080 is held by {who}" in refusal(made)
+
+
+@pytest.mark.parametrize(
+    ("changes", "where"),
+    [
+        ({"bind_address": ANYWHERE}, "port 8080 on every IPv4 address of"),
+        ({"bind_address": "::"}, "port 8080 on every IPv6 address of"),
+        ({"bind_address": "fd00::2"}, "port 8080 on fd00::2 of"),
+        (HOST_MODE, "port 9000 on every address of"),
+    ],
+)
+def test_an_open_gateway_is_a_warning(changes: dict[str, Any], where: str) -> None:
+    made = make_plan(settings(**changes), release(), reading())
+    assert any(where in each for each in made.warnings)
 
 
 OUR_SIMULATOR = simulator(
@@ -955,13 +1044,30 @@ def test_a_directory_with_other_users_files_is_refused(
 def test_an_image_of_another_architecture_is_refused(
     runs: tuple[str, ...], architecture: str, is_refused: bool, is_on_host: bool
 ) -> None:
-    image = Image("kis:1", saved=SavedImage("sha256:1", None, architecture))
+    image = Image("kis:1", saved=SavedImage("sha256:1", None, (architecture,) * bool(architecture)))
     made = Release(image, release().files, release().manifest)
     known = {"kis:1": architecture} if is_on_host else {}
     found = make_plan(settings(), made, reading(runs=runs, image_architectures=known)).refusals
     assert any("is for arm64, and this host runs amd64 and 386" in each for each in found) == (
         is_refused
     )
+
+
+@pytest.mark.parametrize(
+    ("tar", "runs", "words"),
+    [
+        (Path("image.tar"), ARM64["runs"], ""),
+        (Path("image.tar"), ("s390x",), "is for amd64 and arm64, and this host runs s390x"),
+        (None, ("s390x",), "(docker build --platform linux/s390x); if this machine's engine has"),
+    ],
+)
+def test_an_image_for_several_platforms_needs_one_that_the_host_runs(
+    tar: Path | None, runs: tuple[str, ...], words: str
+) -> None:
+    image = Image("kis:1", saved=SavedImage("sha256:1", tar, ("amd64", "arm64")))
+    made = Release(image, release().files, release().manifest)
+    found = make_plan(settings(), made, reading(runs=runs)).refusals
+    assert (len(found), words in "".join(found)) == (1 if words else 0, True)
 
 
 def test_a_container_is_made_from_the_override_too() -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import subprocess
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +26,7 @@ from kis_gateway_deploy.release import (
     render_compose,
     to_yaml,
 )
+from kis_gateway_deploy.requests import compose_binary
 from kis_gateway_deploy.saved_image import SavedImage
 from kis_gateway_deploy.settings import SERVICE
 from tests.unit.builders import SECRETS_FILE, saved_tar, settings
@@ -170,11 +172,24 @@ def test_the_compose_file_is_the_documented_one() -> None:
             "ports",
             ["10.0.0.5:8081:9000"],
         ),
+        ({"bind_address": "::1"}, "ports", ["[::1]:8080:8080"]),
+        ({"bind_address": "::", "port": 8081}, "ports", ["[::]:8081:8080"]),
         ({"network_mode": "host"}, "network_mode", "host"),
     ],
 )
 def test_a_setting_reaches_the_compose_file(changes: dict[str, Any], key: str, value: Any) -> None:
     assert service(**changes)[key] == value
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "10.0.0.5", "::1", "::", "2001:db8::1"])
+def test_compose_reads_the_address_and_port(address: str, tmp_path: Path) -> None:
+    file = tmp_path / "docker-compose.yml"
+    file.write_text(render_compose(settings(bind_address=address, port=8081), "kis:1"))
+    command: list[str | Path] = [compose_binary(), "--file", file, "config", "--format", "json"]
+    read = subprocess.run(command, capture_output=True, text=True)
+    assert (read.returncode, read.stderr) == (0, "")
+    [port] = json.loads(read.stdout)["services"]["kis-gateway"]["ports"]
+    assert (port["host_ip"], port["published"], port["target"]) == (address, "8081", 8080)
 
 
 def test_the_project_name_of_the_settings_is_in_the_compose_file() -> None:
@@ -540,6 +555,8 @@ def test_a_comment_in_the_template_does_not_change_the_release(tmp_path: Path) -
     ("changes", "name", "value"),
     [
         ({}, "address", "127.0.0.1"),
+        ({"bind_address": "::1"}, "address", "::1"),
+        ({"bind_address": "::"}, "address", "::1"),
         ({"bind_address": "0.0.0.0", "port": 80}, "port", 80),  # noqa: S104 - never bound
         ({"network_mode": "host", "container_port": 99}, "port", 99),
         ({"health_path": None}, "health_path", None),

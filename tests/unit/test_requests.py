@@ -82,6 +82,8 @@ def test_layers_are_looked_for_if_the_controller_sends_the_image() -> None:
     [
         ({"bind_address": "0.0.0.0", "port": 80}, ("127.0.0.1", 80, "/health")),  # noqa: S104
         ({"bind_address": "10.0.0.1", "health_path": "/h?x=1"}, ("10.0.0.1", 8080, "/h?x=1")),
+        ({"bind_address": "::"}, ("::1", 8080, "/health")),
+        ({"bind_address": "fd00::2"}, ("fd00::2", 8080, "/health")),
         ({"network_mode": "host", "container_port": 99}, ("127.0.0.1", 99, "/health")),
         ({"health_path": None}, None),
     ],

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import io
 import json
 import subprocess
@@ -112,7 +113,7 @@ def test_a_tar_is_packed_with_gzip(tmp_path: Path, packed: Callable[[bytes], byt
     path = tmp_path / "image"
     path.write_bytes(packed(GOOD))
     messages: list[str] = []
-    packed_again = members(pack(find_image("kis", path), (), messages.append))
+    packed_again = members(pack(find_image("kis", path), (), (), messages.append))
     assert packed_again == members(io.BytesIO(gzip.compress(GOOD)))
     assert messages == ["packing it, once for all hosts that need the same"]
 
@@ -122,7 +123,7 @@ def test_a_gzip_file_is_sent_unchanged(tmp_path: Path) -> None:
     path.write_bytes(gzip.compress(GOOD))
     messages: list[str] = []
     others = [("sha256:other",)]
-    assert pack(find_image("kis", path), others, messages.append).read() == path.read_bytes()
+    assert pack(find_image("kis", path), (), others, messages.append).read() == path.read_bytes()
     assert messages == []
 
 
@@ -159,7 +160,7 @@ def test_a_layer_that_the_host_has_is_not_sent(
     path = tmp_path / "image"
     path.write_bytes(packed(layered()))
     messages: list[str] = []
-    content = members(pack(find_image("kis", path), on_host, messages.append))
+    content = members(pack(find_image("kis", path), (), on_host, messages.append))
     expected = dict(list(LAYERED.items())[3 - sent :])
     assert {name: data for name, data in content.items() if name in LAYERED} == expected
     assert {"manifest.json", f"{HEX}.json"} <= content.keys()
@@ -173,7 +174,7 @@ def test_a_layer_that_is_repeated_above_is_sent(tmp_path: Path) -> None:
     path = tmp_path / "image.tar"
     path.write_bytes(layered(("sha256:base", "sha256:library", "sha256:base"), is_linked=True))
     messages: list[str] = []
-    packed = pack(find_image("kis", path), [("sha256:base", "sha256:library")], messages.append)
+    packed = pack(find_image("kis", path), (), [("sha256:base", "sha256:library")], messages.append)
     content = members(packed)
     assert content.keys() & LAYERED.keys() == {"base/layer.tar", "program/layer.tar"}
     assert content["program/layer.tar"] == LAYERED["base/layer.tar"]
@@ -183,7 +184,7 @@ def test_a_layer_that_is_repeated_above_is_sent(tmp_path: Path) -> None:
 def test_an_image_with_unknown_layers_is_sent_completely(tmp_path: Path) -> None:
     path = tmp_path / "image.tar"
     path.write_bytes(layered(("sha256:base",)))
-    content = members(pack(find_image("kis", path), [("sha256:base",)], print))
+    content = members(pack(find_image("kis", path), (), [("sha256:base",)], print))
     assert content.keys() & LAYERED.keys() == LAYERED.keys()
 
 
@@ -194,13 +195,13 @@ def test_a_rewritten_archive_is_not_sent_under_the_old_id(tmp_path: Path) -> Non
     path.unlink()
     path.write_bytes(layered())
     with pytest.raises(ValueError, match="has changed since this run began"):
-        pack(image, (), print)
+        pack(image, (), (), print)
 
 
 def test_no_other_user_can_read_the_packed_file(tmp_path: Path) -> None:
     path = tmp_path / "image.tar"
     path.write_bytes(GOOD)
-    at = Path(f"/proc/self/fd/{pack(find_image('kis', path), (), print).fileno()}")
+    at = Path(f"/proc/self/fd/{pack(find_image('kis', path), (), (), print).fileno()}")
     assert at.stat().st_mode & 0o077 == 0
     assert at.readlink().name.endswith("(deleted)")
 
@@ -209,12 +210,131 @@ def test_hosts_with_the_same_layers_are_sent_the_same_file(tmp_path: Path) -> No
     path = tmp_path / "image.tar"
     path.write_bytes(layered())
     messages: list[str] = []
-    first = pack(find_image("kis", path), (), messages.append)
-    assert pack(find_image("paper", path), [("sha256:other",)], messages.append) is first
+    first = pack(find_image("kis", path), (), (), messages.append)
+    assert pack(find_image("paper", path), (), [("sha256:other",)], messages.append) is first
     assert len(messages) == 1
-    rest = pack(find_image("kis", path), [LAYERS[:2]], messages.append)
+    rest = pack(find_image("kis", path), (), [LAYERS[:2]], messages.append)
     assert rest is not first
-    assert pack(find_image("kis", path), [LAYERS[:2], LAYERS[:1]], messages.append) is rest
+    assert pack(find_image("kis", path), (), [LAYERS[:2], LAYERS[:1]], messages.append) is rest
+
+
+def blob(content: object) -> tuple[str, bytes]:
+    data = content if isinstance(content, bytes) else json.dumps(content).encode()
+    return hashlib.sha256(data).hexdigest(), data
+
+
+def several_platforms(*platforms: str, left_out: str = "", attested: bool = True) -> bytes:
+    """What an engine with containerd's store saves of an image for several platforms.
+
+    manifest.json names the first; the layers of `left_out` are missing.
+    """
+    files: dict[str, bytes | None] = {}
+
+    def put(content: object) -> dict[str, str]:
+        digest, data = blob(content)
+        files[f"blobs/sha256/{digest}"] = data
+        return {"digest": f"sha256:{digest}"}
+
+    entries, manifests = [], []
+    for name in platforms:
+        rootfs = {"type": "layers", "diff_ids": ["sha256:base", f"sha256:{name}"]}
+        config = put({"architecture": name, "os": "linux", "rootfs": rootfs})
+        layers = [put(b"base"), put(f"program for {name}".encode())]
+        if name == left_out:
+            del files[f"blobs/sha256/{layers[1]['digest'][7:]}"]
+        paths = [f"blobs/sha256/{each['digest'][7:]}" for each in (config, *layers)]
+        entries.append({"Config": paths[0], "RepoTags": ["kis:1.4"], "Layers": paths[1:]})
+        manifests.append(put({"config": config, "layers": layers}))
+    if attested:  # as buildx adds it
+        nothing = put({"architecture": "unknown", "os": "unknown", "rootfs": {"diff_ids": []}})
+        manifests.append(put({"config": nothing, "layers": [put(b"{}")]}))
+    manifests.append({"digest": f"sha256:{'9' * 64}"})  # a platform that the engine lacks
+    named = [put({"manifests": manifests})] * 2  # by two names
+    files["index.json"] = json.dumps({"manifests": named}).encode()
+    files["oci-layout"] = b"{}"
+    return tar(entries[:1], **files)
+
+
+@pytest.mark.parametrize(
+    ("runs", "chosen"),
+    [
+        (("amd64", "386"), "amd64"),
+        (("arm64", "arm"), "arm64"),
+        (("arm",), "arm"),
+        ((), "amd64"),  # unknown
+    ],
+)
+def test_a_host_is_sent_the_variant_for_its_platform(
+    tmp_path: Path, runs: tuple[str, ...], chosen: str
+) -> None:
+    path = tmp_path / "image.tar"
+    path.write_bytes(gzip.compress(several_platforms("amd64", "arm", "arm64")))
+    image = find_image("kis", path)
+    assert image.architectures == ("amd64", "arm", "arm64")
+    messages: list[str] = []
+    sent = members(pack(image, runs, (), messages.append))
+    [named] = json.loads(sent.pop("manifest.json"))
+    assert set(sent) == {named["Config"], *named["Layers"]}
+    assert json.loads(sent[named["Config"]])["architecture"] == chosen
+    contents = [sent[layer] for layer in named["Layers"]]
+    assert contents == [b"base", f"program for {chosen}".encode()]
+    assert messages == [
+        f"packing its variant for {chosen}, once for all hosts that need the same",
+    ]
+    assert pack(image, runs, (), print) is pack(image, runs, (), print)
+
+
+def test_a_layer_of_a_variant_that_the_host_has_is_not_sent(tmp_path: Path) -> None:
+    path = tmp_path / "image.tar"
+    path.write_bytes(several_platforms("amd64", "arm64"))
+    sent = members(pack(find_image("kis", path), ("arm64",), [("sha256:base",)], print))
+    assert b"program for arm64" in sent.values()
+    assert b"base" not in sent.values()
+
+
+def test_an_image_for_several_platforms_is_known_by_its_index(tmp_path: Path) -> None:
+    ids = set()
+    for number, platforms in enumerate((("amd64", "arm64"), ("amd64", "arm"))):
+        path = tmp_path / str(number)
+        path.write_bytes(several_platforms(*platforms))
+        with tarfile.open(path) as read:
+            index = json.load(cast(IO[bytes], read.extractfile("index.json")))
+        assert find_image("kis", path).id == index["manifests"][0]["digest"]
+        ids.add(find_image("kis", path).id)
+    assert len(ids) == 2
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        several_platforms("arm64"),
+        several_platforms("arm64", attested=False),
+        several_platforms("arm64", "amd64", left_out="amd64"),
+    ],
+    ids=["attested", "one platform", "one is incomplete"],
+)
+def test_an_index_with_one_complete_platform_is_sent_unchanged(
+    tmp_path: Path, content: bytes
+) -> None:
+    path = tmp_path / "image.tar"
+    path.write_bytes(gzip.compress(content))
+    image = find_image("kis", path)
+    assert image.architectures == ("arm64",)
+    assert pack(image, ("amd64",), (), print).read() == path.read_bytes()
+    with tarfile.open(path) as read:
+        [named] = json.load(cast(IO[bytes], read.extractfile("manifest.json")))
+    assert image.id == "sha256:" + named["Config"].rpartition("/")[2]
+
+
+@pytest.mark.parametrize(
+    "index",
+    [b"", b"[]", b"{}", b'{"manifests": []}', b'{"manifests": [{}]}', b"[" * 10**5],
+    ids=["empty", "list", "no manifests", "no image", "no digest", "deep"],
+)
+def test_an_index_that_is_not_understood_is_ignored(tmp_path: Path, index: bytes) -> None:
+    path = tmp_path / "image.tar"
+    path.write_bytes(tar([entry(f"{HEX}.json")], **{"index.json": index}))
+    assert find_image("kis", path) == SavedImage(ID, path)
 
 
 class Clock:

@@ -143,11 +143,17 @@ ANYWHERE = "0.0.0.0"  # noqa: S104 - never bound
         ("gateway_user", "-1:0", "uid:gid"),
         ("gateway_user", "1:2\n", "uid:gid"),
         ("gateway_user", "\u0661:\u0662", "uid:gid"),
-        ("gateway_bind_address", "localhost", "IPv4 address"),
-        ("gateway_bind_address", "::1", "IPv4 address"),
-        ("gateway_bind_address", "127.0.0.1:8080", "IPv4 address"),
-        ("gateway_bind_address", "999.1.1.1", "IPv4 address"),
-        ("gateway_bind_address", "127.0.0.1\n", "IPv4 address"),
+        ("gateway_bind_address", "localhost", "IPv4 or IPv6 address"),
+        ("gateway_bind_address", "127.0.0.1:8080", "IPv4 or IPv6 address"),
+        ("gateway_bind_address", "999.1.1.1", "IPv4 or IPv6 address"),
+        ("gateway_bind_address", "127.0.0.1\n", "IPv4 or IPv6 address"),
+        ("gateway_bind_address", "[::1]", "without brackets"),
+        ("gateway_bind_address", "::1\n", "IPv4 or IPv6 address"),
+        ("gateway_bind_address", "", "IPv4 or IPv6 address"),
+        ("gateway_bind_address", "::ffff:127.0.0.1", "write it as `127.0.0.1`"),
+        ("gateway_bind_address", "fe80::1", "on which Docker cannot publish"),
+        ("gateway_bind_address", "fe80::1%eth0", "on which Docker cannot publish"),
+        ("gateway_bind_address", "::1%lo", "cannot have an interface"),
         ("gateway_network_mode", "none", "'bridge'"),
         ("gateway_health_path", "health", "a path in ASCII"),
         ("gateway_health_path", "/a b", "a path in ASCII"),
@@ -297,6 +303,8 @@ def test_numbers_and_booleans_are_converted_to_text() -> None:
         ),
         ({"gateway_token_dir": "/opt"}, "gateway_token_dir", "a directory of its own"),
         ({"gateway_bind_address": "10.0.0.5"}, "gateway_bind_address", "gateway_open_to_network"),
+        ({"gateway_bind_address": "::"}, "gateway_bind_address", "gateway_open_to_network"),
+        ({"gateway_bind_address": "fd00::2"}, "gateway_bind_address", "gateway_open_to_network"),
         ({"gateway_network_mode": "host"}, "gateway_network_mode", "gateway_open_to_network"),
         (
             HOST_MODE | {"gateway_port": 8081},
@@ -619,6 +627,26 @@ def test_without_an_archive_this_machine_must_have_the_image(
     assert what.endswith("or set gateway_image_archive")
 
 
+@pytest.mark.parametrize(
+    ("written", "stored", "client", "is_open"),
+    [
+        ("127.0.0.1", "127.0.0.1", "127.0.0.1", False),
+        ("127.8.0.1", "127.8.0.1", "127.8.0.1", False),
+        (ANYWHERE, ANYWHERE, "127.0.0.1", True),
+        ("::1", "::1", "::1", False),
+        ("0:0:0:0:0:0:0:1", "::1", "::1", False),
+        ("::", "::", "::1", True),
+        ("FD00:0::2", "fd00::2", "fd00::2", True),
+        ("2001:db8::1", "2001:db8::1", "2001:db8::1", True),
+    ],
+)
+def test_a_bind_address_may_be_ipv4_or_ipv6(
+    written: str, stored: str, client: str, is_open: bool
+) -> None:
+    made = settings(bind_address=written)
+    assert (made.bind_address, made.client_address, made.is_open) == (stored, client, is_open)
+
+
 def test_in_host_mode_the_gateway_answers_on_its_own_port() -> None:
     made = settings(network_mode="host", container_port=9000)
     assert made.published_port == 9000
@@ -660,6 +688,14 @@ def test_two_hosts_on_one_machine_may_share_nothing(
         ({"gateway_bind_address": ANYWHERE}, {}, "gateway_port"),
         ({}, {"gateway_bind_address": ANYWHERE}, "gateway_port"),
         ({"gateway_bind_address": "10.0.0.1"}, {}, None),
+        ({"gateway_bind_address": "::1"}, {}, None),
+        ({"gateway_bind_address": "::1"}, {"gateway_bind_address": "0:0::1"}, "gateway_port"),
+        ({"gateway_bind_address": "::1"}, {"gateway_bind_address": "::"}, "gateway_port"),
+        ({"gateway_bind_address": "::"}, {"gateway_bind_address": "fd00::2"}, "gateway_port"),
+        ({"gateway_bind_address": "::1"}, {"gateway_bind_address": "fd00::2"}, None),
+        ({"gateway_bind_address": "::1"}, {"gateway_bind_address": ANYWHERE}, None),
+        ({"gateway_bind_address": "::"}, {}, None),
+        (HOST_MODE, {"gateway_bind_address": "::1"}, "gateway_port"),
         ({"gateway_bind_address": "10.0.0.1"}, {"gateway_bind_address": "10.0.0.2"}, None),
         (HOST_MODE, {"gateway_bind_address": "10.0.0.2"}, "gateway_port"),
         ({"gateway_bind_address": "10.0.0.2"}, HOST_MODE, "gateway_container_port"),
