@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import os
 import sys
 import time
 from collections.abc import Callable, Generator, Sequence
@@ -20,7 +21,7 @@ from pyinfra.operations import files
 
 from kis_gateway_deploy import calls, display, hook, requests
 from kis_gateway_deploy.reading import Reading
-from kis_gateway_deploy.remote import Script, hang_up
+from kis_gateway_deploy.remote import Script
 from kis_gateway_deploy.rollout import Actions
 from kis_gateway_deploy.rollout import roll_out as roll_out_in_batches
 from kis_gateway_deploy.session import CANNOT_READ, REFUSED, Refused, Session, Target
@@ -101,11 +102,14 @@ def _conclude(session: Session) -> None:
     if not _has_run(session):
         click.echo(f"{session.verb}: not executed")  # a dry run, or not confirmed
         return
-    if session.verb == "logs" and session.interrupted:
-        hang_up(session.inventory)
     if session.counts_issuances and not session.not_read():
         logger.info(session.rollout.count)
     click.echo(display.last_line(session.verb, session.words()), err=session.prints_json)
+    if session.verb == "logs" and session.exit_status:
+        # paramiko prints a traceback if what reads from a host is there when the interpreter ends.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(session.exit_status)
 
 
 def tell(session: Session) -> None:

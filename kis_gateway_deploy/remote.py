@@ -13,7 +13,7 @@ import time
 import traceback
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -243,17 +243,6 @@ def _notice_silence(host: Host) -> None:
         transport.set_keepalive(SILENCE_SECONDS // 3)
     except (AttributeError, OSError):  # a local host, or a proxy command
         pass
-
-
-def hang_up(hosts: Iterable[Host]) -> None:
-    """Closes the SSH connections of hosts whose answer is not waited for.
-
-    pyinfra leaves them open, and paramiko prints a traceback if the interpreter then ends.
-    """
-    for host in hosts:
-        with suppress(AttributeError):  # a local host, or one that was not reached
-            host.connector.client.close()  # type: ignore[attr-defined]
-    gevent.wait(timeout=1)  # what reads from them ends
 
 
 _listeners: dict[str, tuple[str, Callable[[str], None], list[float]]] = {}
