@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import os
 import sys
 import time
 from collections.abc import Callable, Generator, Sequence
@@ -109,6 +110,11 @@ def _conclude(session: Session) -> None:
     if session.counts_issuances and not session.not_read():
         logger.info(session.rollout.count)
     click.echo(display.last_line(session.verb, session.words()), err=session.prints_json)
+    if session.verb == "logs" and session.exit_status:
+        # paramiko prints a traceback if what reads from a host is there when the interpreter ends.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(session.exit_status)
 
 
 def tell(session: Session) -> None:

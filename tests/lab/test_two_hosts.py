@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import signal
+import subprocess
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
 
+from kis_gateway_deploy.paths import ROOT
 from tests.lab.conftest import OwnLab
 from tests.lab.fleet import Fleet, changed
-from tests.tools import docker, wait_for
+from tests.tools import BIN, command, docker, wait_for
 
 BOTH = ["lab-1", "lab-2"]
 
@@ -74,6 +77,35 @@ def test_a_broken_release_stops_at_the_canary(fleet: Fleet, broken: dict[str, An
     assert fleet.releases() == releases
     assert fleet.containers()["lab-2"] == before["lab-2"]
     assert fleet.history("lab-1")[-1]["outcome"] == "restored"
+
+
+def test_the_logs_of_both_hosts_are_followed_until_ctrl_c(fleet: Fleet) -> None:
+    with subprocess.Popen(
+        [BIN / "pyinfra", "-y", "--data", "follow=1", "--data", 'since="1h"',
+         fleet.directory / "inventory.py", "deploy/logs.py"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env=fleet._environment,
+    ) as controller:  # fmt: skip
+        assert controller.stdout is not None
+        waited_for = set(BOTH)
+        while waited_for and (line := controller.stdout.readline()):
+            waited_for.discard(line.partition(" | ")[0])
+        assert not waited_for
+        controller.send_signal(signal.SIGINT)
+        rest, errors = controller.communicate(timeout=30)
+    assert controller.returncode == 128 + signal.SIGINT, errors
+    assert "Traceback" not in errors + rest
+    assert rest.splitlines()[-1] == "logs: read on 2 of 2 hosts"
+    for name in BOTH:
+        search = ["docker", "exec", fleet.lab.container(name), "pgrep", "-f", "sys,zlib;f=sys"]
+        wait_for(partial(_finds_nothing, search), "the host's part ends", 20)
+
+
+def _finds_nothing(search: list[str]) -> bool:
+    return not command(*search).stdout
 
 
 def test_a_killed_controller_leaves_both_hosts_serving(fleet: Fleet) -> None:
