@@ -32,13 +32,8 @@ from kis_gateway_deploy.override import problems_in
 from kis_gateway_deploy.plain_yaml import load_plain
 from kis_gateway_deploy.reading import Moment, Text, escaped
 from kis_gateway_deploy.release import to_yaml
-from kis_gateway_deploy.settings import (
-    DEFAULT_ENVIRONMENT,
-    RESERVED_ENVIRONMENT,
-    SECRETS_TARGET,
-    SERVICE,
-    Settings,
-)
+from kis_gateway_deploy.setting_forms import SECRETS_TARGET
+from kis_gateway_deploy.settings import DEFAULT_ENVIRONMENT, RESERVED_ENVIRONMENT, SERVICE, Settings
 
 Raw = Annotated[str, StringConstraints(max_length=1 << 17, pattern=r"^[^\x00]*$")]
 """Text that is written as it is; it is never shown."""

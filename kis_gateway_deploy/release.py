@@ -20,12 +20,7 @@ from kis_gateway_deploy.paths import IN_PLACE_TEMPLATE, SIMULATOR_CONTEXT, TEMPL
 from kis_gateway_deploy.plain_yaml import LOADER
 from kis_gateway_deploy.registry import login_config
 from kis_gateway_deploy.saved_image import SavedImage, find_image
-from kis_gateway_deploy.settings import (
-    DEFAULT_ENVIRONMENT,
-    Settings,
-    key_fingerprint,
-    read_secrets,
-)
+from kis_gateway_deploy.settings import DEFAULT_ENVIRONMENT, Settings, key_fingerprint, read_secrets
 
 # What tools leave behind in a build context; it must not change the image's tag.
 NOT_IN_A_CONTEXT = {".git", ".mypy_cache", ".pytest_cache", ".ruff_cache", ".venv", "__pycache__"}

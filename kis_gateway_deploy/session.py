@@ -21,6 +21,7 @@ from pyinfra.context import ctx_state
 
 from kis_gateway_deploy import requests
 from kis_gateway_deploy.display import UNREACHABLE, Word, closed_window, window_time
+from kis_gateway_deploy.fleet import SettingsError, validate_fleet
 from kis_gateway_deploy.hook import VERBS, End, runs_after
 from kis_gateway_deploy.issuance import (
     WORTH_KEEPING,
@@ -28,16 +29,10 @@ from kis_gateway_deploy.issuance import (
     gateway_of,
     mounted_token_left,
 )
-from kis_gateway_deploy.plans import (
-    Plan,
-    Step,
-    make_plan,
-    old_directory,
-    plan_to_remove,
-    plan_without_python,
-    refusals_to_run,
-)
+from kis_gateway_deploy.plans import Plan, Step, make_plan, plan_to_remove, plan_without_python
 from kis_gateway_deploy.reading import Reading, parse_reading
+from kis_gateway_deploy.reasons import old_directory
+from kis_gateway_deploy.refusals import refusals_to_run
 from kis_gateway_deploy.registry import (
     ImageReference,
     NoDigestError,
@@ -47,7 +42,7 @@ from kis_gateway_deploy.registry import (
 from kis_gateway_deploy.release import Release, make_release
 from kis_gateway_deploy.remote import NoPythonError, RemoteError, ask
 from kis_gateway_deploy.rollout import Rollout
-from kis_gateway_deploy.settings import PREFIXES, Settings, SettingsError, validate_fleet
+from kis_gateway_deploy.settings import PREFIXES, Settings
 from kis_gateway_deploy.windows import KOREA, Window, closes_at, is_open
 
 CANNOT_READ = (

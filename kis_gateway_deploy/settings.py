@@ -1,26 +1,13 @@
-"""One host's inventory data, validated and typed before anything is touched."""
+"""One host's inventory data, typed: the inventory contract."""
 
 from __future__ import annotations
 
-import difflib
-import itertools
-import re
-from collections.abc import Mapping
 from functools import cached_property
-from ipaddress import IPv6Address, ip_address
+from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    JsonValue,
-    StringConstraints,
-    ValidationError,
-)
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from kis_gateway_deploy.credentials import (
     Credentials,
@@ -29,22 +16,37 @@ from kis_gateway_deploy.credentials import (
     from_file,
     from_variables,
     read_file,
-    reason,
 )
-from kis_gateway_deploy.env_file import EnvFileError, names_in, values_in
+from kis_gateway_deploy.env_file import names_in, values_in
 from kis_gateway_deploy.host.containers import client_address
-from kis_gateway_deploy.override import problems_in
-from kis_gateway_deploy.reading import escaped
-from kis_gateway_deploy.registry import ImageReference, read_login
-from kis_gateway_deploy.saved_image import find_image
-from kis_gateway_deploy.windows import OUTSIDE_KRX, WINDOW_FORM, Window, outside_krx, weekly
+from kis_gateway_deploy.setting_forms import (
+    A_DAY,
+    AbsolutePath,
+    Address,
+    BatchSizes,
+    Command,
+    ContainerName,
+    HealthPath,
+    HostDirectory,
+    ImageName,
+    KrxHours,
+    Label,
+    Name,
+    Names,
+    Number,
+    Port,
+    Project,
+    RolloutWindow,
+    ServiceName,
+    Text,
+    TokenFile,
+    TokenMount,
+    User,
+)
+from kis_gateway_deploy.windows import Window, outside_krx, weekly
 
 PREFIXES = ("gateway_", "rollout_")
-
 SERVICE = "kis-gateway"  # of the compose file
-SIMULATOR_LABEL = "kis-simulator"  # the label of the simulator's container
-A_DAY = 24 * 3600
-
 # Variables that the package itself sets. `gateway_environment` may not change them: the gateway
 # would silently store its token inside the container again.
 RESERVED_ENVIRONMENT = {
@@ -52,206 +54,7 @@ RESERVED_ENVIRONMENT = {
     "PORT": "gateway_container_port",
 }
 DEFAULT_ENVIRONMENT = {"GUNICORN_CMD_ARGS": "--timeout 600"}
-
-
 TOKEN_SETTINGS = "gateway_token_mount and gateway_token_file"
-SECRETS_TARGET = "/app/config/secrets.json"
-
-
-# Host name, setting, and what is wrong with it.
-Problem = tuple[str, str, str]
-
-
-class SettingsError(ValueError):
-    """All wrong settings of an inventory in one message; `problems` in inventory order."""
-
-    def __init__(self, problems: list[Problem]) -> None:
-        self.problems = problems
-        width = max(len(f"{host}: {name}") for host, name, _ in problems)
-        lines = [
-            escaped(f"  {f'{host}: {name}':<{width}}  {what}") for host, name, what in problems
-        ]
-        count = f"{len(problems)} setting{'s' if len(problems) > 1 else ''}"
-        super().__init__(
-            f"{count} of the inventory cannot be used; no host was touched.\n" + "\n".join(lines)
-        )
-
-
-def _absolute(path: str) -> str:
-    path = path.rstrip("/")
-    parts = path.split("/")[1:]
-    if not re.fullmatch(r"/[^\0\r\n:]+", path) or {"", ".", ".."} & set(parts):
-        raise ValueError("must be an absolute path without `.`, `..`, `//`, `:` or line breaks")
-    return path
-
-
-# Root gives the directory to the container's user, or their content is lost at a reboot.
-SYSTEM_DIRECTORIES = {
-    *("/bin", "/boot", "/etc", "/home", "/lib", "/lib64", "/media", "/mnt", "/opt", "/root"),
-    *("/sbin", "/srv", "/usr", "/usr/local", "/var", "/var/lib", "/var/lib/docker", "/var/log"),
-    *("/tmp", "/var/tmp"),  # noqa: S108 - compared, never used
-}
-NOT_BELOW = (
-    *("/bin", "/boot", "/dev", "/etc", "/lib", "/lib64", "/proc", "/run", "/sbin", "/sys"),
-    *("/usr", "/var/lib/docker", "/var/run"),
-)
-
-
-def _host_directory(path: str) -> str:
-    """An absolute path that can be a directory of this package alone."""
-    path = _absolute(path)
-    if path in SYSTEM_DIRECTORIES or any(f"{path}/".startswith(f"{top}/") for top in NOT_BELOW):
-        raise ValueError("must be a directory of its own, not one of the system's")
-    if "\\" in path:
-        raise ValueError("must be a path without backslashes")
-    return path
-
-
-def _user(user: str) -> str:
-    if not re.fullmatch("[0-9]{1,9}:[0-9]{1,9}", user, re.ASCII):
-        raise ValueError("must be `uid:gid` in numbers, for example `10001:10001`")
-    return ":".join(str(int(number)) for number in user.split(":"))
-
-
-def _matching(pattern: str, must_be: str) -> AfterValidator:
-    """A check whose message does not repeat the value."""
-
-    def check(text: str) -> str:
-        if not re.fullmatch(pattern, text, re.ASCII):
-            raise ValueError(f"must be {must_be}")
-        return text
-
-    return AfterValidator(check)
-
-
-def _text(value: Any) -> str:
-    """Environment and label values as the strings that compose hands to the container."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str | int | float):
-        text = str(value)
-        if "\0" in text:
-            raise ValueError("cannot hold a NUL character")
-        return text
-    raise ValueError("must be a string or a number")
-
-
-def _address(address: str) -> str:
-    """The address as the kernel and Docker print it."""
-    try:
-        found = ip_address(address)
-    except ValueError:  # its message repeats the value
-        raise ValueError(
-            "must be an IPv4 or IPv6 address without brackets and port, for example `127.0.0.1` "
-            "or `::1`"
-        ) from None
-    if isinstance(found, IPv6Address):
-        if found.ipv4_mapped:
-            raise ValueError("is an IPv4 address in IPv6 form: write it as `127.0.0.1`")
-        if found.is_link_local:
-            raise ValueError(
-                "is an address of one link (fe80::/10), on which Docker cannot publish: use `::1`, "
-                "`::` or a global or unique local address (fc00::/7) of the host"
-            )
-        if found.scope_id is not None:
-            raise ValueError("cannot have an interface (`%`): Docker publishes on addresses only")
-    return str(found)
-
-
-def _health_path(path: str) -> str:
-    if not re.fullmatch(r"/[!-~]*", path):
-        raise ValueError("must be a path in ASCII without blanks, for example `/health`")
-    return path
-
-
-def _mount(path: str) -> str:
-    path = _absolute(path)
-    if path in {"/", "/tmp"} or f"{SECRETS_TARGET}/".startswith(f"{path}/"):  # noqa: S108
-        raise ValueError("must be another directory than `/`, `/tmp` and that of the secrets file")
-    return path
-
-
-def _token_file(form: str) -> str:
-    """A file name, which may hold `*` and `?`, or one date."""
-    name = re.sub(r"\{date:(%[Ymdyj]|[._-])+\}", "20270101", form, count=1)
-    if not re.fullmatch(r"\.?[A-Za-z0-9*?][A-Za-z0-9._*?-]*", name, re.ASCII) or (
-        name != form and {*"*?"} & {*form}
-    ):
-        raise ValueError(
-            "must be a plain file name (`kis_token.json`), a pattern (`token_real_*.json`), a name "
-            "with a date (`KIS{date:%Y%m%d}`), or None for every file"
-        )
-    return form
-
-
-def _names(value: Any) -> Any:
-    if value is None or isinstance(value, str):
-        return (value,) if value else ()
-    return tuple(value) if isinstance(value, list) else value
-
-
-def _batch_sizes(sizes: Any) -> Any:
-    percentage = re.compile("([1-9][0-9]?|100)%")
-    if isinstance(sizes, list) and all(
-        size >= 1 if type(size) is int else percentage.fullmatch(str(size)) for size in sizes
-    ):
-        return sizes or [1]
-    raise ValueError('must be a list of counts and percentages, such as [1, "25%", "100%"]')
-
-
-def _window(window: Any) -> Any:
-    if isinstance(window, list):
-        weekly(window)
-    elif window not in (None, OUTSIDE_KRX):
-        raise ValueError(WINDOW_FORM)
-    return window
-
-
-def _krx_hours(hours: str) -> str:
-    outside_krx(hours)
-    return hours
-
-
-def _label(name: str) -> str:
-    if name.startswith("com.docker."):
-        raise ValueError("`com.docker.` labels are Docker's own")
-    if name == SIMULATOR_LABEL:
-        raise ValueError(f"`{SIMULATOR_LABEL}` is the simulator's own label")
-    return name
-
-
-AbsolutePath = Annotated[str, AfterValidator(_absolute)]
-HostDirectory = Annotated[str, AfterValidator(_host_directory)]
-User = Annotated[str, AfterValidator(_user)]
-TokenFile = Annotated[str, AfterValidator(_token_file)]
-Project = Annotated[
-    str,
-    _matching(
-        "[a-z0-9][a-z0-9_-]*", "a compose project name: lower case letters, digits, `_`, `-`"
-    ),
-]
-ContainerName = Annotated[
-    str, _matching("[A-Za-z0-9][A-Za-z0-9_.-]*", "a container's name, for example `kis-gateway`")
-]
-ServiceName = Annotated[
-    str, _matching("[A-Za-z0-9][A-Za-z0-9_.-]*", "a service's name, for example `kis-gateway`")
-]
-ImageName = Annotated[
-    str,
-    _matching(
-        r"[A-Za-z0-9][\w.\-:/@]*", "an image reference, for example `registry.example/kis:1.4`"
-    ),
-]
-Text = Annotated[str, BeforeValidator(_text)]
-Port = Annotated[int, Field(ge=1, le=65535, strict=True)]
-Number = Annotated[float, Field(allow_inf_nan=False)]
-BatchSizes = Annotated[list[int | str], BeforeValidator(_batch_sizes)]
-RolloutWindow = Annotated[Literal["outside-krx"] | list[str] | None, BeforeValidator(_window)]
-KrxHours = Annotated[str, AfterValidator(_krx_hours)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
-Label = Annotated[str, AfterValidator(_label)]
-Word = Annotated[str, StringConstraints(strict=True, pattern=r"^[^\x00]+$")]
-Command = Annotated[list[Word], Field(min_length=1)]
 
 
 def alias(field: str) -> str:
@@ -314,7 +117,7 @@ class Settings(BaseModel):
     """For `build`: a directory with a Dockerfile on the deploying machine."""
     user: User = "10001:10001"
     """`uid:gid` that the container runs as; it owns the token directory and the secrets."""
-    bind_address: Annotated[str, AfterValidator(_address)] = "127.0.0.1"
+    bind_address: Address = "127.0.0.1"
     """IPv4 or IPv6 address on which the host publishes the gateway. `0.0.0.0`: every IPv4 address;
     `::`: every IPv6 address, and no IPv4 address. Over IPv6, Docker's userland proxy passes
     connections to the container's IPv4 address: the gateway need not listen on IPv6, and sees
@@ -340,7 +143,7 @@ class Settings(BaseModel):
     """Path of an env file on the deploying machine, with other names than `gateway_environment`
     and those above. A value with `$` must be in single quotes.
     """
-    health_path: Annotated[str, AfterValidator(_health_path)] | None = "/health"
+    health_path: HealthPath | None = "/health"
     """Path, with its query, that a healthy gateway answers with 2xx; `None` for a program without
     HTTP.
     """
@@ -366,7 +169,7 @@ class Settings(BaseModel):
     """Additional labels of the container."""
     token_dir: HostDirectory = "/docker_data/kis_tokens"
     """Token directory on the host, mounted at `gateway_token_mount`."""
-    token_mount: Annotated[str, AfterValidator(_mount)] = "/app/tokens"
+    token_mount: TokenMount = "/app/tokens"
     """Directory in the container in which the gateway keeps its token file."""
     token_file: TokenFile | None = "kis_token.json"
     """Name of the token file in that directory, which may begin with a dot; a pattern for several
@@ -375,7 +178,7 @@ class Settings(BaseModel):
     """
     tokens_expected: Annotated[int, Field(ge=1, le=20, strict=True)] = 1
     """Number of valid tokens that a healthy gateway has, such as 2 for a real and a paper one."""
-    token_env: Annotated[tuple[Name, ...], BeforeValidator(_names)] = ("KIS_TOKEN_FILE_PATH",)
+    token_env: Names = ("KIS_TOKEN_FILE_PATH",)
     """Variable that names the token file for the gateway; one name, a list, or `None` for a gateway
     with a fixed path. A variable whose name ends with `_DIR` gets the directory. If
     `gateway_token_file` is not a plain name, only such a variable can be set.
@@ -551,7 +354,6 @@ class Settings(BaseModel):
 
 REQUIRED = ("gateway_image", "gateway_app_key_field")
 """Settings that every gateway needs that is not in place."""
-
 NOT_IN_PLACE = (
     *("image", "image_source", "registry_auth_file", "image_archive", "build_context"),
     *("secrets_file", "secrets_command", "app_key_field", "environment", "env_file"),
@@ -559,290 +361,7 @@ NOT_IN_PLACE = (
     *("stop_grace_period", "open_to_network", "project", "adopt_container", "install_docker"),
 )
 """What the operator's own compose file decides, or does not apply there."""
-
 KNOWN_NAMES = frozenset(alias(field) for field in Settings.model_fields)
-
-
-def validate_fleet(fleet: Mapping[str, Mapping[str, Any]]) -> dict[str, Settings]:
-    """The settings of every host, or one error that lists everything wrong with any of them.
-
-    `fleet` maps each inventory name to its host data; names without one of our prefixes (such as
-    `ssh_hostname`) are pyinfra's and are only read to find two names of one machine. Touches no
-    host; reads the secrets, environment, login, build and image files on the controller.
-
-    Raises:
-        SettingsError: with all problems of all hosts.
-    """
-    valid: dict[str, Settings] = {}
-    problems: list[Problem] = []
-    for host, data in fleet.items():
-        settings, found = _validate(data)
-        problems += [(host, *problem) for problem in found]
-        if not found:
-            valid[host] = settings
-    problems += _collisions(fleet, valid) + _differing_rollouts(valid)
-    if problems:
-        raise SettingsError(problems)
-    return valid
-
-
-def _validate(data: Mapping[str, Any]) -> tuple[Settings, list[tuple[str, str]]]:
-    """One host's settings, with defaults for what is wrong, and (name, what is wrong) pairs."""
-    problems = [(name, hint) for name in data if (hint := _suggestion(name))]
-    ours = {name: value for name, value in data.items() if name in KNOWN_NAMES}
-    wrong: set[str] = set()
-    try:
-        settings = Settings.model_validate(ours)
-    except ValidationError as error:
-        problems += [(_field(e["loc"]), _message(e)) for e in error.errors()]
-        wrong = {str(e["loc"][0]) for e in error.errors()}
-        # Valid settings still get the checks below, so that one error lists all problems.
-        right = {name: value for name, value in ours.items() if name not in wrong}
-        settings = Settings.model_validate(right)
-    placed = [each for each in _place_problems(settings) if wrong.isdisjoint(each[0])]
-    wrong |= {names[0] for names, _ in placed}
-    checked = _relations(settings) + _file_problems(settings)
-    placed += [each for each in checked if wrong.isdisjoint(each[0])]
-    problems += [(names[0], what) for names, what in placed]
-    return settings, problems
-
-
-REMOVED = {
-    "rollout_lock_ttl": "was removed: there is no lock that could expire (of two deploys at once, "
-    "the second is refused); delete it",
-}
-
-
-def _suggestion(name: str) -> str:
-    """What is wrong with a name of the host data; empty if it is a setting, or clearly none."""
-    if name in REMOVED:
-        return REMOVED[name]
-    if name in KNOWN_NAMES:
-        return ""
-    near = difflib.get_close_matches(name, KNOWN_NAMES, n=1, cutoff=0.8)
-    if name.startswith(PREFIXES):
-        hint = f"did you mean {near[0]}?" if near else "see docs/settings.md"
-        return f"is not a setting; {hint}"
-    return f"looks like {near[0]}, misspelt" if near and not name.startswith("_") else ""
-
-
-def _field(location: tuple[int | str, ...]) -> str:
-    """The place of a wrong value. A wrong dictionary key may be a secret: it is not repeated."""
-    is_named = len(location) == 2 and isinstance(location[1], str)
-    return f"{location[0]}.{location[1]}" if is_named else str(location[0])
-
-
-def _message(error: Any) -> str:
-    if error["type"] == "missing":
-        return "is missing"
-    return str(error["msg"]).removeprefix("Value error, ")
-
-
-def _relations(settings: Settings) -> list[tuple[tuple[str, ...], str]]:
-    """Settings that are valid alone but not together; the first name is the one to change."""
-    problems: list[tuple[tuple[str, ...], str]] = []
-    reference = ImageReference.parse(settings.image or "none")
-    if settings.secrets_file is not None and settings.secrets_command is not None:
-        problems.append(
-            (
-                ("gateway_secrets_command", "gateway_secrets_file"),
-                "cannot be set beside gateway_secrets_file: delete one of them",
-            )
-        )
-    if (settings.image_source == "build") != (settings.build_context is not None):
-        problems.append(
-            (
-                ("gateway_build_context", "gateway_image_source"),
-                "is needed for gateway_image_source='build', and only there",
-            )
-        )
-    if settings.image_source != "registry" and settings.registry_auth_file is not None:
-        problems.append(
-            (
-                ("gateway_registry_auth_file", "gateway_image_source"),
-                "is only for gateway_image_source='registry'",
-            )
-        )
-    if settings.image_source != "archive" and settings.image_archive is not None:
-        problems.append(
-            (
-                ("gateway_image_archive", "gateway_image_source"),
-                "is only for gateway_image_source='archive'",
-            )
-        )
-    if settings.image_source == "build" and (reference.tag or reference.digest):
-        problems.append(
-            (
-                ("gateway_image", "gateway_image_source"),
-                "must have no tag for gateway_image_source='build': the tag is the context's hash",
-            )
-        )
-    if settings.network_mode == "host":
-        problems += [
-            (
-                (f"gateway_{field}", "gateway_network_mode"),
-                "has no effect with gateway_network_mode = 'host': the gateway itself listens, on "
-                "gateway_container_port",
-            )
-            for field in ("port", "bind_address")
-            if field in settings.model_fields_set
-        ]
-    if settings.is_open and not settings.open_to_network and not settings.is_in_place:
-        where = "network_mode" if settings.network_mode == "host" else "bind_address"
-        problems.append(
-            (
-                (f"gateway_{where}",),
-                "lets other machines trade through the gateway, without authentication; if that is "
-                "intended, set gateway_open_to_network = True and restrict the port by a firewall",
-            )
-        )
-    problems += [
-        (
-            ("gateway_token_env", "gateway_token_file"),
-            f"{name} cannot name a file whose name is not fixed: a variable for the directory ends "
-            "with _DIR; another one may be in gateway_environment",
-        )
-        for name in settings.token_env
-        if "token_env" in settings.model_fields_set and name not in settings.token_variables
-    ]
-    problems += [
-        (("gateway_token_env",), f"may not be {name}, which has another meaning")
-        for name in settings.token_env
-        if name in RESERVED_ENVIRONMENT | DEFAULT_ENVIRONMENT
-    ]
-    problems += [
-        (("gateway_environment",), f"may not set {name}: it follows from {source}")
-        for name, source in settings.reserved.items()
-        if name in settings.environment
-    ]
-    if settings.rollout_min_healthy_time >= settings.rollout_healthy_deadline:
-        problems.append(
-            (
-                ("rollout_healthy_deadline", "rollout_min_healthy_time"),
-                "must be longer than rollout_min_healthy_time",
-            )
-        )
-    if "rollout_krx_hours" in settings.model_fields_set and settings.rollout_window != OUTSIDE_KRX:
-        problems.append(
-            (
-                ("rollout_krx_hours", "rollout_window"),
-                f'is only for rollout_window = "{OUTSIDE_KRX}"',
-            )
-        )
-    if settings.adopt_container == f"{settings.project}-{SERVICE}-1":
-        problems.append(
-            (
-                ("gateway_adopt_container", "gateway_project"),
-                "is also the name of the new container: choose another gateway_project",
-            )
-        )
-    if _nested(settings.token_dir, settings.app_dir):
-        problems.append(
-            (
-                ("gateway_token_dir", "gateway_app_dir"),
-                "and gateway_app_dir must not contain each other",
-            )
-        )
-    return problems
-
-
-def _place_problems(settings: Settings) -> list[tuple[tuple[str, ...], str]]:
-    """Settings that are missing, or have no effect, by where the gateway is."""
-    problems: list[tuple[tuple[str, ...], str]]
-    if not settings.is_in_place:
-        problems = [
-            ((name,), "is missing")
-            for name in REQUIRED
-            if name.removeprefix("gateway_") not in settings.model_fields_set
-        ]
-        if settings.service:
-            problems.append((("gateway_service",), "is only for a gateway in gateway_compose_file"))
-        return problems
-    problems = [
-        (
-            (alias(field), "gateway_compose_file"),
-            "has no effect with gateway_compose_file, your own compose file: delete it here",
-        )
-        for field in NOT_IN_PLACE
-        if field in settings.model_fields_set
-    ]
-    if not settings.service:
-        problems.append((("gateway_service",), "is missing: the service in gateway_compose_file"))
-    return problems
-
-
-def _file_problems(settings: Settings) -> list[tuple[tuple[str, ...], str]]:
-    """What is wrong with the files on the controller that the settings name; as `_relations`."""
-    problems: list[tuple[tuple[str, ...], str]] = []
-    env_file = [(("gateway_env_file",), problem) for problem in _env_file_problems(settings)]
-    if settings.has_secrets_file or not env_file:
-        problems += _credentials_problems(settings)
-    problems += env_file
-    problems += [
-        (("gateway_compose_override",), problem) for problem in _override_problems(settings)
-    ]
-    if settings.image_source == "registry" and settings.image and settings.registry_auth_file:
-        try:
-            read_login(settings.image, settings.registry_auth_file)
-        except ValueError as error:
-            problems.append((("gateway_registry_auth_file",), str(error)))
-    if settings.build_context and not (settings.build_context / "Dockerfile").is_file():
-        problems.append((("gateway_build_context",), "has no Dockerfile"))
-    if settings.image_source == "archive" and settings.image:
-        try:
-            find_image(settings.image, settings.image_archive)
-        except ValueError as error:
-            name = "gateway_image_archive" if settings.image_archive else "gateway_image"
-            problems.append(((name,), str(error)))
-    return problems
-
-
-def _override_problems(settings: Settings) -> list[str]:
-    if settings.compose_override is None:
-        return []
-    try:
-        content = settings.override_content or b""
-    except (OSError, ValueError) as error:
-        return [f"cannot be read: {reason(error)}"]
-    found = problems_in(content, SERVICE, settings.token_mount)
-    return [f"{settings.compose_override}: {problem}" for problem in found]
-
-
-def _credentials_problems(settings: Settings) -> list[tuple[tuple[str, ...], str]]:
-    try:
-        settings.credentials  # noqa: B018 - is cached
-    except KeyError as error:
-        if settings.has_secrets_file:
-            return [(("gateway_app_key_field",), str(error.args[0]))]
-        sources = [alias(field) for field in ("secrets_command", "env_file", "environment")]
-        if not settings.variables:
-            what = (
-                "is missing: set it (or gateway_secrets_command), or set the app key as a variable "
-                "of gateway_env_file or gateway_environment"
-            )
-            return [(("gateway_secrets_file", *sources), what)]
-        what = f"{error.args[0]}; set it there, or set gateway_secrets_file"
-        return [(("gateway_app_key_field", "gateway_secrets_file", *sources), what)]
-    except ValueError as error:
-        source = "secrets_file" if settings.secrets_file is not None else "secrets_command"
-        return [((alias(source),), str(error))]
-    return []
-
-
-def _env_file_problems(settings: Settings) -> list[str]:
-    try:
-        names = settings.env_names
-    except EnvFileError as error:
-        return [f"{settings.env_file}, {error}"]
-    except (OSError, ValueError) as error:
-        return [f"cannot be read: {reason(error)}"]
-    sources = dict.fromkeys(settings.environment, "gateway_environment sets it, too")
-    sources |= {name: f"it follows from {what}" for name, what in settings.reserved.items()}
-    return [
-        f"{settings.env_file}, line {line}: may not set {name}: {sources[name]}"
-        for name, line in names.items()
-        if name in sources
-    ]
 
 
 def read_secrets(settings: Settings) -> Secret | None:
@@ -865,74 +384,3 @@ def key_fingerprint(settings: Settings) -> str:
         ValueError, KeyError: as `read_secrets`.
     """
     return settings.credentials.fingerprint
-
-
-def _collisions(
-    fleet: Mapping[str, Mapping[str, Any]], valid: Mapping[str, Settings]
-) -> list[Problem]:
-    """Two names of one machine that have the same port, directory, project or container."""
-    problems = []
-    machines: dict[tuple[str, str], list[str]] = {}
-    for name in valid:
-        machines.setdefault(_machine(name, fleet[name]), []).append(name)
-    pairs = (pair for names in machines.values() for pair in itertools.combinations(names, 2))
-    for one, two in pairs:
-        first, second = valid[one], valid[two]
-        taken = [
-            alias(field)
-            for field in ("project", "app_dir", "token_dir", "adopt_container")
-            if getattr(first, field)
-            and getattr(first, field) == getattr(second, field)
-            and not (field == "project" and (first.is_in_place or second.is_in_place))
-        ]
-        if first.is_in_place and _place_of(first) == _place_of(second):
-            taken.append("gateway_service")
-        if first.published_port == second.published_port and _overlap(first, second):
-            host_mode = second.network_mode == "host"
-            taken.append("gateway_container_port" if host_mode else "gateway_port")
-        problems += [(two, name, f"is the same as {one}'s, on the same machine") for name in taken]
-        problems += [
-            (two, alias(field), f"and {one}'s {alias(other)} contain each other")
-            for field in ("token_dir", "app_dir")
-            for other in ("token_dir", "app_dir")
-            if getattr(second, field) != getattr(first, other)
-            and _nested(getattr(second, field), getattr(first, other))
-        ]
-    return problems
-
-
-def _place_of(settings: Settings) -> tuple[str | None, str | None]:
-    return settings.compose_file, settings.service
-
-
-def _nested(one: str, other: str) -> bool:
-    return Path(one).is_relative_to(other) or Path(other).is_relative_to(one)
-
-
-def _differing_rollouts(valid: Mapping[str, Settings]) -> list[Problem]:
-    """Rollout settings that differ between hosts, compared with the first host's."""
-    if not valid:
-        return []
-    name, first = next(iter(valid.items()))
-    return [
-        (other, field, f"differs from {name}'s; it must be the same for the whole inventory")
-        for other, settings in valid.items()
-        for field in (
-            *("rollout_batches", "rollout_revert", "rollout_share_token", "rollout_after"),
-            *("rollout_window", "rollout_krx_hours"),
-        )
-        if getattr(settings, field) != getattr(first, field)
-    ]
-
-
-def _machine(name: str, data: Mapping[str, Any]) -> tuple[str, str]:
-    return data.get("ssh_hostname") or name, str(data.get("ssh_port") or 22)
-
-
-def _overlap(first: Settings, second: Settings) -> bool:
-    # In host mode a gateway may listen on every address, IPv6 included.
-    if "host" in (first.network_mode, second.network_mode):
-        return True
-    one, other = ip_address(first.bind_address), ip_address(second.bind_address)
-    is_anywhere = one.is_unspecified or other.is_unspecified
-    return one == other or (one.version == other.version and is_anywhere)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from kis_gateway_deploy import remote, requests
-from kis_gateway_deploy.plans import missing_packages
+from kis_gateway_deploy.packages import missing_packages
 from kis_gateway_deploy.reading import Reading, parse_reading
 from kis_gateway_deploy.release import Image, archive
 

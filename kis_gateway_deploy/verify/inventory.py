@@ -12,7 +12,8 @@ from typing import Any
 
 from testinfra.host import Host
 
-from kis_gateway_deploy.settings import PREFIXES, Settings, SettingsError, validate_fleet
+from kis_gateway_deploy.fleet import SettingsError, validate_fleet
+from kis_gateway_deploy.settings import PREFIXES, Settings
 from kis_gateway_deploy.verify.backend import connect
 
 PYINFRA = Path(sys.executable).with_name("pyinfra")

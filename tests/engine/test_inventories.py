@@ -6,8 +6,8 @@ import json
 import os
 from pathlib import Path
 
+from kis_gateway_deploy.fleet import validate_fleet
 from kis_gateway_deploy.paths import ROOT
-from kis_gateway_deploy.settings import validate_fleet
 from tests.tools import BIN, command
 
 

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as run
 from hypothesis import strategies as st
 
-from kis_gateway_deploy import describing, settings
+from kis_gateway_deploy import describing, fleet
 from kis_gateway_deploy.adopt import Container, Written, parse_description, write
 from kis_gateway_deploy.session import Refused
 
@@ -70,7 +70,7 @@ def data_of(made: Written) -> dict[str, Any]:
         exec(path.read_text(), names)  # noqa: S102 - as pyinfra does
         [(host, data)] = names["gateways"]
         assert host == "web-1"
-        _, problems = settings._validate(data)
+        _, problems = fleet._validate(data)
         named = " ".join(made.notes)
         unsaid = [(name, what) for name, what in problems if name not in named]
         if "gateway_compose_file: " in named:  # what it lacks without that one follows from it

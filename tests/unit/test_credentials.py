@@ -16,15 +16,10 @@ import yaml
 
 from kis_gateway_deploy import credentials
 from kis_gateway_deploy.credentials import Secret
+from kis_gateway_deploy.fleet import SettingsError, validate_fleet
 from kis_gateway_deploy.paths import ROOT
 from kis_gateway_deploy.release import COMPOSE_FILE, make_release
-from kis_gateway_deploy.settings import (
-    SERVICE,
-    Settings,
-    SettingsError,
-    key_fingerprint,
-    validate_fleet,
-)
+from kis_gateway_deploy.settings import SERVICE, Settings, key_fingerprint
 from tests.unit.builders import host_data
 
 KEY = "PSs3cret0123456789"

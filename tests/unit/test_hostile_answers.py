@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from kis_gateway_deploy import display
 from kis_gateway_deploy.issuance import gateway_of
-from kis_gateway_deploy.plans import make_plan, refusals_to_run
+from kis_gateway_deploy.plans import make_plan
 from kis_gateway_deploy.reading import Reading, escaped, parse_reading
+from kis_gateway_deploy.refusals import refusals_to_run
 from kis_gateway_deploy.rollout import Rollout
 from tests.unit import builders
 

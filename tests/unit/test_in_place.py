@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 import yaml
 
+from kis_gateway_deploy.fleet import SettingsError, validate_fleet
 from kis_gateway_deploy.host.in_place import MARK, Place, is_of, keeps_token
 from kis_gateway_deploy.plans import make_plan
 from kis_gateway_deploy.reading import InPlace, Reading
 from kis_gateway_deploy.release import COMPOSE_FILE, Release, make_release
-from kis_gateway_deploy.settings import Settings, SettingsError, alias, validate_fleet
+from kis_gateway_deploy.settings import Settings, alias
 from tests.unit.builders import container, host_data, reading
 
 DATA = {

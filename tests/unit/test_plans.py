@@ -9,18 +9,16 @@ import pytest
 
 from kis_gateway_deploy.plans import (
     EFFECTS,
-    NEEDS_ROOT,
-    NOTHING_RUNS,
     Does,
     Plan,
     Step,
     make_plan,
     plan_to_remove,
     plan_without_python,
-    refusals_to_run,
-    why_recreate,
 )
 from kis_gateway_deploy.reading import Container, HostPath
+from kis_gateway_deploy.reasons import why_recreate
+from kis_gateway_deploy.refusals import NEEDS_ROOT, NOTHING_RUNS, refusals_to_run
 from kis_gateway_deploy.release import COMPOSE_FILE, File, Image, Release, simulator_image
 from kis_gateway_deploy.saved_image import SavedImage
 from tests.unit.builders import (
@@ -463,7 +461,7 @@ def test_a_compose_binary_of_another_system_is_refused(monkeypatch: pytest.Monke
     without = {"os": ("debian", "12"), "compose": False}
     assert plan(**without).refusals == []
     of_a_mac = f"Darwin {platform.machine()}"
-    monkeypatch.setattr("kis_gateway_deploy.plans.COMPOSE_BINARY_RUNS_ON", of_a_mac)
+    monkeypatch.setattr("kis_gateway_deploy.refusals.COMPOSE_BINARY_RUNS_ON", of_a_mac)
     assert f"the binary at hand is for {of_a_mac}" in refusal(plan(**without))
 
 
@@ -478,7 +476,7 @@ def test_a_compose_binary_of_another_system_is_refused(monkeypatch: pytest.Monke
 def test_a_fresh_arm64_host_gets_everything_from_its_distribution(
     os: tuple[str, str], packages: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kis_gateway_deploy.plans.COMPOSE_BINARY_RUNS_ON", "Linux x86_64")
+    monkeypatch.setattr("kis_gateway_deploy.refusals.COMPOSE_BINARY_RUNS_ON", "Linux x86_64")
     made = plan(**FRESH, **ARM64, os=os)
     assert (made.refusals, made.packages) == ([], packages)
     assert not made.put_compose_plugin
@@ -490,7 +488,7 @@ def test_a_fresh_arm64_host_gets_everything_from_its_distribution(
 def test_an_arm64_host_gets_compose_from_a_controller_of_its_kind(
     controller: str, refused: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kis_gateway_deploy.plans.COMPOSE_BINARY_RUNS_ON", controller)
+    monkeypatch.setattr("kis_gateway_deploy.refusals.COMPOSE_BINARY_RUNS_ON", controller)
     made = plan(**FRESH, **ARM64, os=("debian", "12"))
     assert (len(made.refusals), made.put_compose_plugin) == (refused, True)
 

@@ -13,16 +13,10 @@ from hypothesis import settings as run
 from hypothesis import strategies as st
 
 from kis_gateway_deploy.env_file import EnvFileError, names_in
+from kis_gateway_deploy.fleet import SettingsError, validate_fleet
 from kis_gateway_deploy.release import COMPOSE_FILE, make_release
-from kis_gateway_deploy.settings import (
-    KNOWN_NAMES,
-    RESERVED_ENVIRONMENT,
-    SERVICE,
-    SIMULATOR_LABEL,
-    Settings,
-    SettingsError,
-    validate_fleet,
-)
+from kis_gateway_deploy.setting_forms import SIMULATOR_LABEL
+from kis_gateway_deploy.settings import KNOWN_NAMES, RESERVED_ENVIRONMENT, SERVICE, Settings
 from tests.unit.builders import host_data
 from tests.unit.test_release import interpolated
 

@@ -10,15 +10,9 @@ import pytest
 from pydantic import ValidationError
 
 from kis_gateway_deploy.credentials import Secret
+from kis_gateway_deploy.fleet import SettingsError, validate_fleet
 from kis_gateway_deploy.paths import ROOT
-from kis_gateway_deploy.settings import (
-    KNOWN_NAMES,
-    Settings,
-    SettingsError,
-    key_fingerprint,
-    read_secrets,
-    validate_fleet,
-)
+from kis_gateway_deploy.settings import KNOWN_NAMES, Settings, key_fingerprint, read_secrets
 from kis_gateway_deploy.windows import outside_krx, weekly
 from tests.unit.builders import host_data, settings
 
