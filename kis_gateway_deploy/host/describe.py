@@ -172,7 +172,7 @@ def _user(engine: Engine, details: dict[str, Any]) -> tuple[str, str]:
 
 def _table(engine: Engine, details: dict[str, Any], path: str) -> list[list[str]]:
     """The lines of passwd(5) or group(5) in the container."""
-    content = engine.file(str(details["Id"]), path, FILE_LIMIT) or b""
+    content = _file(engine, str(details["Id"]), path) or b""
     lines = content.decode("utf-8", "replace").splitlines()
     return [fields for fields in (line.split(":") for line in lines) if len(fields) > 3]
 
@@ -277,16 +277,15 @@ class _Search:
     def stopped(self, engine: Engine, container: str) -> None:
         """Looks for the candidates only: the engine sends a directory as one archive."""
         for path in self.mounted:
-            content = engine.file(container, path, FILE_LIMIT)
+            content = _file(engine, container, path)
             if content is not None:
                 self._look_at(path, content)
         for path in self.paths:
             for each in (path, f"{path}/kis_token.json"):
-                content = engine.file(container, each, FILE_LIMIT)
+                content = _file(engine, container, each)
                 if content is None or not self._look_at(each, content):
                     continue
-                parent = os.path.dirname(each)
-                beside = engine.directory(container, parent, ARCHIVE_LIMIT) if parent != "/" else {}
+                beside = _beside(engine, container, os.path.dirname(each))
                 names = {name for name in beside if not _is_beside(name)}
                 self.tokens[each]["alone"] = bool(beside) and names <= {os.path.basename(each)}
 
@@ -311,6 +310,24 @@ class _Search:
                 }
             return path in self.tokens
         return False
+
+
+def _file(engine: Engine, container: str, path: str) -> bytes | None:
+    """A file of a container; None if it is missing, larger than 64 KiB, or beneath a file."""
+    try:
+        return engine.file(container, path, FILE_LIMIT)
+    except EngineError as error:
+        if not error.status:  # the engine itself cannot be asked
+            raise
+        return None
+
+
+def _beside(engine: Engine, container: str, path: str) -> dict[str, bytes]:
+    """The files of a directory and its subdirectories; empty if they are too large, or unknown."""
+    try:
+        return engine.directory(container, path, ARCHIVE_LIMIT) if path != "/" else {}
+    except EngineError:
+        return {}
 
 
 def _is_beside(name: str) -> bool:

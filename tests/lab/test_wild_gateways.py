@@ -154,7 +154,7 @@ def test_an_adopted_gateway_keeps_its_first_token(operator: Operator, name: str)
     operator.must("up", changed)
     operator.verify(changed)
     assert operator.counts() == first
-    assert "token" in operator.must("status", changed)
+    assert "TOKEN VALID FOR" in operator.must("status", changed)
 
 
 def test_a_gateway_with_its_token_in_memory_is_deployed_by_what_a_client_sees(

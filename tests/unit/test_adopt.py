@@ -68,6 +68,8 @@ def data_of(made: Written) -> dict[str, Any]:
         describing.write_files(made, path)
         names: dict[str, Any] = {"__file__": str(path)}
         exec(path.read_text(), names)  # noqa: S102 - as pyinfra does
+        host: str
+        data: dict[str, Any]
         [(host, data)] = names["gateways"]
         assert host == "web-1"
         _, problems = fleet._validate(data)
