@@ -20,7 +20,7 @@ from .containers import (
     socket_path,
     user_of,
 )
-from .engine import Engine, EngineError
+from .engine import Engine, EngineError, quote
 from .tokens import FILE_LIMIT, examine
 
 TYPE_CHECKING = False
@@ -43,6 +43,12 @@ EXPIRIES_LIMIT = 20
 SECRETS_LIMIT = 8
 NAMES_LIMIT = 200
 ARCHIVE_LIMIT = 4 << 20
+
+WRITTEN_LIMIT = 200
+"""Maximum number of paths of the container's own layer that are looked at."""
+
+DELETED = 2
+"""The kind of a deleted path in the engine's list of changes."""
 
 NOT_SEARCHED = {"proc", "sys", "dev"}
 CODE = re.compile(
@@ -136,6 +142,7 @@ def _described(engine: Engine, details: dict[str, Any]) -> dict[str, Any]:
         "sharers": _sharers(engine, str(details["Id"])),
     }
     paths = _paths(environment, found["working_dir"], home)
+    paths += _written(engine, str(details["Id"]))
     search = _Search(paths, [str(each["Destination"]) for each in mounts])
     process = details["State"].get("Pid")
     if process:
@@ -211,6 +218,17 @@ def _paths(environment: dict[str, str], working_dir: str, home: str) -> list[str
             if len(path) < 1024 and ":" not in path:
                 found.append(path)
     return [*found, DEFAULT_TOKEN_PATH]
+
+
+def _written(engine: Engine, container: str) -> list[str]:
+    """The paths that the container has added or changed in its own layer."""
+    try:
+        changes = engine.get(f"/containers/{quote(container)}/changes") or []
+    except EngineError:  # too many: the usual places are searched all the same
+        return []
+    paths = (str(each.get("Path")) for each in changes if each.get("Kind") != DELETED)
+    is_searched = (path for path in paths if path.split("/")[1] not in NOT_SEARCHED)
+    return list(islice((path for path in is_searched if not CODE.fullmatch(path)), WRITTEN_LIMIT))
 
 
 class _Search:
