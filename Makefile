@@ -1,7 +1,7 @@
 # `make deploy` on a fresh machine needs only Python 3.11+ and root or sudo.
 INVENTORY ?= inventory/local.py
 HOSTS ?= 4
-SETTABLE := INVENTORY LIMIT RELEASE JSON SINCE FOLLOW SAFE FORCE HOSTS BARE ARGS CONTAINER WRITE
+SETTABLE := INVENTORY LIMIT RELEASE JSON SINCE FOLLOW SAFE FORCE HOSTS BARE ARGS CONTAINER WRITE FAULTS_SEED FAULTS_COUNT
 # The variables given to make are plain text: neither make nor a shell expands them.
 $(foreach name,$(SETTABLE),$(eval override $(name) := $$(value $(name))))
 export $(SETTABLE)
@@ -16,7 +16,7 @@ SOURCES := benchmarks deploy inventory kis_gateway_deploy lab services tests
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 .DEFAULT_GOAL := help
 
-.PHONY: help adopt deploy verify status history logs plan drift restart rollback down lab lab-down test test-lab lint lock bench
+.PHONY: help adopt deploy verify status history logs plan drift restart rollback down lab lab-down test test-lab faults lint lock bench
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -72,6 +72,9 @@ test: .venv/ready  ## unit, services, engine, a lab of two hosts; on a real Dock
 
 test-lab: .venv/ready  ## the rest: rollouts, issuances, faults on lab hosts
 	$(SIDE_BY_SIDE) tests/lab --ignore tests/lab/test_two_hosts.py
+
+faults: .venv/ready  ## every fault of docs/faults.md on lab hosts; FAULTS_SEED=, FAULTS_COUNT=; WRITE=1: its table
+	FAULTS_WRITE="$$WRITE" $(PYTEST) -m 'faults or not faults' tests/lab/test_faults.py
 
 .venv-bench/ready: .venv/ready benchmarks/requirements.txt
 	@python3 -m venv .venv-bench

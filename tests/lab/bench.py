@@ -17,7 +17,7 @@ from typing import Any
 from kis_gateway_deploy.host.tokens import examine
 from lab.lab import ask_simulator
 from tests.lab.fleet import Fleet, changed
-from tests.tools import Outcome, wait_for
+from tests.tools import Outcome, get, wait_for
 
 ALL = ["lab-1", "lab-2", "lab-3", "lab-4"]
 APP = "/opt/kis-gateway"
@@ -25,6 +25,7 @@ TOKENS = "/docker_data/kis_tokens"
 TOKEN = f"{TOKENS}/kis_token.json"
 GATEWAY = "kis-kis-gateway-1"
 KIS_MINUTE = 61.0
+TOKEN_BEGINS = "eyJ0eXAiOiJKV1Q"  # the simulator's
 SEED = int(os.environ.get("FAULTS_SEED") or time.time())
 """Decides the random moments; a later run with the same seed has the same moments."""
 
@@ -38,8 +39,9 @@ class Fault:
     """A row of the table.
 
     `says`: words of the run's output. `fails`: whether the run must fail; None: either is right.
-    `is_down`: the gateway of the bench's host cannot serve before the repair. `issuances` and
-    `rejections`: the most that KIS may count. `is_short`: part of `make test-lab`.
+    `is_down`: the gateway of the bench's host cannot serve before the repair. `on_all`: the run
+    deploys to all hosts. `issuances` and `rejections`: the most that KIS may count. `is_short`:
+    part of `make test-lab`.
     """
 
     group: str
@@ -48,6 +50,7 @@ class Fault:
     says: str = ""
     fails: bool | None = False
     is_down: bool = False
+    on_all: bool = False
     issuances: int = 0
     rejections: int = 0
     is_short: bool = False
@@ -197,13 +200,15 @@ class Bench:
             self._check_output(fault, outcome)
             if not fault.is_down:
                 self._assert_served("under the fault")
-        wait_for(lambda: self.fleet.switching() == [], "no switch is under way any more", 90)
-        last = self.fleet.up()
+        hosts = ALL if fault.on_all else [self.host]
+        wait_for(lambda: not self._switching(hosts), "no switch is under way any more", 90)
+        data = dict.fromkeys(hosts, self.fleet.settings)
+        last = self.fleet.run_with(data, "deploy/up.py")
         assert last.status == 0, f"the next deploy failed: {last.output}"
-        self._check_output(fault, last, is_next=True)
+        self._check_no_secret(last)
         self._assert_served("after the next deploy")
-        wait_for(lambda: self.fleet.serving() == ALL, "every gateway has a token", 60)
-        drift = self.fleet.run("deploy/drift.py")
+        wait_for(lambda: all(map(self._is_ready, ALL)), "every gateway has a token", 60)
+        drift = self.fleet.run_with(data, "deploy/drift.py")
         assert drift.status == 0, f"drift after the next deploy: {drift.output}"
         self._check_tokens(fault, tokens)
         now = self._counted()
@@ -221,18 +226,26 @@ class Bench:
             self.asked[self.host] = time.monotonic()
             self.simulator("PUT", "clock", {"advance": KIS_MINUTE})
 
-    def _check_output(self, fault: Fault, outcome: Outcome, is_next: bool = False) -> None:
-        output = outcome.output
-        assert "Traceback" not in output, output
-        for name in ALL:
-            account = self.account(name)
-            assert account["kis-r-app-secret"] not in output, f"a secret of {name} is shown"
-            assert "eyJ0eXAiOiJKV1Q" not in output, "a token is shown"
-        if is_next:
-            return
+    def _switching(self, hosts: list[str]) -> list[str]:
+        held = f"flock --nonblock {APP}/.switch.lock true || echo held"
+        return [name for name in hosts if self.root(held, name)]
+
+    def _is_ready(self, host: str) -> bool:
+        """Whether a gateway has a valid token."""
+        return get(f"http://{self.clients[host].address}:8080/ready")[0] == 200
+
+    def _check_output(self, fault: Fault, outcome: Outcome) -> None:
+        self._check_no_secret(outcome)
         if fault.fails is not None:
-            assert (outcome.status != 0) == fault.fails, f"status {outcome.status}: {output}"
-        assert fault.says in output, f"not said: {fault.says}\n{output}"
+            assert (outcome.status != 0) == fault.fails, f"status {outcome.status}: {outcome}"
+        assert fault.says in outcome.output, f"not said: {fault.says}\n{outcome.output}"
+
+    def _check_no_secret(self, outcome: Outcome) -> None:
+        assert "Traceback" not in outcome.output, outcome.output
+        assert TOKEN_BEGINS not in outcome.output, "a token is shown"
+        for name in ALL:
+            secret = self.account(name)["kis-r-app-secret"]
+            assert secret not in outcome.output, f"a secret of {name} is shown"
 
     def _assert_served(self, when: str) -> None:
         """Every client is answered, by the old release or the new one."""

@@ -153,6 +153,7 @@ def at_random() -> list[Fault]:
                 f"{number + 1}: {name}",
                 make(chance),
                 fails=None,
+                on_all=True,
                 is_short=number == 0,
             )
         )
@@ -430,10 +431,7 @@ def broken(environment: dict[str, str], **changes: Any) -> Injection:
 
 
 def out_of_memory(bench: Bench) -> Iterator[Outcome]:
-    with tempfile.TemporaryDirectory() as directory:
-        override = Path(directory) / "override.yml"
-        override.write_text("services:\n  kis-gateway:\n    mem_limit: 12m\n")
-        yield bench.up(gateway_compose_override=str(override), rollout_healthy_deadline=15)
+    yield bench.up(gateway_memory_limit="12m", rollout_healthy_deadline=15)
 
 
 THIEF = (
@@ -442,7 +440,7 @@ THIEF = (
 )
 CONTAINER_FAULTS = [
     Fault("container", "the new one is out of memory", out_of_memory, "exited", fails=True),
-    Fault("container", "SIGKILL", before_same(f"{KILL_GATEWAY}; sleep 3"), "up to date"),
+    Fault("container", "SIGKILL", before_up(f"{KILL_GATEWAY}; sleep 3"), "restarted once"),
     Fault("container", "stopped", before_same(f"docker stop {GATEWAY}"), "exited", is_short=True),
     Fault("container", "removed", before_same(f"docker rm -f {GATEWAY}"), "no gateway container"),
     Fault("container", "paused", before_same(f"docker pause {GATEWAY}"), "paused"),
@@ -544,12 +542,13 @@ systemd-run --quiet --unit=hold-apt python3 /run/hold.py; sleep 0.5
 HOST_FAULTS = [
     Fault(
         "host", "dockerd restarted in a switch",
-        in_switch(lambda bench: bench.root("systemctl restart docker")), fails=None,
+        in_switch(lambda bench: bench.root("systemctl restart docker")), fails=None, on_all=True,
     ),
-    Fault("host", "rebooted in a switch", in_switch(reboot), fails=True),
+    Fault("host", "rebooted in a switch", in_switch(reboot), fails=True, on_all=True),
     Fault(
         "host", "Docker's iptables chains flushed",
         before_up(NO_CHAIN, "systemctl restart docker"), "systemctl restart docker", fails=True,
+        is_short=True,
     ),
     Fault(
         "host", "disk of the app directory full",
@@ -580,10 +579,13 @@ HOST_FAULTS = [
         before_up(f"mv {PYTHON} {PYTHON}.gone", f"mv {PYTHON}.gone {PYTHON}"),
         "python3", fails=True,
     ),
-    Fault("host", "silent before it is read", silent(""), "not touched, because of", fails=True),
+    Fault(
+        "host", "silent before it is read", silent(""), "not touched, because of", fails=True,
+        on_all=True,
+    ),
     Fault(
         "host", "silent after it is read", silent("Put the release on the host"), "silent",
-        fails=True,
+        fails=True, on_all=True,
     ),
 ]  # fmt: skip
 
@@ -620,7 +622,7 @@ def in_a_path_with_blanks_and_korean(bench: Bench) -> Iterator[Outcome]:
         inventory = copy / "내 재고.py"
         made = bench.fleet.inventory_of({bench.host: bench.fleet.settings | changed()})
         shutil.copy(made, inventory)
-        words = [BIN / "python", "-m", "deploy", "up", inventory]
+        words: list[str | Path] = [BIN / "python", "-m", "deploy", "up", inventory]
         environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
         ended = command(*words, cwd=copy, env=environment)
         yield Outcome(ended.returncode, ended.stdout + ended.stderr)
@@ -683,8 +685,11 @@ def two_at_once(bench: Bench) -> Iterator[Outcome]:
 
 
 CONTROLLER_FAULTS = [
-    Fault("controller", "SSH cut in a switch", in_switch(cut_connection), fails=True),
-    Fault("controller", "two at once", two_at_once, "a switch is under way here", fails=True),
+    Fault("controller", "SSH cut in a switch", in_switch(cut_connection), fails=True, on_all=True),
+    Fault(
+        "controller", "two at once", two_at_once, "a switch is under way here", fails=True,
+        on_all=True,
+    ),
     Fault("controller", "its disk is full", on_a_full_disk, fails=None),
     Fault(
         "controller", "started in another directory",
@@ -741,7 +746,7 @@ FLEET_FAULTS = [
     Fault("fleet", "one name twice", name_twice, fails=None),
     Fault(
         "fleet", "one host of four is down", one_is_down, "not touched, because of", fails=True,
-        is_down=True,
+        is_down=True, on_all=True,
     ),
     Fault(
         "fleet", "without sudo", lambda bench: iter([bench.up(_sudo=False)]),
