@@ -440,7 +440,7 @@ THIEF = (
 )
 CONTAINER_FAULTS = [
     Fault("container", "the new one is out of memory", out_of_memory, "exited", fails=True),
-    Fault("container", "SIGKILL", before_up(f"{KILL_GATEWAY}; sleep 3"), "restarted once"),
+    Fault("container", "SIGKILL", before_up(f"{KILL_GATEWAY}; sleep 3")),
     Fault("container", "stopped", before_same(f"docker stop {GATEWAY}"), "exited", is_short=True),
     Fault("container", "removed", before_same(f"docker rm -f {GATEWAY}"), "no gateway container"),
     Fault("container", "paused", before_same(f"docker pause {GATEWAY}"), "paused"),
@@ -463,8 +463,8 @@ CONTAINER_FAULTS = [
         "exited with status 7 after it had answered", fails=True, is_short=True,
     ),
     Fault(
-        "container", "the new one flaps", broken({"STATUS": "200 503 " * 99}), "HTTP 503",
-        fails=True,
+        "container", "the new one flaps",
+        broken({"STATUS": "200 503 " * 99}, rollout_min_healthy_time=5), "HTTP 503", fails=True,
     ),
     Fault("container", "the new one starts in 8 s", broken({"HABITS": "slow"}), "is healthy"),
     Fault("container", "the new one ignores SIGTERM", broken({"HABITS": "deaf"}), "is healthy"),
