@@ -35,6 +35,7 @@ from kis_gateway_deploy.setting_forms import (
     Names,
     Number,
     Port,
+    Probe,
     Project,
     RolloutWindow,
     ServiceName,
@@ -146,6 +147,12 @@ class Settings(BaseModel):
     health_path: HealthPath | None = "/health"
     """Path, with its query, that a healthy gateway answers with 2xx; `None` for a program without
     HTTP.
+    """
+    probe: Annotated[Probe | None, Field(repr=False)] = None
+    """A request to the gateway that only a token that KIS accepts answers: `path` with its query,
+    `method` (`GET`), `headers`, `body` (JSON) and `expect`, an HTTP status (`200`) or a part of the
+    JSON answer such as `{"rt_cd": "0"}`. A quotation, never an order. Health gate, `drift`, `plan`,
+    `status` and `verify` send it.
     """
     healthcheck: dict[str, JsonValue] | None = None
     """A compose `healthcheck` mapping that a deploy waits for; without it, the image's own applies,

@@ -131,6 +131,7 @@ class Starter:
             manifest["token_at_start"],
             manifest["healthcheck"],
             not must_ask(kept, manifest),
+            manifest.get("probe") is not None,
         )
         watch = Watch(self.engine, container, manifest, rules, tokens, self.say, waiting)
         passed, why = False, ""

@@ -14,6 +14,7 @@ from .engine import EngineError
 from .gate import History, Observation, Rules, judge
 from .hiding import hide
 from .neighbour import REFUSE_SECONDS, announce, refuse
+from .probe import probe
 from .tokens import examine
 
 TYPE_CHECKING = False
@@ -139,6 +140,7 @@ class Watch:
         self.log_found = (False, "")
         self.asked = self.next_ask = 0.0  # time.monotonic of the last probe, and of the next
         self.heard = ""
+        self.probed = ""  # as `probe` of `Observation`
         self.since = self.started
 
     def run(self, set_aside: Callable[[], float]) -> tuple[bool, str]:
@@ -233,6 +235,8 @@ class Watch:
             self.asked, self.next_ask = now, now + UNTIL_IT_LISTENS * 4
         if status != "running" or now - self.log_read >= SECOND:
             self._read_log(details is not None)
+        if self.rules.probes and self.probed != "done" and history.good_since is not None:
+            self._probe()
         token = self.tokens.look()
         refused, credentials = self.log_found
         return Observation(
@@ -247,7 +251,15 @@ class Watch:
             self.tokens.replaced,
             refused,
             credentials,
+            self.probed,
         )
+
+    def _probe(self) -> None:
+        client = {"address": self.manifest["address"], "port": self.manifest["port"]}
+        found = probe(**client, **self.manifest["probe"])
+        self.probed = found["code"] if found["is_accepted"] is False else "done"
+        if found["is_accepted"] is None:
+            self.say(f"  the probe {self.manifest['probe']['path']}: {found['said']}")
 
     def _ask(self) -> str:
         client = self.manifest
