@@ -2,7 +2,7 @@
 
 Pure. A description is untrusted and secret: it is bounded and typed, and what is shown of it is
 escaped, or written as a Python literal. No value of a variable or of a secrets file is in the
-inventory unless it is `display.harmless`.
+inventory unless it is `compose_changes.harmless`.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
+from kis_gateway_deploy.compose_changes import harmless
 from kis_gateway_deploy.credentials import find_app_key
-from kis_gateway_deploy.display import harmless
 from kis_gateway_deploy.env_file import EnvFileError, values_in
 from kis_gateway_deploy.host.containers import DEFAULT_TOKEN_PATH
 from kis_gateway_deploy.host.tokens import KOREA
