@@ -14,6 +14,8 @@ VERIFY := .venv/bin/python -m pytest --pyargs kis_gateway_deploy.verify
 SIDE_BY_SIDE := $(PYTEST) --numprocesses 2 --dist loadfile --no-loadscope-reorder
 SOURCES := benchmarks deploy inventory kis_gateway_deploy lab services tests
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
+# Says every 10 s how long a command has taken.
+saying = { $(2); } & job=$$!; n=0; while kill -0 $$job 2>/dev/null; do sleep 1; n=$$((n + 1)); [ $$((n % 10)) -ne 0 ] || echo "    $(1): $$n s"; done; wait $$job
 .DEFAULT_GOAL := help
 
 .PHONY: help adopt deploy verify status history logs plan drift restart rollback down lab lab-down test test-lab lint lock bench
@@ -23,8 +25,8 @@ help:  ## this list
 
 .venv/ready: requirements.lock pyproject.toml
 	@python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo 'Python 3.11 or newer is needed.'; exit 1; }
-	@python3 -m venv .venv >/dev/null 2>&1 || { rm -rf .venv && $(SUDO) apt-get update -qq && $(SUDO) apt-get install -qq -y python3-venv >/dev/null && python3 -m venv .venv; }
-	@.venv/bin/pip install --quiet --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(call saying,making .venv,python3 -m venv .venv >/dev/null 2>&1 || { rm -rf .venv && $(SUDO) apt-get update -qq && $(SUDO) apt-get install -qq -y python3-venv >/dev/null && python3 -m venv .venv; })
+	@$(call saying,installing Python packages into .venv,.venv/bin/pip install --quiet --quiet --disable-pip-version-check --require-hashes -r requirements.lock)
 	@.venv/bin/pip install --quiet --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@
 
@@ -34,7 +36,7 @@ deploy: .venv/ready  ## bring the gateway up on every host of INVENTORY; FORCE=1
 verify: .venv/ready  ## check every host of INVENTORY; SAFE=1 restarts nothing; FORCE=1 as above
 	@$(VERIFY) --inventory "$$INVENTORY" --limit "$$LIMIT" $(if $(SAFE),-m "not restarts") $(if $(filter 1,$(FORCE)),--force)
 
-status: .venv/ready  ## what runs on every host, its token's age, the last switches; JSON=1 for machines
+status: .venv/ready  ## what runs on every host, and how long its token is valid; JSON=1 for programs
 	@$(RUN) status "$$INVENTORY" "$$LIMIT" $(if $(JSON),--data json=1)
 
 history: .venv/ready  ## every switch of every host in the order of time, with its release; JSON=1
