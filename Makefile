@@ -16,7 +16,7 @@ SOURCES := benchmarks deploy inventory kis_gateway_deploy lab services tests
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 .DEFAULT_GOAL := help
 
-.PHONY: help adopt deploy verify status history logs plan drift restart rollback down lab lab-down test test-lab lint lock bench
+.PHONY: help adopt deploy verify status history logs plan drift restart renew rollback down lab lab-down test test-lab lint lock bench
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -51,6 +51,9 @@ drift: .venv/ready  ## the same, for a scheduler: fails if anything would change
 
 restart: .venv/ready  ## restart the gateways, batch by batch; FORCE=1 as above
 	@$(RUN) restart "$$INVENTORY" "$$LIMIT" $(FORCED)
+
+renew: .venv/ready  ## give the gateways a new token, if KIS has ended the old one; FORCE=1 as above
+	@$(RUN) renew "$$INVENTORY" "$$LIMIT" $(FORCED)
 
 rollback: .venv/ready  ## go back to the previous release, or to RELEASE=id, batch by batch; FORCE=1 as above
 	@$(RUN) rollback "$$INVENTORY" "$$LIMIT" $(FORCED) $(if $(RELEASE),--data "release=\"$$RELEASE\"")

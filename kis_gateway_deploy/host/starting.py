@@ -174,6 +174,13 @@ class Starter:
                     self.say(f"  the token file is set aside: {token_dir}/{aside[-1][1]}")
         return self.left_of_kis_minute()
 
+    def set_old_aside(self, kept: Kept, manifest: dict[str, Any]) -> None:
+        """Sets the gateway's tokens aside, so that its next start asks KIS for new ones."""
+        aside = kept.set_old_aside(manifest["key"])
+        self.state.note(aside=aside)
+        for _, name in aside:
+            self.say(f"the old token is set aside: {manifest['token_dir']}/{name}")
+
     def put_token_back(self, manifest: dict[str, Any]) -> None:
         if not self.state.get("aside"):
             return
