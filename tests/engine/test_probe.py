@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import urllib.request
 from collections.abc import Callable
 from typing import Any
@@ -30,7 +31,8 @@ def end_token(deployment: Deployment) -> None:
 
 @pytest.fixture
 def deployed(new_deployment: NewDeployment, stubborn_settings: dict[str, Any]) -> Deployment:
-    deployment = new_deployment("probed", **stubborn_settings, gateway_probe=PROBE)
+    name = f"probed-{secrets.token_hex(3)}"
+    deployment = new_deployment(name, **stubborn_settings, gateway_probe=PROBE)
     assert deployment.up().status == 0
     return deployment
 
@@ -90,7 +92,8 @@ def test_a_renewal_that_kis_refuses_puts_the_old_token_back(deployed: Deployment
 
 
 def test_a_probe_is_refused_before_anything_is_touched(deployed: Deployment) -> None:
-    for wrong in ({"path": "price"}, {"path": "/x", "method": "PUT"}, {"headers": {}}, "s3cret"):
+    wrong_ones: list[Any] = [{"path": "price"}, {"path": "/x", "method": "PUT"}, {}, "s3cret"]
+    for wrong in wrong_ones:
         outcome = deployed.up(gateway_probe=wrong)
         outcome.assert_refused("gateway_probe")
         assert "s3cret" not in outcome.output
