@@ -94,7 +94,7 @@ def test_the_request_is_what_the_settings_say(port: int) -> None:
     assert json.loads(body) == {"a": "가"}
 
 
-def test_no_answer_does_not_tell(port: int) -> None:
+def test_no_answer_does_not_tell() -> None:
     found = probe("127.0.0.1", 9, "/", "GET", {}, None, 200)
     assert found["is_accepted"] is None
     assert found["said"].startswith("no answer (")
