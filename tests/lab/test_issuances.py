@@ -621,7 +621,7 @@ def test_a_file_of_unknown_form_is_left_alone_and_reported(
     assert event.on(f"cat {event.token_file}") == ['{"token": "x"}']
 
 
-PROBE = {"gateway_probe": {"path": "/price", "expect": {"rt_cd": "0"}}}
+PROBE: dict[str, Any] = {"gateway_probe": {"path": "/price", "expect": {"rt_cd": "0"}}}
 REVOKE = """\
 import json, sys, urllib.request
 secrets = json.load(open(sys.argv[1]))
