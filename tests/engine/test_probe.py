@@ -65,6 +65,21 @@ def test_a_token_that_kis_has_ended_is_named_and_renewed(deployed: Deployment) -
     assert (deployed.account.count("issuances"), deployed.account.count("rejections")) == (2, 0)
 
 
+def test_a_gateway_that_renews_a_refused_token_by_itself_passes(
+    new_deployment: NewDeployment,
+) -> None:
+    price = "/uapi/domestic-stock/v1/quotations/inquire-price?FID_INPUT_ISCD=005930"
+    probe = {"path": price, "headers": {"tr_id": "FHKST01010100"}, "expect": {"rt_cd": "0"}}
+    deployment = new_deployment("by-itself", gateway_probe=probe)
+    assert deployment.up().status == 0
+    end_token(deployment)
+    ask_simulator("PUT", "clock", {"advance": 61})
+    outcome = deployment.up(gateway_labels={"changed": "yes"})
+    assert outcome.status == 0, outcome.output
+    assert "issuances: 1 (budget 0)" in outcome.output
+    assert deployment.run("drift").status == 0
+
+
 def test_an_answer_that_does_not_tell_fails_nothing(
     new_deployment: NewDeployment, stubborn_settings: dict[str, Any]
 ) -> None:
