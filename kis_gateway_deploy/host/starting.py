@@ -142,6 +142,7 @@ class Starter:
         except EngineError as error:
             why = str(error)
         finally:
+            tokens.look()  # the last probe may have led to an issuance
             self.issuances += tokens.issuances
             self.rewritten = self.rewritten or tokens.rewritten
             self.last_asked = max(self.last_asked, tokens.last_issued, watch.was_refused)
