@@ -75,7 +75,8 @@ def test_a_gateway_that_renews_a_refused_token_by_itself_passes(
     end_token(deployment)
     ask_simulator("PUT", "clock", {"advance": 61})
     deployment.token_file.with_name("kis_token.json.attempt").unlink()  # by the gateway's own clock
-    outcome = deployment.up(gateway_labels={"changed": "yes"})
+    deployment.data["gateway_labels"] = {"changed": "yes"}
+    outcome = deployment.up()
     assert outcome.status == 0, outcome.output
     assert "issuances: 1 (budget 0)" in outcome.output
     assert deployment.run("drift").status == 0
