@@ -78,7 +78,7 @@ def test_a_gateway_that_renews_a_refused_token_by_itself_passes(
     deployment.data["gateway_labels"] = {"changed": "yes"}
     outcome = deployment.up()
     assert outcome.status == 0, outcome.output
-    assert "issuances: 1 (budget 0)" in outcome.output
+    assert "issuances: 1 (budget 0)" in outcome.output, outcome.output
     assert deployment.run("drift").status == 0
 
 
