@@ -19,7 +19,7 @@ from pyinfra.api.operation import operation
 from pyinfra.context import host, inventory, state
 from pyinfra.operations import files
 
-from kis_gateway_deploy import calls, describing, display, hook, requests
+from kis_gateway_deploy import adopting, calls, display, hook, requests
 from kis_gateway_deploy.host.containers import authority
 from kis_gateway_deploy.reading import Reading
 from kis_gateway_deploy.remote import Script
@@ -463,7 +463,7 @@ def expect(unblocked: bool = False, no_changes: bool = False) -> Commands:
         yield _fail("the host has drifted (see above): run `make deploy`")
 
 
-def describe() -> describing.Described:
+def describe() -> adopting.Described:
     """The container that host data `container` names, on the one host of this run.
 
     Raises Refused if the run has several hosts, or cannot write where it shall.
@@ -471,7 +471,7 @@ def describe() -> describing.Described:
     try:
         _expect_confirmation("adopt")
         names = [each.name for each in state.limit_hosts or inventory]
-        container, path = describing.checked(host.data, names)
+        container, path = adopting.checked(host.data, names)
     except Refused:
         _note_refusal("adopt")
         raise
@@ -480,11 +480,11 @@ def describe() -> describing.Described:
     atexit.register(
         lambda: click.echo(display.last_line("adopt", {name: getattr(run, ADOPTS)}), err=not path)
     )
-    return describing.describe(host, container, path)
+    return adopting.describe(host, container, path)
 
 
 @operation()
-def write_inventory(described: describing.Described) -> Commands:
+def write_inventory(described: adopting.Described) -> Commands:
     """Writes the inventory and the files beside it, or prints it."""
     if not state.is_executing:
         return
@@ -492,14 +492,14 @@ def write_inventory(described: describing.Described) -> Commands:
         yield _fail(*described.problems)
         return
     try:
-        describing.write_files(described.written, described.path)
+        adopting.write_files(described.written, described.path)
     except OSError as error:
         yield _fail(f"{error.filename} cannot be written: {error.strerror}")
         return
     setattr(host.state, ADOPTS, "read")
     if described.path is None:
         click.echo(described.written.inventory)
-    for line in describing.what_was_written(described):
+    for line in adopting.what_was_written(described):
         _say(line)
     for note in described.written.notes:
         logger.warning(f"{host.print_prefix}{click.style(f'to decide: {note}', 'yellow')}")
