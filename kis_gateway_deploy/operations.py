@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Generator, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import pyinfra
@@ -21,12 +21,15 @@ from pyinfra.api.operation import operation
 from pyinfra.context import host, inventory, state
 from pyinfra.operations import files
 
-from kis_gateway_deploy import adopting, calls, display, ending, hook, overview, requests
+from kis_gateway_deploy import calls, display, ending, hook, overview, requests
 from kis_gateway_deploy.host.containers import authority
 from kis_gateway_deploy.remote import Script
 from kis_gateway_deploy.rollout import Actions
 from kis_gateway_deploy.rollout import roll_out as roll_out_in_batches
 from kis_gateway_deploy.session import ADOPTS, CANNOT_READ, REFUSED, Refused, Session, Target
+
+if TYPE_CHECKING:
+    from kis_gateway_deploy import adopting
 
 Commands = Generator[PyinfraCommand, None, None]
 
@@ -521,6 +524,8 @@ def describe() -> adopting.Described:
 
     Raises Refused if the run has several hosts, or cannot write where it shall.
     """
+    from kis_gateway_deploy import adopting  # only this verb needs it: 50 ms
+
     try:
         _expect_confirmation("adopt")
         names = [each.name for each in state.limit_hosts or inventory]
@@ -539,6 +544,8 @@ def describe() -> adopting.Described:
 @operation()
 def write_inventory(described: adopting.Described) -> Commands:
     """Writes the inventory and the files beside it, or prints it."""
+    from kis_gateway_deploy import adopting
+
     if not state.is_executing:
         return
     if described.written is None:
