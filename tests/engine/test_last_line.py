@@ -121,6 +121,7 @@ def test_a_dry_run_does_not_look_like_a_success(
 def test_a_deploy_ends_with_the_hosts_and_a_failure_with_the_next_command(
     deployed: Deployment,
 ) -> None:
+    assert deployed.up().status == 0
     before = (deployed.app_dir / "current").readlink().name
     changed = deployed.up(**CHANGED)
     assert changed.status == 0, changed.output

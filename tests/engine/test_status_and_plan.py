@@ -204,11 +204,11 @@ def test_drift_is_detected_and_up_repairs_it(
 def test_the_history_names_the_release_to_go_back_to(deployed: Deployment) -> None:
     first = (deployed.app_dir / "current").readlink().name
     table = run(deployed, "history").stdout
-    [row] = [line for line in table.splitlines() if f"  {first}  " in line]
+    *_, row = [line for line in table.splitlines() if f"  {first}  " in line]
     tag = deployed.inspect("{{.Config.Image}}").rpartition(":")[2]
     assert "  up " in row
     assert f"  {first}  {tag[:7]}  " in row
     assert max(map(len, table.splitlines())) <= 100
-    [event] = json.loads(run(deployed, "history", "--data", "json=1").stdout)
+    *_, event = json.loads(run(deployed, "history", "--data", "json=1").stdout)
     assert (event["host"], event["to"], event["outcome"]) == ("@local", first, "switched")
     assert event["image"] == deployed.inspect("{{.Config.Image}}")
