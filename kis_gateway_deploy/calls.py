@@ -68,7 +68,7 @@ class Result(BaseModel):
 
 
 GOOD = {"prepared", "fetched", "started", "stopped", "switched", "already", "restarted", "reverted"}
-GOOD |= {"down", "shown"}
+GOOD |= {"renewed", "down", "shown"}
 LOST = "lost"
 """The outcome of a call without a usable answer."""
 
@@ -201,7 +201,7 @@ def switch(session: Session, name: str, action: str, release: str | None, batch:
     """
     rollout, target = session.rollout, session.targets[name]
     token = None
-    donor = rollout.issuances.donor_of.get(name) if action == "up" else None
+    donor = rollout.issuances.donor_of.get(name) if action in {"up", "renew"} else None
     if donor:
         token = _token_from(session, target, donor, batch)
         if not token:

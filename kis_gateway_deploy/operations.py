@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Generator, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import pyinfra
@@ -21,12 +21,15 @@ from pyinfra.api.operation import operation
 from pyinfra.context import host, inventory, state
 from pyinfra.operations import files
 
-from kis_gateway_deploy import calls, describing, display, ending, hook, overview, requests
+from kis_gateway_deploy import calls, display, ending, hook, overview, requests
 from kis_gateway_deploy.host.containers import authority
 from kis_gateway_deploy.remote import Script
 from kis_gateway_deploy.rollout import Actions
 from kis_gateway_deploy.rollout import roll_out as roll_out_in_batches
 from kis_gateway_deploy.session import ADOPTS, CANNOT_READ, REFUSED, Refused, Session, Target
+
+if TYPE_CHECKING:
+    from kis_gateway_deploy import adopting
 
 Commands = Generator[PyinfraCommand, None, None]
 
@@ -516,15 +519,17 @@ def expect(unblocked: bool = False, no_changes: bool = False) -> Commands:
         yield _fail("the host has drifted (see above): run `make deploy`")
 
 
-def describe() -> describing.Described:
+def describe() -> adopting.Described:
     """The container that host data `container` names, on the one host of this run.
 
     Raises Refused if the run has several hosts, or cannot write where it shall.
     """
+    from kis_gateway_deploy import adopting  # only this verb needs it: 50 ms
+
     try:
         _expect_confirmation("adopt")
         names = [each.name for each in state.limit_hosts or inventory]
-        container, path = describing.checked(host.data, names)
+        container, path = adopting.checked(host.data, names)
     except Refused:
         _note_refusal("adopt")
         raise
@@ -533,26 +538,28 @@ def describe() -> describing.Described:
     atexit.register(
         lambda: click.echo(display.last_line("adopt", {name: getattr(run, ADOPTS)}), err=not path)
     )
-    return describing.describe(host, container, path)
+    return adopting.describe(host, container, path)
 
 
 @operation()
-def write_inventory(described: describing.Described) -> Commands:
+def write_inventory(described: adopting.Described) -> Commands:
     """Writes the inventory and the files beside it, or prints it."""
+    from kis_gateway_deploy import adopting
+
     if not state.is_executing:
         return
     if described.written is None:
         yield _fail(*described.problems)
         return
     try:
-        describing.write_files(described.written, described.path)
+        adopting.write_files(described.written, described.path)
     except OSError as error:
         yield _fail(f"{error.filename} cannot be written: {error.strerror}")
         return
     setattr(host.state, ADOPTS, "read")
     if described.path is None:
         click.echo(described.written.inventory)
-    for line in describing.what_was_written(described):
+    for line in adopting.what_was_written(described):
         _say(line)
     for note in described.written.notes:
         logger.warning(f"{host.print_prefix}{click.style(f'to decide: {note}', 'yellow')}")

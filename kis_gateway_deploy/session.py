@@ -30,6 +30,7 @@ from kis_gateway_deploy.issuance import (
     external_gateway,
     gateway_of,
     mounted_token_left,
+    without_token,
 )
 from kis_gateway_deploy.plans import Plan, Step, make_plan, plan_to_remove, plan_without_python
 from kis_gateway_deploy.reading import Reading, parse_reading
@@ -220,15 +221,16 @@ class Session:
             name: value for name, value in arguments.items() if name in CONNECTOR_ARGUMENT_KEYS
         }
 
-    def read(self, host: Host, history: int = 0) -> Target:
+    def read(self, host: Host, history: int = 0, probe: bool = False) -> Target:
         """Reads a host and plans for the release that its settings ask for.
 
-        `history`: how many lines of the host's history the reading holds.
+        `history`: how many lines of the host's history the reading holds. `probe`: whether the
+        gateway is asked with `gateway_probe`.
         """
         self.connect(host)
         settings, release = self.desired[host.name]
         try:
-            reading = self._reading(host, history)
+            reading = self._reading(host, history, probe)
         except NoPythonError:
             plan = plan_without_python(settings)
             target = Target(host.name, settings, release, release.id, None, plan)
@@ -242,7 +244,7 @@ class Session:
                 logger.warning(f"{host.print_prefix}{missing.why}; {pinned} runs here and is kept")
                 release = make_release(settings, digest=kept)
                 self.desired[host.name] = settings, release
-                reading = self._reading(host, history)  # of that release
+                reading = self._reading(host, history, probe)  # of that release
             else:
                 refusals = [str(missing)]
         if reading and not refusals:
@@ -257,9 +259,9 @@ class Session:
             self._rollout = None  # it was planned from an older reading, and has done nothing yet
         return target
 
-    def _reading(self, host: Host, history: int = 0) -> Reading | None:
+    def _reading(self, host: Host, history: int = 0, probe: bool = False) -> Reading | None:
         """None if the host could not be read; its own words are then on the screen."""
-        request = requests.read_request(*self.desired[host.name], history)
+        request = requests.read_request(*self.desired[host.name], history, probe)
         try:
             answer = ask(host, "read", request, connector=self.connector.get(host.name))
             return parse_reading(answer, arrived=time.time())
@@ -308,6 +310,20 @@ class Session:
         step = Step("switch", f"release {desired_id} is asked for")
         plan = Plan((step,), refusals, warnings=target.plan.warnings)
         return self._note(replace(target, release_id=desired_id, plan=plan))
+
+    def plan_to_renew(self, host: Host) -> Target:
+        """Reads a host and plans to give its gateway a new token."""
+        target = self.plan_to_run(host, release_id=None, restart=True)
+        refusals = list(target.plan.refusals)
+        if target.settings.token_store == "external":
+            refusals.append(
+                "the gateway keeps its token elsewhere (gateway_token_store): restart it (make "
+                "restart)"
+            )
+        step = Step("switch", "the token is set aside, and the gateway gets a new one")
+        return self._note(
+            replace(target, plan=replace(target.plan, steps=(step,), refusals=refusals))
+        )
 
     def plan_to_remove(self, host: Host) -> Target:
         """Reads a host and plans to remove its container, whatever runs in it."""
@@ -455,6 +471,8 @@ class Session:
             for name, target in self.targets.items()
             if target.reading
         }
+        if self.verb == "renew":
+            gateways = {name: without_token(each) for name, each in gateways.items()}
         return Rollout.plan(
             members,
             settings.rollout_batches,
@@ -469,6 +487,8 @@ class Session:
         From six hours on a new token ends the old one for all (FACTS of KIS's token API).
         """
         settings, release = self.desired[name]
+        if self.verb == "renew":
+            return self._left_out(release.key_fingerprint)
         if not settings.rollout_share_token or settings.is_in_place:
             return ""
         if name not in self.rollout.issuances.issuers:
@@ -484,6 +504,22 @@ class Session:
             f"no host within the limit has a token of this app key, and {', '.join(others)} may "
             "have one, which a new token would end: run without a limit (up-to-date hosts get no "
             "command), or set rollout_share_token = False"
+        )
+
+    def _left_out(self, key: str) -> str:
+        """That a new token would end the one of hosts that `--limit` leaves out."""
+        others = [
+            other
+            for other, (settings, theirs) in self.desired.items()
+            if other not in self.names
+            and theirs.key_fingerprint == key
+            and not settings.is_in_place
+        ]
+        if not others:
+            return ""
+        return (
+            f"a new token would end the token of {', '.join(others)}, which has the same app key: "
+            "run without a limit"
         )
 
     def words(self) -> dict[str, Word]:

@@ -131,6 +131,7 @@ class Change:
         actions = {
             "revert": self._to_nothing,
             "restart": self._restart,
+            "renew": self._restart,
             "down": self._down,
             "stop": self._stop,
             "start": self._start,
@@ -151,6 +152,8 @@ class Change:
         if manifest is None or (damage := damage_of(self.app_dir, release, manifest)):
             what = damage if manifest else "is not on the host, or was put there by version 0.1"
             raise RefusedError(f"release {release}: {what}; deploy again (make deploy)")
+        if request["action"] == "revert":
+            manifest = manifest | {"probe": None}  # as in a restore
         kept = kept_of(self.request, manifest)
         baseline = self._baseline(manifest)
         back = self._way_back(release)
@@ -356,6 +359,7 @@ class Change:
         if manifest is None:
             raise FailedError(f"the manifest of release {release} is not on the host")
         self.say(f"restoring release {release}; {self._gate(manifest)}")
+        manifest = manifest | {"probe": None}  # KIS refuses the token of any release, or of none
         self.starter.put_token_back(manifest)
         if must_ask(kept_of(self.request, manifest), manifest):
             wait_for_kis(self.starter.left_of_kis_minute(), self.say)
@@ -441,26 +445,36 @@ class Change:
         return self._finish("started", "")
 
     def _restart(self) -> dict[str, Any]:
-        """Raises RefusedError if there is no container of a release to restart."""
+        """Restarts the container; `renew` sets its token aside before that.
+
+        Raises RefusedError if there is no container of a release to restart.
+        """
         details = self.deployment.container()
         release = self.state["from"]
         manifest = manifest_of(self.app_dir, release)
         if details is None or manifest is None:
             raise RefusedError("there is no release to restart on this host: deploy first")
         self.state["to"] = release
+        kept, renews = kept_of(self.request, manifest), self.request["action"] == "renew"
         self._begin()
-        self.say(f"restart of release {release}; {self._gate(manifest)}")
-        if must_ask(kept_of(self.request, manifest), manifest):
+        self.say(f"{self.request['action']} of release {release}; {self._gate(manifest)}")
+        is_given = renews and self.request["token"]
+        if not is_given and (renews or must_ask(kept, manifest)):
             wait_for_kis(self.starter.left_of_kis_minute(), self.say)
         try:
             self.engine.stop(details["Id"])
+            if renews:
+                self.starter.set_old_aside(kept, manifest)
+            if is_given:
+                kept.bring(kept.files.unpack(a2b_base64(is_given)), manifest["key"])
             self._step("created")
             self.starter.start(details, manifest, details)
-        except (FailedError, EngineError) as error:
-            self.say(f"The restart failed: {error}")
+        except (FailedError, EngineError, OSError) as error:
+            self.say(f"The {self.request['action']} failed: {error}")
+            self.starter.put_token_back(manifest)
             self._leave()
             return self._finish("failed", str(error))
-        return self._finish("restarted", "")
+        return self._finish("renewed" if renews else "restarted", "")
 
     # State and result
 

@@ -144,6 +144,7 @@ class Starter:
         except EngineError as error:
             why = str(error)
         finally:
+            tokens.look()  # the last probe may have led to an issuance
             self.issuances += tokens.issuances
             self.rewritten = self.rewritten or tokens.rewritten
             self.last_asked = max(self.last_asked, tokens.last_issued, watch.was_refused)
@@ -176,6 +177,13 @@ class Starter:
                     self.state.note(aside=aside)
                     self.say(f"  the token file is set aside: {token_dir}/{aside[-1][1]}")
         return self.left_of_kis_minute()
+
+    def set_old_aside(self, kept: Kept, manifest: dict[str, Any]) -> None:
+        """Sets the gateway's tokens aside, so that its next start asks KIS for new ones."""
+        aside = kept.set_old_aside(manifest["key"])
+        self.state.note(aside=aside)
+        for _, name in aside:
+            self.say(f"the old token is set aside: {manifest['token_dir']}/{name}")
 
     def put_token_back(self, manifest: dict[str, Any]) -> None:
         if not self.state.get("aside"):

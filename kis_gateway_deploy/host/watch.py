@@ -141,6 +141,9 @@ class Watch:
         self.asked = self.next_ask = 0.0  # time.monotonic of the last probe, and of the next
         self.heard = ""
         self.probed = ""  # as `probe` of `Observation`
+        # By a gateway that gets a new token after the probe, because KIS has refused the old one,
+        # none is replaced without need.
+        self.replaced = 0.0
         self.since = self.started
 
     def run(self, set_aside: Callable[[], float]) -> tuple[bool, str]:
@@ -244,9 +247,11 @@ class Watch:
             self.asked, self.next_ask = now, now + UNTIL_IT_LISTENS * 4
         if status != "running" or now - self.log_read >= SECOND:
             self._read_log(details is not None)
+        token = self.tokens.look()
+        if not self.probed:
+            self.replaced = self.tokens.replaced
         if self.rules.probes and self.probed != "done" and history.good_since is not None:
             self._probe()
-        token = self.tokens.look()
         refused, credentials = self.log_found
         return Observation(
             time.monotonic() - self.opened,
@@ -257,7 +262,7 @@ class Watch:
             answer,
             self.heard,
             token,
-            self.tokens.replaced,
+            self.replaced,
             refused,
             credentials,
             self.probed,
