@@ -170,5 +170,5 @@ class Gateway:
         url = "http://127.0.0.1:9443/_simulator/counters"
         probe = f"import urllib.request as u; print(u.urlopen('{url}').read().decode())"
         counters = json.loads(self.run("docker", "exec", "kis-simulator", "python3", "-c", probe))
-        app_key = self.settings.credentials.app_key
-        return sum(int(host.get(app_key, {}).get("issuances", 0)) for host in counters.values())
+        found = (host.get(self.settings.credentials.app_key, {}) for host in counters.values())
+        return sum(int(each.get("issuances", 0)) for each in found)
