@@ -71,7 +71,7 @@ test: .venv/ready  ## unit, services, engine, a lab of two hosts; on a real Dock
 	$(SIDE_BY_SIDE)
 
 test-lab: .venv/ready  ## the rest: rollouts, issuances, faults on lab hosts; a hostile container
-	$(SIDE_BY_SIDE) -m 'not simulation' tests/lab --ignore tests/lab/test_two_hosts.py
+	$(SIDE_BY_SIDE) tests/lab --ignore tests/lab/test_two_hosts.py
 	$(PYTEST) -m long tests/engine
 
 .venv-bench/ready: .venv/ready benchmarks/requirements.txt

@@ -45,8 +45,8 @@ class PyinfraBackend(BaseBackend):  # type: ignore[misc] # testinfra has no type
             last, _mark, status = err.pop().rpartition(STATUS)
             err += [last] if last else []
         stdout, stderr = ("".join(f"{each}\n" for each in lines) for lines in (out, err))
-        # Not `self.result`, which logs the output: with `-vv` pytest would show the log of a gateway
-        # and its variables.
+        # Not `self.result`, which logs the output: with `-vv` pytest would show a gateway's log and
+        # its variables.
         output = stdout.encode("utf-8", "replace"), stderr.encode()
         return CommandResult(self, int(status), line, *output)
 
