@@ -349,11 +349,9 @@ def test_a_hostile_token_directory_harms_nothing(
         labels = {"changed": "yes"}
         for verb in ("up", "plan", "drift", "status", "history", "logs", "restart", "rollback"):
             outputs[verb] = deployment.run(verb, *LOUD, gateway_labels=labels).output
-            print(time.monotonic(), verb, outputs[verb].splitlines()[0])  # DEBUGGING
         outputs["verify"] = deployment.verify("-vvv", "-m", "not restarts").output
         outputs["down"] = deployment.run("down", *LOUD).output
         outputs["up without a gateway"] = deployment.up(*LOUD).output
-        print(time.monotonic(), "end")  # DEBUGGING
         assert swapper.poll() is None
         swapper.terminate()
         assert swapper.stdout is not None
