@@ -16,7 +16,7 @@ SOURCES := benchmarks deploy inventory kis_gateway_deploy lab services tests
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 .DEFAULT_GOAL := help
 
-.PHONY: help adopt deploy verify status history logs plan drift restart rollback down lab lab-down test test-lab lint lock bench
+.PHONY: help adopt deploy verify status history logs plan drift restart renew rollback down lab lab-down test test-lab test-nightly lint lock bench
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -52,6 +52,9 @@ drift: .venv/ready  ## the same, for a scheduler: fails if anything would change
 restart: .venv/ready  ## restart the gateways, batch by batch; FORCE=1 as above
 	@$(RUN) restart "$$INVENTORY" "$$LIMIT" $(FORCED)
 
+renew: .venv/ready  ## give the gateways a new token, if KIS has ended the old one; FORCE=1 as above
+	@$(RUN) renew "$$INVENTORY" "$$LIMIT" $(FORCED)
+
 rollback: .venv/ready  ## go back to the previous release, or to RELEASE=id, batch by batch; FORCE=1 as above
 	@$(RUN) rollback "$$INVENTORY" "$$LIMIT" $(FORCED) $(if $(RELEASE),--data "release=\"$$RELEASE\"")
 
@@ -70,9 +73,11 @@ lab-down: .venv/ready  ## remove every trace of the lab
 test: .venv/ready  ## unit, services, engine, a lab of two hosts; on a real Docker engine
 	$(SIDE_BY_SIDE)
 
-test-lab: .venv/ready  ## the rest: rollouts, issuances, faults on lab hosts; a hostile container
+test-lab: .venv/ready  ## the rest: rollouts, issuances, faults on lab hosts
 	$(SIDE_BY_SIDE) tests/lab --ignore tests/lab/test_two_hosts.py
-	$(PYTEST) -m long tests/engine
+
+test-nightly: .venv/ready  ## what takes long: gateways of public projects, other ways to a host, a hostile container
+	$(SIDE_BY_SIDE) -m nightly tests/engine tests/lab
 
 .venv-bench/ready: .venv/ready benchmarks/requirements.txt
 	@python3 -m venv .venv-bench

@@ -15,7 +15,10 @@ import pytest
 
 from kis_gateway_deploy.host import directory, token_files, tokens
 from kis_gateway_deploy.host.containers import authority
-from kis_gateway_deploy.release import COMPOSE_FILE, OVERRIDE_FILE
+from kis_gateway_deploy.reading import TokenProbe, parse_reading
+from kis_gateway_deploy.release import COMPOSE_FILE, OVERRIDE_FILE, make_release
+from kis_gateway_deploy.remote import ask
+from kis_gateway_deploy.requests import read_request
 from kis_gateway_deploy.settings import Settings
 from kis_gateway_deploy.verify.inventory import InventoryHost, run
 
@@ -179,6 +182,15 @@ class Gateway:
     def _of_tokens(self, last: str) -> list[str]:
         form = json.dumps(self.settings.token_file)
         return ["python3", "-I", "-S", "-c", _program(last), self.settings.token_dir, form]
+
+    def probe(self) -> TokenProbe | None:
+        """What `gateway_probe` is answered; None without one. The request travels as a deploy's:
+        its headers may be secret.
+        """
+        backend = self.host.backend
+        request = read_request(self.settings, make_release(self.settings), probe=True)
+        answer = ask(backend.pyinfra_host, "read", request, connector=backend.arguments)
+        return parse_reading(answer).token_probe
 
     def issuances(self) -> int | None:
         """Successful calls of the token endpoint, counted by the simulator.

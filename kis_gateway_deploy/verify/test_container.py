@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 
-from kis_gateway_deploy.display import harmless
+from kis_gateway_deploy.compose_changes import harmless
 from kis_gateway_deploy.settings import Settings, key_fingerprint
 from kis_gateway_deploy.verify.gateway import Gateway
 

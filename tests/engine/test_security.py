@@ -245,6 +245,9 @@ def test_no_secret_leaves_its_place(run: Run, wild: str) -> None:
         run("history", "history")
         run("restart", "restart")
         run("rollback", "rollback")
+        run("renew", "renew")
+        run.canaries.add_token(deployment.token())
+        assert deployment.account.count("issuances") == 2
         assert_modes(deployment)
         fail_in_every_way(run)
         run.note("verify", deployment.verify("-vvv", "-k", "docker_restart"))
@@ -325,7 +328,7 @@ def fingerprint(path: Path) -> tuple[int, int, int, bytes]:
     return at.st_uid, at.st_gid, at.st_mode, path.read_bytes()
 
 
-@pytest.mark.long
+@pytest.mark.nightly
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can run a program as the container's user")
 def test_a_hostile_token_directory_harms_nothing(
     new_deployment: Callable[..., Deployment],
@@ -349,6 +352,7 @@ def test_a_hostile_token_directory_harms_nothing(
         labels = {"changed": "yes"}
         for verb in ("up", "plan", "drift", "status", "history", "logs", "restart", "rollback"):
             outputs[verb] = deployment.run(verb, *LOUD, gateway_labels=labels).output
+        outputs["renew"] = deployment.run("renew", *LOUD).output
         outputs["verify"] = deployment.verify("-vvv", "-m", "not restarts").output
         outputs["down"] = deployment.run("down", *LOUD).output
         outputs["up without a gateway"] = deployment.up(*LOUD).output

@@ -263,3 +263,14 @@ def test_a_token_directory_that_is_a_link_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OSError, match=r"link|directory"):
         kept.ready(KEY, ME)
     assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+def test_for_a_renewal_the_old_tokens_are_set_aside(kept: Kept, path: Path) -> None:
+    path.write_text(token())
+    kept.bring(one(token(ENDS + 1)), KEY)
+    [[name, aside]] = kept.set_old_aside(KEY)
+    assert name == "t.json"
+    assert files_in(path.parent) == {aside: token()}
+    assert kept.best(KEY) == ("missing", 0)
+    assert list(remembered(kept).values()) == [token(ENDS + 1)]
+    assert kept.set_old_aside(KEY) == []
