@@ -78,7 +78,7 @@ test: .venv/ready  ## unit, services, engine, a lab of two hosts; on a real Dock
 test-lab: .venv/ready  ## the rest: rollouts, issuances, faults on lab hosts
 	$(SIDE_BY_SIDE) tests/lab --ignore tests/lab/test_two_hosts.py
 
-test-nightly: .venv/ready  ## what takes long: gateways of public projects, other ways to a host
+test-nightly: .venv/ready  ## what takes long: gateways of public projects, other ways to a host, a hostile container
 	$(SIDE_BY_SIDE) -m nightly tests/engine tests/lab
 
 .venv-bench/ready: .venv/ready benchmarks/requirements.txt
