@@ -53,7 +53,7 @@ drift: .venv/ready  ## the same, for a scheduler: fails if anything would change
 restart: .venv/ready  ## restart the gateways, batch by batch; FORCE=1 as above | 게이트웨이를 배치별로 재시작. FORCE=1: 위와 같음
 	@$(RUN) restart "$$INVENTORY" "$$LIMIT" $(FORCED)
 
-renew: .venv/ready  ## give the gateways a new token, if KIS has ended the old one; FORCE=1 as above | KIS가 이전 토큰을 끝냈을 때 새 토큰 발급. FORCE=1: 위와 같음
+renew: .venv/ready  ## give the gateways a new token, if KIS has ended the old one; FORCE=1 as above | KIS가 이전 접근토큰을 무효화했으면 새로 발급. FORCE=1: 위와 같음
 	@$(RUN) renew "$$INVENTORY" "$$LIMIT" $(FORCED)
 
 rollback: .venv/ready  ## go back to the previous release, or to RELEASE=id, batch by batch; FORCE=1 as above | 이전 릴리스로, 또는 RELEASE=id로 배치별로 되돌림. FORCE=1: 위와 같음
