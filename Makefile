@@ -16,7 +16,7 @@ SOURCES := benchmarks deploy inventory kis_gateway_deploy lab services tests
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 .DEFAULT_GOAL := help
 
-.PHONY: help adopt deploy verify status history logs plan drift restart renew rollback down lab lab-down test test-lab lint lock bench
+.PHONY: help adopt deploy verify status history logs plan drift restart renew rollback down lab lab-down test test-lab test-nightly lint lock bench
 
 help:  ## this list | 이 목록
 	@case "$${LC_ALL:-$${LC_MESSAGES:-$$LANG}}" in ko*) text='.* | \(.*\)' ;; *) text='\(.*\) | .*' ;; esac; \
@@ -76,6 +76,9 @@ test: .venv/ready  ## unit, services, engine, a lab of two hosts; on a real Dock
 
 test-lab: .venv/ready  ## the rest: rollouts, issuances, faults on lab hosts | 나머지: 랩 호스트에서 롤아웃, 발급, 장애 테스트
 	$(SIDE_BY_SIDE) tests/lab --ignore tests/lab/test_two_hosts.py
+
+test-nightly: .venv/ready  ## what takes long: gateways of public projects, other ways to a host
+	$(SIDE_BY_SIDE) -m nightly tests/engine tests/lab
 
 .venv-bench/ready: .venv/ready benchmarks/requirements.txt
 	@python3 -m venv .venv-bench

@@ -9,6 +9,7 @@ host whose SSH key is missing or unusable fails alone. LIMIT: names of hosts or 
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -24,8 +25,9 @@ from pyinfra.context import ctx_state
 from pyinfra_cli.exceptions import UnexpectedExternalError, UnexpectedInternalError
 from pyinfra_cli.main import main as pyinfra
 
-from kis_gateway_deploy.display import UNREACHABLE, last_line, status_json
+from kis_gateway_deploy.display import UNREACHABLE, last_line
 from kis_gateway_deploy.operations import tell
+from kis_gateway_deploy.overview import history_json, status_json
 from kis_gateway_deploy.session import ADOPTS, ATTRIBUTE, REFUSED, Refused, Session
 
 DEBUG_LOG = Path("pyinfra-debug.log")
@@ -60,7 +62,8 @@ def _fail(verb: str, why: str, flags: Sequence[str], hosts: Sequence[str] = ()) 
     click.secho(f"no host was touched: {why}", fg="red", err=True)
     is_json = "json=1" in flags
     if is_json:
-        click.echo(status_json(dict.fromkeys(hosts, UNREACHABLE)))
+        as_json = history_json if verb == "history" else status_json
+        click.echo(as_json(dict.fromkeys(hosts, UNREACHABLE)))
     click.echo(last_line(verb, dict.fromkeys(hosts, "failed")), err=is_json)
     sys.exit(1)
 
@@ -104,7 +107,13 @@ def _connect(connector: SSHConnector) -> None:
         raise ConnectError(str(error)) from None
 
 
+def _no_color(_: bool | None = None) -> bool:
+    return False
+
+
 if __name__ == "__main__":
+    if os.environ.get("NO_COLOR"):  # which click and pyinfra do not heed
+        click.utils.resolve_color_default = _no_color  # type: ignore[attr-defined,assignment]
     logger.addHandler(_DroppedGroups())
     UnexpectedExternalError.show = _show_error
     UnexpectedInternalError.show = _show_error

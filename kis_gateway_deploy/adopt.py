@@ -1,7 +1,7 @@
 """The inventory that deploys a copy of a container.
 
 Pure. What is shown of a description is escaped, or written as a Python literal. No value of a
-variable or of a secrets file is in the inventory unless it is `display.harmless`.
+variable or of a secrets file is in the inventory unless it is `compose_changes.harmless`.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from kis_gateway_deploy.compose_changes import harmless
 from kis_gateway_deploy.credentials import find_app_key
 from kis_gateway_deploy.description import Container, SecretsFile, TokenFile
-from kis_gateway_deploy.display import harmless
 from kis_gateway_deploy.env_file import EnvFileError, values_in
 from kis_gateway_deploy.host.containers import DEFAULT_TOKEN_PATH
 from kis_gateway_deploy.host.tokens import KOREA

@@ -34,7 +34,8 @@ def up() -> None:
     if plan.may("tokens", "release"):
         gateway.prepare(name="Put the release on the host")
     # Quick and not harmless: batch by batch.
-    gateway.roll_out(action="up", name="Roll out", _run_once=True)
+    if plan.may("switch"):
+        gateway.roll_out(action="up", name="Roll out", _run_once=True)
     gateway.report(name="Report")
 
 
@@ -61,9 +62,9 @@ def drift() -> None:
 
 @deploy("KIS gateway: status")
 def status() -> None:
-    """Shows what runs on every host, its token's age (never the token), and the last switches.
+    """Shows what runs on every host, and how long its token is valid (never the token).
 
-    Host data `json=1`: as one JSON document.
+    Host data `json=1`: as one JSON document, with the last switches.
     """
     if session := gateway.begin("status"):
         session.read(host, history=5, probe=True)

@@ -25,12 +25,14 @@ EFFECTS: dict[Does, str] = {
     "engine": "Docker is installed or started",
     "image": "the image is fetched; nothing that runs is touched",
     "simulator": "the KIS simulator is started",
-    "tokens": "the token directory is put in order; the gateway runs on",
+    "tokens": "the token directory is put in order; nothing that runs is touched",
     "release": "the release is put on the host; nothing that runs is touched",
     "switch": "the container is re-created",
     "down": "the container is removed; token and releases stay",
 }
 """What a step does to what runs."""
+CREATES = "the container is created"
+"""What a switch does if there is no container yet."""
 
 
 class Step(NamedTuple):

@@ -313,6 +313,11 @@ class Reading(_Read):
         ]
 
     @property
+    def container(self) -> Container | None:
+        """Of several, as an interrupted re-creation leaves them, one that serves."""
+        return max(self.gateways, key=lambda container: container.serves, default=None)
+
+    @property
     def adopted(self) -> Container | None:
         """A gateway that was started by other means, running or stopped, and is to be replaced."""
         return next((c for c in self.containers if c.id == self.adopted_id), None)

@@ -11,8 +11,9 @@ from signal import SIG_IGN, SIGHUP, SIGINT, SIGTERM, Signals, getsignal, signal
 from threading import Lock
 from typing import Any
 
+import pyinfra
 from jinja2 import TemplateError
-from pyinfra import is_cli, logger
+from pyinfra import logger
 from pyinfra.api.arguments import CONNECTOR_ARGUMENT_KEYS, pop_global_arguments
 from pyinfra.api.exceptions import PyinfraError
 from pyinfra.api.host import Host
@@ -21,8 +22,9 @@ from pyinfra.context import ctx_state
 
 from kis_gateway_deploy import requests
 from kis_gateway_deploy.display import UNREACHABLE, Word, closed_window, window_time
+from kis_gateway_deploy.ending import NO_GATE, Ended, Gate, ended
 from kis_gateway_deploy.fleet import SettingsError, validate_fleet
-from kis_gateway_deploy.hook import VERBS, End, runs_after
+from kis_gateway_deploy.hook import VERBS, End, bounded, runs_after
 from kis_gateway_deploy.issuance import (
     WORTH_KEEPING,
     external_gateway,
@@ -109,6 +111,10 @@ class Session:
         self.runs: dict[str, str | None] = {}  # the release of each host that was asked to switch
         self.outcomes: dict[str, str] = {}
         self.why: dict[str, str] = {}  # what failed last on a host
+        self.gates: dict[str, Gate] = {}
+        self.looked: dict[str, Reading] = {}  # after the switch
+        self.plan_count = ""  # said before the last line
+        self.says_steps = False
         self.is_rolling_out = False
         self.verb = ""
         self.begun: set[str] = set()
@@ -152,7 +158,7 @@ class Session:
                 raise SystemExit(self.exit_status)
             logger.error(f"{name}: no new switch begins; those under way are waited for")
 
-        if not is_cli:
+        if not pyinfra.is_cli:
             return  # the program that uses this library handles its signals itself
         for each in (SIGINT, SIGTERM, SIGHUP):
             if getsignal(each) != SIG_IGN:  # nohup
@@ -272,6 +278,7 @@ class Session:
         reading = self._reading(host)
         if reading is None:
             return "could not be looked at after its switch"
+        self.looked[name] = reading
         gateway = next(iter(reading.gateways), None)
         if gateway is None or gateway.status != "running":
             return f"the container is {gateway.status if gateway else 'gone'} after its switch"
@@ -544,6 +551,15 @@ class Session:
         self.runs[name] = runs_after(runs, release, outcome)
         self.outcomes[name] = outcome
 
+    def note_gate(self, name: str, gate: Gate) -> None:
+        """To be told of every gate; what a failed one has heard is kept."""
+        known = self.gates.get(name, NO_GATE)
+        self.gates[name] = Gate(
+            known.seconds if gate.seconds is None else gate.seconds,
+            known.heard or gate.heard,
+            known.log_error or gate.log_error,
+        )
+
     def _ran_before(self, name: str) -> str | None:
         target = self.targets.get(name)
         reading = target.reading if target else None
@@ -563,6 +579,25 @@ class Session:
             )
             for name, word in self.words().items()
         ]
+
+    def endings(self) -> list[Ended]:
+        """The same, for people."""
+        reverted = self._rollout.progress.reverted if self._rollout else []
+        found = []
+        for end in self.ends():
+            target = self.targets.get(end.host)
+            found.append(
+                ended(
+                    replace(end, why=bounded(end.why)),
+                    self.desired[end.host][1].image.reference,
+                    target.reading if target else None,
+                    self.looked.get(end.host),
+                    self.gates.get(end.host, NO_GATE),
+                    end.host in reverted,
+                    target is not None and target.plan.does("switch"),
+                )
+            )
+        return found
 
     def _why(self, name: str) -> str:
         """Why a host failed or was blocked; the most specific cause that is known."""

@@ -49,6 +49,9 @@ ENGINE_SECONDS = 60
 STEPS = ("begun", "created", "ready", "started", "passed", "pointed")
 """Steps at which a request's `die_at` kills the worker, for tests."""
 
+PASSED = ("switched", "restarted")
+"""Outcomes of a change whose release has passed its gate."""
+
 Back = namedtuple("Back", "kind release image adopted", defaults=(None, None, None))
 """What to restore after a failure. `kind`: `release` (with the id of its image), `adopted` (a
 container), `same` (the release that failed also ran before), or `nothing` (nothing ran)."""
@@ -170,7 +173,7 @@ class Change:
         if baseline:
             point(self.app_dir, "current", baseline)
         self._begin(back)
-        self.say(f"switch: {self.state['from'] or 'none'} -> {release}")
+        self.say(f"switch: {self.state['from'] or 'none'} -> {release}; {self._gate(manifest)}")
         if asks:
             wait_for_kis(self.starter.left_of_kis_minute(), self.say)
         try:
@@ -201,7 +204,6 @@ class Change:
         self._step("pointed")
         if state["adopted"]:
             state["adopted"]["replaced"] = True
-        self.say(f"release {state['to']} is healthy")
         result = self._finish("switched", "")
         kept = {linked(self.app_dir, name) for name in ("current", "previous")}
         with suppress(OSError):
@@ -316,7 +318,6 @@ class Change:
         release, action = self.state["to"], self.state["action"]
         self.say(f"The {action} to release {release} failed: {why}")
         self._wait_for_engine()
-        correct = f"Correct the cause and deploy again: {why.splitlines()[0]}"
         if back.kind == "same":
             self._leave()
             self.say(
@@ -335,7 +336,6 @@ class Change:
                 )
                 return self._finish("failed", why)
             self.say(f"Restored: the container {back.adopted['name']} runs again.")
-            self.say(correct)
             return self._finish("restored-adopted", why)
         if back.kind == "nothing":
             self.deployment.remove(self.say)
@@ -352,13 +352,13 @@ class Change:
             self._leave()
             return self._finish("failed", why)
         self.say(f"Restored: release {back.release} runs again and is healthy.")
-        self.say(correct)
         return self._finish("restored", why)
 
     def _restore(self, release: str, image: str | None) -> None:
         manifest = manifest_of(self.app_dir, release) or self.state.get("manifest_before")
         if manifest is None:
             raise FailedError(f"the manifest of release {release} is not on the host")
+        self.say(f"restoring release {release}; {self._gate(manifest)}")
         manifest = manifest | {"probe": None}  # KIS refuses the token of any release, or of none
         self.starter.put_token_back(manifest)
         if must_ask(kept_of(self.request, manifest), manifest):
@@ -457,7 +457,7 @@ class Change:
         self.state["to"] = release
         kept, renews = kept_of(self.request, manifest), self.request["action"] == "renew"
         self._begin()
-        self.say(f"{self.request['action']} of release {release}")
+        self.say(f"{self.request['action']} of release {release}; {self._gate(manifest)}")
         is_given = renews and self.request["token"]
         if not is_given and (renews or must_ask(kept, manifest)):
             wait_for_kis(self.starter.left_of_kis_minute(), self.say)
@@ -477,6 +477,15 @@ class Change:
         return self._finish("renewed" if renews else "restarted", "")
 
     # State and result
+
+    def _gate(self, manifest: dict[str, Any]) -> str:
+        """What the health gate waits for, and for how long."""
+        healthy, deadline = self.request["min_healthy"], self.request["deadline"]
+        if manifest["health_path"] is None:
+            return f"its container must run for {healthy:g} s"
+        where = authority(manifest["address"], manifest["port"])
+        url = f"http://{where}{manifest['health_path']}"
+        return f"{url} must answer well for {healthy:g} s, within {deadline:g} s"
 
     def _begin(self, back: Back | None = None) -> None:
         """Stores the state. After this, the host may be changed."""
@@ -516,7 +525,9 @@ class Change:
         if self.starter.rewritten:
             self.say("The token file was rewritten with the same token; KIS may have been asked.")
         if state["action"] not in ("down", "stop", "start"):
-            self.say(f"issuances: {self.starter.issuances} (budget {self.request['budget']})")
+            passed = f"release {state['to']} is healthy; " if outcome in PASSED else ""
+            count = f"issuances: {self.starter.issuances} (budget {self.request['budget']})"
+            self.say(f"{passed}{count}")
         return self._result(outcome, why)
 
     def _result(self, outcome: str, why: str) -> dict[str, Any]:
@@ -526,6 +537,9 @@ class Change:
             "issuances": self.starter.issuances,
             "rewritten": self.starter.rewritten,
             "asked": self.starter.last_asked > 0,
+            "gate": self.starter.gate_seconds,
+            "heard": self.starter.heard,
+            "log_error": self.starter.log_error,
             "why": why,
         }
 

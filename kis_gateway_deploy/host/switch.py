@@ -51,7 +51,9 @@ def switch(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
     or null); `min_healthy` and `deadline` in seconds; and `die_at`, one of `STEPS`, or null.
 
     The result: `outcome` (see above), `generation`, `issuances`, `rewritten` (whether the token
-    file was rewritten with the same token), `asked` (whether KIS may just have been asked), `why`.
+    file was rewritten with the same token), `asked` (whether KIS may just have been asked), `why`;
+    `gate`: the seconds of the gate that passed last, or null; `heard` and `log_error`: what the
+    gate that failed last asked and was answered, and the first error in the log, or empty.
     """
     make_dir(request["app_dir"])
     reading, writing = os.pipe()

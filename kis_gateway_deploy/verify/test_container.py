@@ -6,7 +6,7 @@ import hashlib
 import json
 import shlex
 
-from kis_gateway_deploy.display import harmless
+from kis_gateway_deploy.compose_changes import harmless
 from kis_gateway_deploy.settings import Settings, key_fingerprint
 from kis_gateway_deploy.verify.gateway import Gateway
 
