@@ -34,7 +34,7 @@ NOT_REPORTED = (
     *("the token is set aside, and", "in the container is taken over", "see the output of the run"),
     *("crash loop (EGW00133) detected", "kind release image", "min_healthy deadline", "t status"),
     *("good_since start", "putting the release on", "starting the KIS simulator", "A price: curl"),
-    *("must answer well for", "must run for"),
+    *("must answer well for", "its container must run for"),
 )
 
 
