@@ -77,7 +77,7 @@ test: .venv/ready  ## unit, services, engine, a lab of two hosts; on a real Dock
 test-lab: .venv/ready  ## the rest: rollouts, issuances, faults on lab hosts | 나머지: 랩 호스트에서 롤아웃, 발급, 장애 테스트
 	$(SIDE_BY_SIDE) tests/lab --ignore tests/lab/test_two_hosts.py
 
-test-nightly: .venv/ready  ## what takes long: gateways of public projects, other ways to a host
+test-nightly: .venv/ready  ## what takes long: gateways of public projects, other ways to a host | 오래 걸리는 테스트: 공개 프로젝트의 게이트웨이, 여러 접속 방법
 	$(SIDE_BY_SIDE) -m nightly tests/engine tests/lab
 
 .venv-bench/ready: .venv/ready benchmarks/requirements.txt
