@@ -35,8 +35,7 @@ def test_the_two_commands_of_the_readme_do_what_it_says(
     assert verified.status == 0, verified.output
     assert "up: up to date on 1 of 1 hosts" in second.output.splitlines(), second.output
     shown = re.findall("^    (.*)$", readme[: readme.index("## Your own gateway")], re.M)
-    # How often the gateway is asked until it is healthy depends on the machine.
-    of_this_run = r"\d+ s:|[0-9a-f]{12}|:\d{4,5}|/health: .*|  +"
+    of_this_run = r"\d+(\.\d+)? [sh]\b|\b[0-9a-f]{4,12}\b|:\d{4,5}|\[ *\d+%\]|  +"
 
     def plain(line: str) -> str:
         return re.sub(of_this_run, " ", line).strip()

@@ -138,3 +138,10 @@ def test_an_issue_form_has_what_github_asks_for(form: Path) -> None:
     inputs = [each for each in content["body"] if each["type"] != "markdown"]
     assert len({each["id"] for each in inputs}) == len(inputs)
     assert all(each["attributes"]["label"] for each in inputs)
+
+
+def test_the_architecture_lists_every_module() -> None:
+    page = (ROOT / "docs/architecture.md").read_text("utf-8")
+    package = ROOT / "kis_gateway_deploy"
+    modules = {path.stem for path in [*package.glob("*.py"), *package.glob("host/*.py")]}
+    assert [name for name in sorted(modules - {"__init__"}) if f"`{name}`" not in page] == []
