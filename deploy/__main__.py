@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from traceback import extract_tb, format_exception
+from traceback import extract_tb
 from typing import Any, NoReturn
 
 import click
@@ -86,14 +86,18 @@ class _DroppedGroups(logging.Handler):
 
 
 def _show_error(error: Any, file: object = None) -> None:  # noqa: ARG001 - click's interface
-    """Shows an error with its file and line, and writes the traceback to `DEBUG_LOG`."""
+    """Shows an error with its file and line, and writes the calls that led there to `DEBUG_LOG`.
+
+    Without the text of any line: one of an inventory may hold a secret.
+    """
     cause = error.exception
+    calls = extract_tb(getattr(cause, "_traceback", cause.__traceback__))
     if isinstance(cause, SyntaxError):
         where = f"{cause.filename}, line {cause.lineno}: {cause.msg}"
     else:
-        last = extract_tb(cause._traceback)[-1]
-        where = f"{last.filename}, line {last.lineno}: {type(cause).__name__}: {cause}"
-    DEBUG_LOG.write_text("".join(format_exception(cause)))
+        where = f"{calls[-1].filename}, line {calls[-1].lineno}: {type(cause).__name__}: {cause}"
+    lines = [f"{each.filename}, line {each.lineno}, in {each.name}" for each in calls]
+    DEBUG_LOG.write_text("".join(f"{line}\n" for line in [*lines, where]))
     click.secho(f"{where} (the traceback is in {DEBUG_LOG})", fg="red", err=True)
 
 

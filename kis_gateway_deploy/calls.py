@@ -117,12 +117,12 @@ def _call(
 
 
 @contextmanager
-def named(host: Host, what: str) -> Iterator[None]:
-    """Says every `SAY_SECONDS` how long something has taken, until it has ended."""
+def named(host: Host, what: str, seconds: float = SAY_SECONDS) -> Iterator[None]:
+    """Says every `seconds` how long something has taken, until it has ended."""
 
     def say() -> None:
         while True:
-            gevent.sleep(SAY_SECONDS)
+            gevent.sleep(seconds)
             logger.info(f"{prefix}{what}: {time.monotonic() - began:.0f} s")
 
     prefix, began = host.print_prefix, time.monotonic()

@@ -121,7 +121,7 @@ def summary(verb: str, hosts: Sequence[Ended], seconds: float, back: str) -> lis
         return []
     ids = shortened((each or "" for it in hosts for each in (it.end.before, it.end.after)), DIGITS)
     lines = table([_cells(each, ids) for each in hosts]).splitlines()
-    if len(done) == len([each for each in hosts if each.has_switch]):
+    if not any(each.end.word in {"failed", "blocked"} for each in hosts):
         number = f"{len(done)} host{'s' if len(done) > 1 else ''}"
         can_go_back = verb == "up" and all(
             each.end.before not in {None, each.end.after} for each in done
@@ -170,7 +170,8 @@ def failure(hosts: Sequence[Ended], again: str, status: str) -> list[str]:
     lines.append(what_runs(hosts))
     unknown = [each.end.host for each in hosts if each.serves is None and each.end.word == "failed"]
     look = f"{status}, then " if unknown else ""
-    correct = "correct the cause, then " if causes else ""
+    is_known = any(not each.end.why.startswith("interrupted") for each in causes)
+    correct = "correct the cause, then " if is_known else ""
     lines.append(f"Next: {look}{correct}{again}")
     return lines
 

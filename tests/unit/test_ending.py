@@ -104,6 +104,12 @@ def test_the_last_probe_is_added_if_the_cause_does_not_name_it() -> None:
     ]
 
 
+def test_an_interrupted_deploy_is_repeated() -> None:
+    hosts = [host("trade-1", "failed", why="interrupted (SIGINT)")]
+    assert failure(hosts, "make deploy", "make status")[-1] == "Next: make deploy"
+    assert len(summary("up", hosts, 13, "make rollback")) == 1
+
+
 def test_a_long_cause_is_bounded() -> None:
     why = "\n".join(["first", *["x"] * 90, "y" * 999])
     many = [host(f"t{n}", "failed", **RESTORED | {"why": why}) for n in range(9)]
