@@ -37,7 +37,7 @@ deploy: .venv/ready  ## bring the gateway up on every host of INVENTORY; FORCE=1
 verify: .venv/ready  ## check every host of INVENTORY; SAFE=1 restarts nothing; FORCE=1 as above | INVENTORY의 모든 호스트 검사. SAFE=1: 재시작 없음. FORCE=1: 위와 같음
 	@$(VERIFY) --inventory "$$INVENTORY" --limit "$$LIMIT" $(if $(SAFE),-m "not restarts") $(if $(filter 1,$(FORCE)),--force)
 
-status: .venv/ready  ## what runs on every host, and how long its token is valid; JSON=1 for programs | 호스트마다 실행 중인 릴리스와 토큰의 유효 시간. JSON=1: 프로그램용
+status: .venv/ready  ## what runs on every host, and how long its token is valid; JSON=1 for programs | 호스트마다 실행 중인 릴리스와 토큰의 남은 시간. JSON=1: 프로그램용
 	@$(RUN) status "$$INVENTORY" "$$LIMIT" $(if $(JSON),--data json=1)
 
 history: .venv/ready  ## every switch of every host in the order of time, with its release; JSON=1 | 모든 호스트의 전환 이력을 시간순으로, 릴리스와 함께. JSON=1
@@ -79,7 +79,7 @@ test: .venv/ready  ## unit, services, engine, a lab of two hosts; on a real Dock
 test-lab: .venv/ready  ## the rest: rollouts, issuances, faults on lab hosts | 나머지: 랩 호스트에서 롤아웃, 발급, 장애 테스트
 	$(SIDE_BY_SIDE) tests/lab --ignore tests/lab/test_two_hosts.py
 
-test-nightly: .venv/ready  ## what takes long: gateways of public projects, other ways to a host, a hostile container | 오래 걸리는 테스트: 공개 프로젝트의 게이트웨이, 여러 접속 방법, 악의적인 컨테이너
+test-nightly: .venv/ready  ## what takes long: gateways of public projects, other ways to a host, a hostile container | 오래 걸리는 테스트: 공개 프로젝트의 게이트웨이, 다른 접속 방법, 적대적인 컨테이너
 	$(SIDE_BY_SIDE) -m nightly tests/engine tests/lab
 
 .venv-bench/ready: .venv/ready benchmarks/requirements.txt
