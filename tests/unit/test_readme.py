@@ -16,7 +16,12 @@ from kis_gateway_deploy.fleet import validate_fleet
 from kis_gateway_deploy.paths import ROOT
 
 READMES = [ROOT / "README.md", ROOT / "README.ko.md"]
-PAGES = [*READMES, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    *READMES,
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "SECURITY.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r'\]\(([^)\s]+)\)|(?:src|srcset)="([^"]+)"')
 HEADING = re.compile(r"^(#+) (.+)$", re.MULTILINE)
