@@ -25,8 +25,13 @@ DIGITS = 4
 """Of a release's id, where these are unique."""
 HOSTS_EXPLAINED = 5
 LINE_LIMIT = 300
-DONE = {"up": "Deployed", "restart": "Restarted", "rollback": "Rolled back"}
-PASSED = {"switched", "already", "restarted"}
+DONE = {
+    "up": "Deployed",
+    "restart": "Restarted",
+    "renew": "Renewed the token of",
+    "rollback": "Rolled back",
+}
+PASSED = {"switched", "already", "restarted", "renewed"}
 """Outcomes of a host that runs what was asked for and has passed its gate."""
 NOT_KNOWN = {"failed", "left", "refused", "lost"}
 """Outcomes after which it is not known what serves; a host that refuses may have been changed."""

@@ -57,6 +57,7 @@ def test_a_deploy_ends_with_a_line_for_each_host() -> None:
         ("up", {"before": NEW}, "Deployed 1 host in 2 s."),
         ("rollback", {}, "Rolled back 1 host in 2 s."),
         ("restart", {"before": NEW, "outcome": "restarted"}, "Restarted 1 host in 2 s."),
+        ("renew", {"before": NEW, "outcome": "renewed"}, "Renewed the token of 1 host in 2 s."),
     ],
 )
 def test_the_sentence_offers_a_rollback_only_if_there_is_one(
