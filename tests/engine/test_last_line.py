@@ -16,7 +16,7 @@ from kis_gateway_deploy.paths import ROOT
 from tests.engine.conftest import Deployment
 from tests.tools import BIN, command
 
-VERBS = ["up", "plan", "drift", "status", "restart", "rollback", "down", "history", "logs"]
+VERBS = ["up", "plan", "drift", "status", "restart", "rollback", "down", "history", "logs", "renew"]
 
 CHANGED: dict[str, Any] = {"gateway_labels": {"changed": "yes"}}
 SILENT_REGISTRY: dict[str, Any] = {
