@@ -9,11 +9,12 @@ host whose SSH key is missing or unusable fails alone. LIMIT: names of hosts or 
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from traceback import extract_tb, format_exception
+from traceback import extract_tb
 from typing import Any, NoReturn
 
 import click
@@ -24,8 +25,9 @@ from pyinfra.context import ctx_state
 from pyinfra_cli.exceptions import UnexpectedExternalError, UnexpectedInternalError
 from pyinfra_cli.main import main as pyinfra
 
-from kis_gateway_deploy.display import UNREACHABLE, last_line, status_json
+from kis_gateway_deploy.display import UNREACHABLE, last_line
 from kis_gateway_deploy.operations import tell
+from kis_gateway_deploy.overview import history_json, status_json
 from kis_gateway_deploy.session import ADOPTS, ATTRIBUTE, REFUSED, Refused, Session
 
 DEBUG_LOG = Path("pyinfra-debug.log")
@@ -60,7 +62,8 @@ def _fail(verb: str, why: str, flags: Sequence[str], hosts: Sequence[str] = ()) 
     click.secho(f"no host was touched: {why}", fg="red", err=True)
     is_json = "json=1" in flags
     if is_json:
-        click.echo(status_json(dict.fromkeys(hosts, UNREACHABLE)))
+        as_json = history_json if verb == "history" else status_json
+        click.echo(as_json(dict.fromkeys(hosts, UNREACHABLE)))
     click.echo(last_line(verb, dict.fromkeys(hosts, "failed")), err=is_json)
     sys.exit(1)
 
@@ -83,14 +86,18 @@ class _DroppedGroups(logging.Handler):
 
 
 def _show_error(error: Any, file: object = None) -> None:  # noqa: ARG001 - click's interface
-    """Shows an error with its file and line, and writes the traceback to `DEBUG_LOG`."""
+    """Shows an error with its file and line, and writes the calls that led there to `DEBUG_LOG`.
+
+    Without the text of any line: one of an inventory may hold a secret.
+    """
     cause = error.exception
+    calls = extract_tb(getattr(cause, "_traceback", cause.__traceback__))
     if isinstance(cause, SyntaxError):
         where = f"{cause.filename}, line {cause.lineno}: {cause.msg}"
     else:
-        last = extract_tb(cause._traceback)[-1]
-        where = f"{last.filename}, line {last.lineno}: {type(cause).__name__}: {cause}"
-    DEBUG_LOG.write_text("".join(format_exception(cause)))
+        where = f"{calls[-1].filename}, line {calls[-1].lineno}: {type(cause).__name__}: {cause}"
+    lines = [f"{each.filename}, line {each.lineno}, in {each.name}" for each in calls]
+    DEBUG_LOG.write_text("".join(f"{line}\n" for line in [*lines, where]))
     click.secho(f"{where} (the traceback is in {DEBUG_LOG})", fg="red", err=True)
 
 
@@ -104,7 +111,13 @@ def _connect(connector: SSHConnector) -> None:
         raise ConnectError(str(error)) from None
 
 
+def _no_color(_: bool | None = None) -> bool:
+    return False
+
+
 if __name__ == "__main__":
+    if os.environ.get("NO_COLOR"):  # which click and pyinfra do not heed
+        click.utils.resolve_color_default = _no_color  # type: ignore[attr-defined,assignment]
     logger.addHandler(_DroppedGroups())
     UnexpectedExternalError.show = _show_error
     UnexpectedInternalError.show = _show_error

@@ -21,6 +21,13 @@ local = [
             "gateway_app_key_field": "kis-r-app-key",
             "gateway_environment": {"KIS_BASE_URL": "http://host.docker.internal:9443"},
             "gateway_simulator": True,
+            # A quotation: it shows whether KIS accepts the token, and costs none.
+            "gateway_probe": {
+                "path": "/uapi/domestic-stock/v1/quotations/inquire-price"
+                "?FID_COND_MRKT_DIV_CODE=J&FID_INPUT_ISCD=005930",
+                "headers": {"tr_id": "FHKST01010100"},
+                "expect": {"rt_cd": "0"},
+            },
             "gateway_cached_token_log": "유효한 캐시 토큰 사용",
         },
     ),

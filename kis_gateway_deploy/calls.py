@@ -7,17 +7,21 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from signal import SIGPIPE
 from typing import Annotated, Any
 
 import click
-from pydantic import BaseModel, BeforeValidator, StringConstraints, ValidationError
-from pyinfra import is_cli, logger
+import gevent
+import pyinfra
+from pydantic import BaseModel, BeforeValidator, Field, StringConstraints, ValidationError
+from pyinfra import logger
 from pyinfra.api.exceptions import ConnectError
 from pyinfra.api.host import Host
 
 from kis_gateway_deploy import requests
+from kis_gateway_deploy.ending import Gate
 from kis_gateway_deploy.reading import escaped
 from kis_gateway_deploy.release import Image, archive, simulator_image
 from kis_gateway_deploy.remote import Octets, RemoteError, ask
@@ -27,6 +31,7 @@ from kis_gateway_deploy.session import EXIT_BY_SIGNAL, Session, Target
 FETCH_SECONDS = 3600
 PREPARE_SECONDS = 300
 LOGS_SECONDS = 300
+SAY_SECONDS = 10
 BEYOND_THE_DEADLINE = 240
 """Seconds that a gate may take beyond its deadline: the patience after a refusal, and a minute."""
 
@@ -44,6 +49,9 @@ class Result(BaseModel):
     why: Words = ""
     issuances: int = 0
     asked: bool = False
+    gate: Annotated[float, Field(ge=0, lt=10**6)] | None = None
+    heard: Words = ""
+    log_error: Words = ""
 
     @property
     def is_good(self) -> bool:
@@ -60,7 +68,7 @@ class Result(BaseModel):
 
 
 GOOD = {"prepared", "fetched", "started", "stopped", "switched", "already", "restarted", "reverted"}
-GOOD |= {"down", "shown"}
+GOOD |= {"renewed", "down", "shown"}
 LOST = "lost"
 """The outcome of a call without a usable answer."""
 
@@ -108,12 +116,30 @@ def _call(
     return result
 
 
+@contextmanager
+def named(host: Host, what: str, seconds: float = SAY_SECONDS) -> Iterator[None]:
+    """Says every `seconds` how long something has taken, until it has ended."""
+
+    def say() -> None:
+        while True:
+            gevent.sleep(seconds)
+            logger.info(f"{prefix}{what}: {time.monotonic() - began:.0f} s")
+
+    prefix, began = host.print_prefix, time.monotonic()
+    saying = gevent.spawn(say)
+    try:
+        yield
+    finally:
+        saying.kill(block=False)
+
+
 def prepare(session: Session, host: Host, target: Target) -> bool:
     """Puts release and token directory in order, if the plan says so."""
     release = target.release if target.plan.does("release") else None
     tokens = target.plan.does("tokens")
     request = requests.prepare_request(target.settings, release, session.seen(target.name), tokens)
-    return _call(session, host, "prepare", request, PREPARE_SECONDS).is_good
+    with named(host, "putting the release on the host"):
+        return _call(session, host, "prepare", request, PREPARE_SECONDS).is_good
 
 
 def fetch(session: Session, host: Host, target: Target, image: Image) -> bool:
@@ -134,12 +160,17 @@ def fetch(session: Session, host: Host, target: Target, image: Image) -> bool:
         what = f"could not be packed: {error}. Nothing that runs was changed; correct that"
         say(click.style(f"{what}, and deploy again.", "red"))
         return False
-    return _call(session, host, "fetch", requests.fetch_request(image), FETCH_SECONDS, more).is_good
+    what = "building" if image.context is not None else "pulling"
+    what = "loading" if image.saved is not None else what
+    with named(host, f"{what} {image.reference}"):
+        request = requests.fetch_request(image)
+        return _call(session, host, "fetch", request, FETCH_SECONDS, more).is_good
 
 
 def start_simulator(session: Session, host: Host) -> bool:
     image = simulator_image().reference
-    return _call(session, host, "simulator", {"image": image}, PREPARE_SECONDS).is_good
+    with named(host, "starting the KIS simulator"):
+        return _call(session, host, "simulator", {"image": image}, PREPARE_SECONDS).is_good
 
 
 def logs(session: Session, host: Host, ago: float, follow: bool) -> bool:
@@ -153,7 +184,7 @@ def logs(session: Session, host: Host, ago: float, follow: bool) -> bool:
         try:
             click.echo(f"{host.name:<{width}} | {line}")
         except BrokenPipeError:  # nobody reads on, as after `| head`: ends as SIGPIPE would
-            if not is_cli:
+            if not pyinfra.is_cli:
                 raise
             os._exit(EXIT_BY_SIGNAL + SIGPIPE)
 
@@ -170,7 +201,7 @@ def switch(session: Session, name: str, action: str, release: str | None, batch:
     """
     rollout, target = session.rollout, session.targets[name]
     token = None
-    donor = rollout.issuances.donor_of.get(name) if action == "up" else None
+    donor = rollout.issuances.donor_of.get(name) if action in {"up", "renew"} else None
     if donor:
         token = _token_from(session, target, donor, batch)
         if not token:
@@ -214,6 +245,7 @@ def change(
     seconds = 2 * int(settings.rollout_healthy_deadline + BEYOND_THE_DEADLINE) + wait
     result = _call(session, host, "switch", request, seconds)
     session.note_switch(name, release, result.outcome)
+    session.note_gate(name, Gate(result.gate, result.heard, result.log_error))
     if result.touched:
         session.rollout.generations[name] = generation
     return result

@@ -34,7 +34,8 @@ def up() -> None:
     if plan.may("tokens", "release"):
         gateway.prepare(name="Put the release on the host")
     # Quick and not harmless: batch by batch.
-    gateway.roll_out(action="up", name="Roll out", _run_once=True)
+    if plan.may("switch"):
+        gateway.roll_out(action="up", name="Roll out", _run_once=True)
     gateway.report(name="Report")
 
 
@@ -45,7 +46,7 @@ def plan() -> None:
     Fails if something is in the way of a deploy.
     """
     if session := gateway.begin("plan"):
-        session.read(host)
+        session.read(host, probe=True)
         gateway.show_plan(name="Show what a deploy would change", _run_once=True)
         gateway.expect(unblocked=True, name="Expect that nothing is in the way")
 
@@ -54,19 +55,19 @@ def plan() -> None:
 def drift() -> None:
     """Fails if a host has drifted from what a deploy left, and shows what differs."""
     if session := gateway.begin("drift"):
-        session.read(host)
+        session.read(host, probe=True)
         gateway.show_plan(name="Show what a deploy would change", _run_once=True)
         gateway.expect(unblocked=True, no_changes=True, name="Expect that nothing would change")
 
 
 @deploy("KIS gateway: status")
 def status() -> None:
-    """Shows what runs on every host, its token's age (never the token), and the last switches.
+    """Shows what runs on every host, and how long its token is valid (never the token).
 
-    Host data `json=1`: as one JSON document.
+    Host data `json=1`: as one JSON document, with the last switches.
     """
     if session := gateway.begin("status"):
-        session.read(host, history=5)
+        session.read(host, history=5, probe=True)
         as_json = bool(host.data.get("json"))
         gateway.show_status(as_json=as_json, name="Show the status of all hosts", _run_once=True)
         gateway.expect(name="Expect that the host could be read")
@@ -103,6 +104,19 @@ def restart() -> None:
         session.plan_to_run(host, release_id=None, restart=True)
         gateway.check(name="Check every host before any is touched")
         gateway.roll_out(action="restart", name="Restart", _run_once=True)
+        gateway.report(name="Report")
+
+
+@deploy("KIS gateway: renew")
+def renew() -> None:
+    """Gives the gateways a new token, batch by batch: one issuance for each app key.
+
+    For a token that KIS has ended, though it has not expired. The old one is set aside.
+    """
+    if session := gateway.begin("renew"):
+        session.plan_to_renew(host)
+        gateway.check(name="Check every host before any is touched")
+        gateway.roll_out(action="renew", name="Renew the tokens", _run_once=True)
         gateway.report(name="Report")
 
 

@@ -17,7 +17,7 @@ from tempfile import TemporaryFile
 from kis_gateway_deploy.display import WORDS, Word
 from kis_gateway_deploy.reading import escaped
 
-VERBS = {"up", "restart", "rollback", "down"}
+VERBS = {"up", "restart", "rollback", "renew", "down"}
 """The verbs that may change a host."""
 
 TIME_LIMIT = 30.0
@@ -47,7 +47,11 @@ def runs_after(before: str | None, requested: str | None, outcome: str) -> str |
     """The release that runs after a request to switch; None if none runs, or it is not known."""
     if outcome in {"switched", "already", "reverted"}:
         return requested
-    return before if outcome in {"restarted", "started", "restored", "left", "refused"} else None
+    return (
+        before
+        if outcome in {"restarted", "renewed", "started", "restored", "left", "refused"}
+        else None
+    )
 
 
 def document(verb: str, by: str, seconds: float, hosts: Sequence[End], status: int = 0) -> str:

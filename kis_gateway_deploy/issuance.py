@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from kis_gateway_deploy.reading import Reading
 
@@ -101,6 +101,19 @@ def _expires(reading: Reading, expected: int) -> int:
         return reading.token_expires or 0
     enough = len(reading.token_expiries) >= expected
     return reading.token_expiries[-expected] if enough else 0
+
+
+def without_token(gateway: Gateway) -> Gateway:
+    """The same whose token is set aside, so that its next start asks KIS."""
+    return replace(
+        gateway,
+        in_file=0,
+        adopted=0,
+        loops=False,
+        is_unknown=False,
+        is_doubtful=True,
+        has_several=False,
+    )
 
 
 def external_gateway(reading: Reading, key: str) -> Gateway:

@@ -4,30 +4,36 @@ from __future__ import annotations
 
 import atexit
 import os
+import shlex
 import sys
 import time
 from collections.abc import Callable, Generator, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+import pyinfra
 from gevent.pool import Group
-from pyinfra import is_cli, logger
+from pyinfra import logger
 from pyinfra.api.command import FunctionCommand, PyinfraCommand, StringCommand
 from pyinfra.api.host import Host
 from pyinfra.api.operation import operation
 from pyinfra.context import host, inventory, state
 from pyinfra.operations import files
 
-from kis_gateway_deploy import calls, describing, display, hook, requests
+from kis_gateway_deploy import calls, display, ending, hook, overview, requests
 from kis_gateway_deploy.host.containers import authority
-from kis_gateway_deploy.reading import Reading
 from kis_gateway_deploy.remote import Script
 from kis_gateway_deploy.rollout import Actions
 from kis_gateway_deploy.rollout import roll_out as roll_out_in_batches
 from kis_gateway_deploy.session import ADOPTS, CANNOT_READ, REFUSED, Refused, Session, Target
 
+if TYPE_CHECKING:
+    from kis_gateway_deploy import adopting
+
 Commands = Generator[PyinfraCommand, None, None]
+
+DEFAULT_INVENTORY = "inventory/local.py"  # of the Makefile
 
 
 def _fail(*messages: str) -> PyinfraCommand:
@@ -85,10 +91,10 @@ def _note_refusal(verb: str) -> None:
 
 def _expect_confirmation(verb: str) -> None:
     """pyinfra asks before it executes anything, and ends with a traceback if nobody can answer."""
-    flags = {*sys.argv} if is_cli else set()
+    flags = {*sys.argv} if pyinfra.is_cli else set()
     if "--dry" in flags and verb in {"plan", "drift", "status", "history", "logs", "adopt"}:
         raise Refused(f"no host was touched: {verb} changes nothing: leave --dry out")
-    asks = is_cli and state.check_for_changes and not {"--dry", "--json"} & flags
+    asks = pyinfra.is_cli and state.check_for_changes and not {"--dry", "--json"} & flags
     if asks and not sys.stdin.isatty():
         raise Refused("no host was touched: there is no terminal to confirm on: add -y")
 
@@ -107,14 +113,39 @@ def _conclude(session: Session) -> None:
     if not _has_run(session):
         click.echo(f"{session.verb}: not executed")  # a dry run, or not confirmed
         return
+    for line in _ending(session):
+        click.echo(f"    {line}", err=True)
     if session.counts_issuances and not session.not_read():
         logger.info(session.rollout.count)
+    if session.plan_count:
+        click.echo(session.plan_count)
     click.echo(display.last_line(session.verb, session.words()), err=session.prints_json)
     if session.verb == "logs" and session.exit_status:
         # paramiko prints a traceback if what reads from a host is there when the interpreter ends.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(session.exit_status)
+
+
+def _ending(session: Session) -> list[str]:
+    """What became of the hosts of a run that may change them."""
+    if session.verb not in hook.VERBS:
+        return []
+    hosts, seconds = session.endings(), time.monotonic() - session.began
+    commands = [_command(session, verb) for verb in ("rollback", session.verb, "status")]
+    lines = ending.summary(session.verb, hosts, seconds, commands[0])
+    return [*lines, *ending.failure(hosts, *commands[1:])]
+
+
+def _command(session: Session, verb: str) -> str:
+    """The words that start a verb on the hosts of this run."""
+    words = ["make", {"up": "deploy"}.get(verb, verb)]
+    inventory_file = sys.argv[-2] if pyinfra.is_cli and sys.argv[-1].startswith("deploy/") else ""
+    if inventory_file not in {"", DEFAULT_INVENTORY}:
+        words.append(f"INVENTORY={inventory_file}")
+    if session.state.limit_hosts:
+        words.append(f"LIMIT={','.join(session.names)}")
+    return shlex.join(words)
 
 
 def tell(session: Session) -> None:
@@ -155,17 +186,30 @@ def check() -> Commands:
     else:
         for warning in [*target.plan.findings, *target.plan.warnings]:
             logger.warning(f"{host.print_prefix}{click.style(warning, 'yellow')}")
-        if session.all_are_read():
-            for note in display.token_notes(target.name, session.rollout):
-                _say(note)
-        for step in target.plan.steps:
-            _say(step.reason)
+        if not session.says_steps:
+            session.says_steps = True
+            for line in _steps_of_all(session):
+                logger.info(line)
+
+
+def _steps_of_all(session: Session) -> list[str]:
+    """What is about to be done, and where; hosts with the same steps share a line."""
+    groups: dict[str, list[str]] = {}
+    for name, target in session.surveyed().items():
+        if target and target.plan.steps:
+            notes = display.token_notes(name, session.rollout) if session.all_are_read() else []
+            said = "; ".join(step.reason for step in target.plan.steps)
+            groups.setdefault(" ".join([f"{said}.", *notes]), []).append(name)
+    return [
+        f"[{click.style(', '.join(names), bold=True)}] {said}" for said, names in groups.items()
+    ]
 
 
 @operation()
 def bootstrap() -> Commands:
     """Installs python3 and reads the host; fails if it then turns out that it is refused."""
-    yield Script(requests.bootstrap_script(engine=False, packages=("python3",)))
+    with calls.named(host, "installing python3"):
+        yield Script(requests.bootstrap_script(engine=False, packages=("python3",)))
     plan = Session.current().read(host).plan
     for step in plan.steps:
         _say(step.reason)
@@ -191,7 +235,9 @@ def install_engine() -> Commands:
             mode="755",
             create_remote_dir=True,
         )
-    yield Script(requests.bootstrap_script(engine=True, packages=plan.packages))
+    what = f"installing {', '.join(plan.packages)}" if plan.packages else "starting Docker"
+    with calls.named(host, what):
+        yield Script(requests.bootstrap_script(engine=True, packages=plan.packages))
 
 
 @operation()
@@ -300,19 +346,19 @@ def report() -> Commands:
     session.is_executed = True
     target, failed = _target(), session.dropped_out()
     if host.name in session.failed:
-        yield _fail(f"{session.failed[host.name]} (see above)")
+        yield _fail(session.failed[host.name])
     elif failed and target.plan.does("switch"):
         progress = session.rollout.progress
         kept = host.name in progress.switched and host.name not in progress.reverted
         outcome = "was switched and kept" if kept else "runs what it ran before"
-        _say(f"{outcome}; {', '.join(sorted(failed))} failed (see above)")
+        _say(f"{outcome}; {', '.join(sorted(failed))} failed")
     elif host.name in {*session.rollout.members} - {*session.rollout.progress.switched}:
         yield _fail("was not switched for an unknown reason; please report this as a bug")
     elif wrong := _what_a_client_misses(target):
         yield _fail(wrong)
     elif session.interrupted:
         yield _fail(f"interrupted ({session.interrupted}), after its switch was complete")
-    else:
+    elif len(session.names) == 1:
         for line in where_it_listens(target):
             _say(line)
 
@@ -342,20 +388,21 @@ def _what_a_client_misses(target: Target) -> str:
 
 
 def where_it_listens(target: Target) -> list[str]:
+    """For a first deploy, and for a host on which nothing was changed; else the summary says it."""
     settings = target.settings
+    is_first = target.reading is None or target.reading.current is None
+    if target.plan.does("switch") and not is_first:
+        return []
     url = f"http://{authority(settings.client_address, settings.published_port)}"
     lines = [
         f"The gateway listens on {display.listening_address(settings)}, "
         f"release {target.release_id}.",
         _where_its_token_is(target),
     ]
-    if settings.simulator:
+    if settings.simulator and is_first:
         query = "FID_COND_MRKT_DIV_CODE=J&FID_INPUT_ISCD=005930"
         path = "/uapi/domestic-stock/v1/quotations/inquire-price"
-        lines += [
-            "A price from the simulator, through the gateway:",
-            f"  curl -H 'tr_id: FHKST01010100' '{url}{path}?{query}'",
-        ]
+        lines.append(f"A price: curl -H 'tr_id: FHKST01010100' '{url}{path}?{query}'")
     return lines
 
 
@@ -377,8 +424,8 @@ def _where_its_token_is(target: Target) -> str:
 def show_status(as_json: bool) -> Commands:
     """Prints on standard output what was read of all hosts; to be run once, not on each."""
     if state.is_executing:
-        hosts = _readings(as_json)
-        click.echo(display.status_json(hosts) if as_json else display.status_table(hosts))
+        hosts = _found(as_json)
+        click.echo(overview.status_json(hosts) if as_json else overview.status_table(hosts))
     yield from ()
 
 
@@ -386,8 +433,8 @@ def show_status(as_json: bool) -> Commands:
 def show_history(as_json: bool) -> Commands:
     """Prints on standard output the switches of all hosts; to be run once, not on each."""
     if state.is_executing:
-        hosts = _readings(as_json)
-        click.echo(display.history_json(hosts) if as_json else display.history_table(hosts))
+        hosts = _found(as_json)
+        click.echo(overview.history_json(hosts) if as_json else overview.history_table(hosts))
     yield from ()
 
 
@@ -402,18 +449,20 @@ def show_logs() -> Commands:
     yield _do(lambda host: calls.logs(session, host, ago, follow))
 
 
-def _readings(as_json: bool) -> dict[str, Reading | str]:
-    """The reading of every host of the run, or why there is none."""
+def _found(as_json: bool) -> dict[str, overview.Found | str]:
+    """What is known of every host of the run, or why nothing is."""
     session = Session.current()
     session.is_executed = True
     session.prints_json = as_json
     return {
-        name: (target.reading or _why_not_read(target)) if target else display.UNREACHABLE
+        name: _found_of(target) if target else display.UNREACHABLE
         for name, target in session.surveyed().items()
     }
 
 
-def _why_not_read(target: Target) -> str:
+def _found_of(target: Target) -> overview.Found | str:
+    if target.reading:
+        return overview.Found(target.settings, target.reading, target.plan)
     return display.UNREADABLE if target.has_python else display.NO_PYTHON
 
 
@@ -424,7 +473,13 @@ def show_plan() -> Commands:
         session = Session.current()
         session.is_executed = True
         targets = session.surveyed()
+        coming: list[display.Coming] = []
         for name, target in targets.items():
+            if not target or target.is_unreadable:
+                coming.append("not read")
+            else:
+                is_blocked = bool(session.why_untouched(name))
+                coming.append(display.coming(target.plan, target.reading, is_blocked))
             if target and not target.has_python:
                 click.echo(display.without_python(name, target.plan))
             elif target and target.reading:
@@ -445,8 +500,9 @@ def show_plan() -> Commands:
         has_steps = any(target and target.plan.steps for target in targets.values())
         if has_steps and (closed := session.closed_window()):
             click.secho(f"! {closed}: deploy refuses", fg="yellow")
-        if session.all_are_read():
-            click.echo(display.budget(session.rollout.issuances.issuers))
+        are_known = session.all_are_read() and "not read" not in coming
+        issuers = session.rollout.issuances.issuers if are_known else None
+        session.plan_count = display.plan_count(coming, issuers)
     yield from ()
 
 
@@ -463,15 +519,17 @@ def expect(unblocked: bool = False, no_changes: bool = False) -> Commands:
         yield _fail("the host has drifted (see above): run `make deploy`")
 
 
-def describe() -> describing.Described:
+def describe() -> adopting.Described:
     """The container that host data `container` names, on the one host of this run.
 
     Raises Refused if the run has several hosts, or cannot write where it shall.
     """
+    from kis_gateway_deploy import adopting  # only this verb needs it: 50 ms
+
     try:
         _expect_confirmation("adopt")
         names = [each.name for each in state.limit_hosts or inventory]
-        container, path = describing.checked(host.data, names)
+        container, path = adopting.checked(host.data, names)
     except Refused:
         _note_refusal("adopt")
         raise
@@ -480,26 +538,28 @@ def describe() -> describing.Described:
     atexit.register(
         lambda: click.echo(display.last_line("adopt", {name: getattr(run, ADOPTS)}), err=not path)
     )
-    return describing.describe(host, container, path)
+    return adopting.describe(host, container, path)
 
 
 @operation()
-def write_inventory(described: describing.Described) -> Commands:
+def write_inventory(described: adopting.Described) -> Commands:
     """Writes the inventory and the files beside it, or prints it."""
+    from kis_gateway_deploy import adopting
+
     if not state.is_executing:
         return
     if described.written is None:
         yield _fail(*described.problems)
         return
     try:
-        describing.write_files(described.written, described.path)
+        adopting.write_files(described.written, described.path)
     except OSError as error:
         yield _fail(f"{error.filename} cannot be written: {error.strerror}")
         return
     setattr(host.state, ADOPTS, "read")
     if described.path is None:
         click.echo(described.written.inventory)
-    for line in describing.what_was_written(described):
+    for line in adopting.what_was_written(described):
         _say(line)
     for note in described.written.notes:
         logger.warning(f"{host.print_prefix}{click.style(f'to decide: {note}', 'yellow')}")

@@ -25,12 +25,14 @@ EFFECTS: dict[Does, str] = {
     "engine": "Docker is installed or started",
     "image": "the image is fetched; nothing that runs is touched",
     "simulator": "the KIS simulator is started",
-    "tokens": "the token directory is put in order; the gateway runs on",
+    "tokens": "the token directory is put in order; nothing that runs is touched",
     "release": "the release is put on the host; nothing that runs is touched",
     "switch": "the container is re-created",
     "down": "the container is removed; token and releases stay",
 }
 """What a step does to what runs."""
+CREATES = "the container is created"
+"""What a switch does if there is no container yet."""
 
 
 class Step(NamedTuple):
@@ -109,8 +111,16 @@ def make_plan(settings: Settings, release: Release, reading: Reading) -> Plan:
         plan,
         refusals=refusals(settings, release, reading, plan.does("engine"), plan.does("image")),
         findings=[] if plan.does("switch") else findings(settings, release, reading),
-        warnings=warnings(settings, release, reading),
+        warnings=warnings(settings, release, reading) + _what_the_probe_says(settings, reading),
     )
+
+
+def _what_the_probe_says(settings: Settings, reading: Reading) -> list[str]:
+    """An answer from which it cannot be told whether KIS accepts the token: it fails nothing."""
+    found = reading.token_probe
+    if settings.probe is None or found is None or found.is_accepted is not None:
+        return []
+    return [f"the probe {settings.probe.path} was answered: {found.said}"]
 
 
 def _why_tokens(settings: Settings, reading: Reading) -> list[str]:
@@ -168,6 +178,8 @@ def findings(settings: Settings, release: Release, reading: Reading) -> list[str
             f"{reading.token_key}, not {release.key_fingerprint}): restart the gateway "
             "(make restart)"
         )
+    if reading.token_probe and (refusal := reading.token_probe.refusal):
+        found.append(refusal)
     if settings.expects_token and (lack := _lacks_token(reading)):
         found.append(f"{settings.token_path}: {lack}")
     return found

@@ -145,6 +145,24 @@ class Health(_Read):
         return f"HTTP {self.status}" if self.status else self.error
 
 
+class TokenProbe(_Read):
+    """What `gateway_probe` was answered. `is_accepted`: by KIS; None if that cannot be told.
+
+    `code`: KIS's code for a refused token; `said`: the HTTP status, with KIS's message.
+    """
+
+    is_accepted: bool | None = None
+    code: Text = ""
+    said: Text = ""
+
+    @property
+    def refusal(self) -> str:
+        """That KIS refuses the token, and what to do; empty if it does not."""
+        if self.is_accepted is not False:
+            return ""
+        return f"KIS does not accept this token any more ({self.code}): run `make renew`"
+
+
 class Change(_Read):
     """The last change on a host: its generation, who made it, and when (epoch seconds).
 
@@ -282,6 +300,7 @@ class Reading(_Read):
     in_place: InPlace | None = None
     # What `gateway_health_path` answers through the published address; None if nothing was asked.
     client_sees: Health | None = None
+    token_probe: TokenProbe | None = None
     # When the reading arrived, by the controller's clock; None if unknown.
     arrived: float | None = None
 
@@ -292,6 +311,11 @@ class Reading(_Read):
             for container in self.containers
             if not container.is_simulator and container.id != self.adopted_id
         ]
+
+    @property
+    def container(self) -> Container | None:
+        """Of several, as an interrupted re-creation leaves them, one that serves."""
+        return max(self.gateways, key=lambda container: container.serves, default=None)
 
     @property
     def adopted(self) -> Container | None:

@@ -203,9 +203,9 @@ def make_manifest(settings: Settings, image: str) -> dict[str, Any]:
     and `health_path`: what a client asks on the host (`health_path` is null for a program without
     HTTP). `network_mode`. `healthcheck`: whether the engine's health counts. `token_at_start`:
     whether a healthy gateway has a token in its file.
-    `restart`: the restart policy; null for a gateway in place, whose compose file says it.
-    `in_place`: see `place_of`. `key`: the fingerprint of the app key. `image`: its reference. On
-    the host it also has `files`: hash, mode, uid and gid by name.
+    `probe`: see `gateway_probe`. `restart`: the restart policy; null for a gateway in place, whose
+    compose file says it. `in_place`: see `place_of`. `key`: the fingerprint of the app key.
+    `image`: its reference. On the host it also has `files`: hash, mode, uid and gid by name.
     """
     return {
         "v": MANIFEST_VERSION,
@@ -219,6 +219,7 @@ def make_manifest(settings: Settings, image: str) -> dict[str, Any]:
         "network_mode": settings.network_mode,
         "health_path": settings.health_path,
         "healthcheck": settings.healthcheck is not None,
+        "probe": settings.probe and settings.probe.model_dump(),
         "token_at_start": settings.expects_token,
         "restart": "unless-stopped",
         "key": key_fingerprint(settings),

@@ -32,14 +32,14 @@ from pyinfra.connectors.util import CommandOutput
 TOKENS = ("tokens", "directory", "token_files")
 FETCH = (*TOKENS, "engine", "control", "compose", "releases", "in_place", "containers")
 VERBS = {
-    "read": (*TOKENS, "engine", "compose", "releases", "in_place", "containers", "read"),
+    "read": (*TOKENS, "engine", "compose", "releases", "in_place", "containers", "probe", "read"),
     "describe": (*TOKENS, "engine", "compose", "releases", "in_place", "containers", "describe"),
     "token": (*TOKENS, "engine", "compose", "releases", "in_place", "containers", "donor"),
     "prepare": (*TOKENS, "compose", "releases", "in_place", "prepare"),
     "fetch": (*FETCH, "fetch"),
     "simulator": (*FETCH, "fetch"),
     "switch": (
-        *(*FETCH, "neighbour", "gate"),
+        *(*FETCH, "neighbour", "gate", "probe"),
         *("hiding", "watch", "deployment", "adoption", "starting", "change", "switch"),
     ),
     "logs": (*TOKENS, "engine", "compose", "releases", "in_place", "containers", "hiding", "logs"),

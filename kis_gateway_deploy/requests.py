@@ -25,8 +25,13 @@ from kis_gateway_deploy.settings import Settings
 COMPOSE_PLUGIN = "/usr/local/lib/docker/cli-plugins/docker-compose"
 
 
-def read_request(settings: Settings, release: Release, history: int = 0) -> dict[str, Any]:
-    """What `kis_gateway_deploy/host/read.py` is asked about a deployment; no secret is in it."""
+def read_request(
+    settings: Settings, release: Release, history: int = 0, probe: bool = False
+) -> dict[str, Any]:
+    """What `kis_gateway_deploy/host/read.py` is asked about a deployment.
+
+    `probe`: whether the gateway is asked with `gateway_probe`, whose headers may be secret.
+    """
     images = release.images + ([simulator_image()] if settings.simulator else [])
     health = None
     if settings.health_path is not None:
@@ -40,8 +45,16 @@ def read_request(settings: Settings, release: Release, history: int = 0) -> dict
         "images": [image.reference for image in images],
         "with_layers": release.image.saved is not None,
         "health": health,
+        "probe": _probe_of(settings) if probe else None,
         "history": history,
     }
+
+
+def _probe_of(settings: Settings) -> dict[str, Any] | None:
+    if settings.probe is None:
+        return None
+    client = {"address": settings.client_address, "port": settings.published_port}
+    return settings.probe.model_dump() | client
 
 
 def _deployment(settings: Settings) -> dict[str, Any]:

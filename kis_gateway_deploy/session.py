@@ -11,8 +11,9 @@ from signal import SIG_IGN, SIGHUP, SIGINT, SIGTERM, Signals, getsignal, signal
 from threading import Lock
 from typing import Any
 
+import pyinfra
 from jinja2 import TemplateError
-from pyinfra import is_cli, logger
+from pyinfra import logger
 from pyinfra.api.arguments import CONNECTOR_ARGUMENT_KEYS, pop_global_arguments
 from pyinfra.api.exceptions import PyinfraError
 from pyinfra.api.host import Host
@@ -21,13 +22,15 @@ from pyinfra.context import ctx_state
 
 from kis_gateway_deploy import requests
 from kis_gateway_deploy.display import UNREACHABLE, Word, closed_window, window_time
+from kis_gateway_deploy.ending import NO_GATE, Ended, Gate, ended
 from kis_gateway_deploy.fleet import SettingsError, validate_fleet
-from kis_gateway_deploy.hook import VERBS, End, runs_after
+from kis_gateway_deploy.hook import VERBS, End, bounded, runs_after
 from kis_gateway_deploy.issuance import (
     WORTH_KEEPING,
     external_gateway,
     gateway_of,
     mounted_token_left,
+    without_token,
 )
 from kis_gateway_deploy.plans import Plan, Step, make_plan, plan_to_remove, plan_without_python
 from kis_gateway_deploy.reading import Reading, parse_reading
@@ -108,6 +111,10 @@ class Session:
         self.runs: dict[str, str | None] = {}  # the release of each host that was asked to switch
         self.outcomes: dict[str, str] = {}
         self.why: dict[str, str] = {}  # what failed last on a host
+        self.gates: dict[str, Gate] = {}
+        self.looked: dict[str, Reading] = {}  # after the switch
+        self.plan_count = ""  # said before the last line
+        self.says_steps = False
         self.is_rolling_out = False
         self.verb = ""
         self.begun: set[str] = set()
@@ -151,7 +158,7 @@ class Session:
                 raise SystemExit(self.exit_status)
             logger.error(f"{name}: no new switch begins; those under way are waited for")
 
-        if not is_cli:
+        if not pyinfra.is_cli:
             return  # the program that uses this library handles its signals itself
         for each in (SIGINT, SIGTERM, SIGHUP):
             if getsignal(each) != SIG_IGN:  # nohup
@@ -214,15 +221,16 @@ class Session:
             name: value for name, value in arguments.items() if name in CONNECTOR_ARGUMENT_KEYS
         }
 
-    def read(self, host: Host, history: int = 0) -> Target:
+    def read(self, host: Host, history: int = 0, probe: bool = False) -> Target:
         """Reads a host and plans for the release that its settings ask for.
 
-        `history`: how many lines of the host's history the reading holds.
+        `history`: how many lines of the host's history the reading holds. `probe`: whether the
+        gateway is asked with `gateway_probe`.
         """
         self.connect(host)
         settings, release = self.desired[host.name]
         try:
-            reading = self._reading(host, history)
+            reading = self._reading(host, history, probe)
         except NoPythonError:
             plan = plan_without_python(settings)
             target = Target(host.name, settings, release, release.id, None, plan)
@@ -236,7 +244,7 @@ class Session:
                 logger.warning(f"{host.print_prefix}{missing.why}; {pinned} runs here and is kept")
                 release = make_release(settings, digest=kept)
                 self.desired[host.name] = settings, release
-                reading = self._reading(host, history)  # of that release
+                reading = self._reading(host, history, probe)  # of that release
             else:
                 refusals = [str(missing)]
         if reading and not refusals:
@@ -251,9 +259,9 @@ class Session:
             self._rollout = None  # it was planned from an older reading, and has done nothing yet
         return target
 
-    def _reading(self, host: Host, history: int = 0) -> Reading | None:
+    def _reading(self, host: Host, history: int = 0, probe: bool = False) -> Reading | None:
         """None if the host could not be read; its own words are then on the screen."""
-        request = requests.read_request(*self.desired[host.name], history)
+        request = requests.read_request(*self.desired[host.name], history, probe)
         try:
             answer = ask(host, "read", request, connector=self.connector.get(host.name))
             return parse_reading(answer, arrived=time.time())
@@ -270,6 +278,7 @@ class Session:
         reading = self._reading(host)
         if reading is None:
             return "could not be looked at after its switch"
+        self.looked[name] = reading
         gateway = next(iter(reading.gateways), None)
         if gateway is None or gateway.status != "running":
             return f"the container is {gateway.status if gateway else 'gone'} after its switch"
@@ -301,6 +310,20 @@ class Session:
         step = Step("switch", f"release {desired_id} is asked for")
         plan = Plan((step,), refusals, warnings=target.plan.warnings)
         return self._note(replace(target, release_id=desired_id, plan=plan))
+
+    def plan_to_renew(self, host: Host) -> Target:
+        """Reads a host and plans to give its gateway a new token."""
+        target = self.plan_to_run(host, release_id=None, restart=True)
+        refusals = list(target.plan.refusals)
+        if target.settings.token_store == "external":
+            refusals.append(
+                "the gateway keeps its token elsewhere (gateway_token_store): restart it (make "
+                "restart)"
+            )
+        step = Step("switch", "the token is set aside, and the gateway gets a new one")
+        return self._note(
+            replace(target, plan=replace(target.plan, steps=(step,), refusals=refusals))
+        )
 
     def plan_to_remove(self, host: Host) -> Target:
         """Reads a host and plans to remove its container, whatever runs in it."""
@@ -448,6 +471,8 @@ class Session:
             for name, target in self.targets.items()
             if target.reading
         }
+        if self.verb == "renew":
+            gateways = {name: without_token(each) for name, each in gateways.items()}
         return Rollout.plan(
             members,
             settings.rollout_batches,
@@ -462,6 +487,8 @@ class Session:
         From six hours on a new token ends the old one for all (FACTS of KIS's token API).
         """
         settings, release = self.desired[name]
+        if self.verb == "renew":
+            return self._left_out(release.key_fingerprint)
         if not settings.rollout_share_token or settings.is_in_place:
             return ""
         if name not in self.rollout.issuances.issuers:
@@ -477,6 +504,22 @@ class Session:
             f"no host within the limit has a token of this app key, and {', '.join(others)} may "
             "have one, which a new token would end: run without a limit (up-to-date hosts get no "
             "command), or set rollout_share_token = False"
+        )
+
+    def _left_out(self, key: str) -> str:
+        """That a new token would end the one of hosts that `--limit` leaves out."""
+        others = [
+            other
+            for other, (settings, theirs) in self.desired.items()
+            if other not in self.names
+            and theirs.key_fingerprint == key
+            and not settings.is_in_place
+        ]
+        if not others:
+            return ""
+        return (
+            f"a new token would end the token of {', '.join(others)}, which has the same app key: "
+            "run without a limit"
         )
 
     def words(self) -> dict[str, Word]:
@@ -508,6 +551,15 @@ class Session:
         self.runs[name] = runs_after(runs, release, outcome)
         self.outcomes[name] = outcome
 
+    def note_gate(self, name: str, gate: Gate) -> None:
+        """To be told of every gate; what a failed one has heard is kept."""
+        known = self.gates.get(name, NO_GATE)
+        self.gates[name] = Gate(
+            known.seconds if gate.seconds is None else gate.seconds,
+            known.heard or gate.heard,
+            known.log_error or gate.log_error,
+        )
+
     def _ran_before(self, name: str) -> str | None:
         target = self.targets.get(name)
         reading = target.reading if target else None
@@ -527,6 +579,25 @@ class Session:
             )
             for name, word in self.words().items()
         ]
+
+    def endings(self) -> list[Ended]:
+        """The same, for people."""
+        reverted = self._rollout.progress.reverted if self._rollout else []
+        found = []
+        for end in self.ends():
+            target = self.targets.get(end.host)
+            found.append(
+                ended(
+                    replace(end, why=bounded(end.why)),
+                    self.desired[end.host][1].image.reference,
+                    target.reading if target else None,
+                    self.looked.get(end.host),
+                    self.gates.get(end.host, NO_GATE),
+                    end.host in reverted,
+                    target is not None and target.plan.does("switch"),
+                )
+            )
+        return found
 
     def _why(self, name: str) -> str:
         """Why a host failed or was blocked; the most specific cause that is known."""

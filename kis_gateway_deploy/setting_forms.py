@@ -6,7 +6,15 @@ import re
 from ipaddress import IPv6Address, ip_address
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    StringConstraints,
+)
 
 from kis_gateway_deploy.windows import OUTSIDE_KRX, WINDOW_FORM, outside_krx, weekly
 
@@ -194,3 +202,17 @@ Address = Annotated[str, AfterValidator(_address)]
 HealthPath = Annotated[str, AfterValidator(_health_path)]
 TokenMount = Annotated[str, AfterValidator(_mount)]
 Names = Annotated[tuple[Name, ...], BeforeValidator(_names)]
+HeaderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$")]
+HeaderValue = Annotated[str, Field(pattern=r"^[ -~]*$")]
+
+
+class Probe(BaseModel):
+    """One request whose answer shows whether KIS accepts the token."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    path: HealthPath
+    method: Literal["GET", "POST"] = "GET"
+    headers: dict[HeaderName, HeaderValue] = {}
+    body: JsonValue = None
+    expect: Annotated[int, Field(ge=100, le=599, strict=True)] | dict[str, JsonValue] = 200

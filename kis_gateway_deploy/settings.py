@@ -35,6 +35,7 @@ from kis_gateway_deploy.setting_forms import (
     Names,
     Number,
     Port,
+    Probe,
     Project,
     RolloutWindow,
     ServiceName,
@@ -147,6 +148,12 @@ class Settings(BaseModel):
     """Path, with its query, that a healthy gateway answers with 2xx; `None` for a program without
     HTTP.
     """
+    probe: Annotated[Probe | None, Field(repr=False)] = None
+    """A request to the gateway that only a token that KIS accepts answers: `path` with its query,
+    `method` (`GET`), `headers`, `body` (JSON) and `expect`, an HTTP status (`200`) or a part of the
+    JSON answer such as `{"rt_cd": "0"}`. A quotation, never an order. Health gate, `drift`, `plan`,
+    `status` and `verify` send it.
+    """
     healthcheck: dict[str, JsonValue] | None = None
     """A compose `healthcheck` mapping that a deploy waits for; without it, the image's own applies,
     if it has one, and a deploy ignores its result.
@@ -229,7 +236,7 @@ class Settings(BaseModel):
     rollout_healthy_deadline: Annotated[Number, Field(gt=0, le=A_DAY)] = 120
     """Seconds within which it must have been healthy for `rollout_min_healthy_time`."""
     rollout_window: RolloutWindow = None
-    """When `deploy`, `restart`, `rollback`, `down` and `verify` may change or restart anything:
+    """When `deploy`, `restart`, `renew`, `rollback`, `down` and `verify` may change anything:
     `"outside-krx"`, or a list of days and times in Korean time such as
     `["Mon-Fri 20:30-23:00", "Sat,Sun"]`; `None`: always.
     """
@@ -239,8 +246,8 @@ class Settings(BaseModel):
     """
     rollout_after: Annotated[Command | None, Field(repr=False)] = None
     """A command on the deploying machine, as a list of strings, that gets a JSON document on its
-    standard input when `deploy`, `restart`, `rollback` or `down` ends; see docs/operations.md. It
-    runs without a shell, for at most 30 s, and its failure fails no deploy.
+    standard input when `deploy`, `restart`, `renew`, `rollback` or `down` ends; see
+    docs/operations.md. It runs without a shell, for at most 30 s, and its failure fails no deploy.
     """
     plan_show: list[Name] = []
     """Names whose values `plan` and `drift` show; other values that may be secret are hidden."""

@@ -78,7 +78,7 @@ def read_this_machine() -> Reading:
     """The reading of this machine, without a deployment."""
     nowhere = dict.fromkeys(("app_dir", "token_dir"), "/nonexistent")
     nothing = dict.fromkeys(("project", "service", "release", "token_file", "token_mount"), "-")
-    nobody = dict.fromkeys(("adopt", "adopt_path", "health", "in_place"))
+    nobody = dict.fromkeys(("adopt", "adopt_path", "health", "in_place", "probe"))
     others = nobody | {"images": [], "with_layers": False, "history": 0}
     frame, stdin = remote.question("read", nowhere | nothing | others)
     said = run(*AS_ROOT, "sh", "-c", remote.command(), content=stdin.encode())

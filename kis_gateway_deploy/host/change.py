@@ -49,6 +49,9 @@ ENGINE_SECONDS = 60
 STEPS = ("begun", "created", "ready", "started", "passed", "pointed")
 """Steps at which a request's `die_at` kills the worker, for tests."""
 
+PASSED = ("switched", "restarted")
+"""Outcomes of a change whose release has passed its gate."""
+
 Back = namedtuple("Back", "kind release image adopted", defaults=(None, None, None))
 """What to restore after a failure. `kind`: `release` (with the id of its image), `adopted` (a
 container), `same` (the release that failed also ran before), or `nothing` (nothing ran)."""
@@ -128,6 +131,7 @@ class Change:
         actions = {
             "revert": self._to_nothing,
             "restart": self._restart,
+            "renew": self._restart,
             "down": self._down,
             "stop": self._stop,
             "start": self._start,
@@ -148,6 +152,8 @@ class Change:
         if manifest is None or (damage := damage_of(self.app_dir, release, manifest)):
             what = damage if manifest else "is not on the host, or was put there by version 0.1"
             raise RefusedError(f"release {release}: {what}; deploy again (make deploy)")
+        if request["action"] == "revert":
+            manifest = manifest | {"probe": None}  # as in a restore
         kept = kept_of(self.request, manifest)
         baseline = self._baseline(manifest)
         back = self._way_back(release)
@@ -168,7 +174,7 @@ class Change:
         if baseline:
             point(self.app_dir, "current", baseline)
         self._begin(back)
-        self.say(f"switch: {self.state['from'] or 'none'} -> {release}")
+        self.say(f"switch: {self.state['from'] or 'none'} -> {release}; {self._gate(manifest)}")
         if asks:
             wait_for_kis(self.starter.left_of_kis_minute(), self.say)
         try:
@@ -199,7 +205,6 @@ class Change:
         self._step("pointed")
         if state["adopted"]:
             state["adopted"]["replaced"] = True
-        self.say(f"release {state['to']} is healthy")
         result = self._finish("switched", "")
         kept = {linked(self.app_dir, name) for name in ("current", "previous")}
         with suppress(OSError):
@@ -326,7 +331,6 @@ class Change:
         release, action = self.state["to"], self.state["action"]
         self.say(f"The {action} to release {release} failed: {why}")
         self._wait_for_engine()
-        correct = f"Correct the cause and deploy again: {why.splitlines()[0]}"
         if back.kind == "same":
             self._leave()
             self.say(
@@ -345,7 +349,6 @@ class Change:
                 )
                 return self._finish("failed", why)
             self.say(f"Restored: the container {back.adopted['name']} runs again.")
-            self.say(correct)
             return self._finish("restored-adopted", why)
         if back.kind == "nothing":
             self.deployment.remove(self.say)
@@ -362,13 +365,14 @@ class Change:
             self._leave()
             return self._finish("failed", why)
         self.say(f"Restored: release {back.release} runs again and is healthy.")
-        self.say(correct)
         return self._finish("restored", why)
 
     def _restore(self, release: str, image: str | None) -> None:
         manifest = manifest_of(self.app_dir, release) or self.state.get("manifest_before")
         if manifest is None:
             raise FailedError(f"the manifest of release {release} is not on the host")
+        self.say(f"restoring release {release}; {self._gate(manifest)}")
+        manifest = manifest | {"probe": None}  # KIS refuses the token of any release, or of none
         self.starter.put_token_back(manifest)
         if must_ask(kept_of(self.request, manifest), manifest):
             wait_for_kis(self.starter.left_of_kis_minute(), self.say)
@@ -454,7 +458,10 @@ class Change:
         return self._finish("started", "")
 
     def _restart(self) -> dict[str, Any]:
-        """Raises RefusedError if there is no container of a release to restart."""
+        """Restarts the container; `renew` sets its token aside before that.
+
+        Raises RefusedError if there is no container of a release to restart.
+        """
         details = self.deployment.container()
         release = self.state["from"]
         manifest = manifest_of(self.app_dir, release)
@@ -462,21 +469,37 @@ class Change:
             raise RefusedError("there is no release to restart on this host: deploy first")
         self._refuse_if_no_start()
         self.state["to"] = release
+        kept, renews = kept_of(self.request, manifest), self.request["action"] == "renew"
         self._begin()
-        self.say(f"restart of release {release}")
-        if must_ask(kept_of(self.request, manifest), manifest):
+        self.say(f"{self.request['action']} of release {release}; {self._gate(manifest)}")
+        is_given = renews and self.request["token"]
+        if not is_given and (renews or must_ask(kept, manifest)):
             wait_for_kis(self.starter.left_of_kis_minute(), self.say)
         try:
             self.engine.stop(details["Id"])
+            if renews:
+                self.starter.set_old_aside(kept, manifest)
+            if is_given:
+                kept.bring(kept.files.unpack(a2b_base64(is_given)), manifest["key"])
             self._step("created")
             self.starter.start(details, manifest, details)
-        except (FailedError, EngineError) as error:
-            self.say(f"The restart failed: {error}")
+        except (FailedError, EngineError, OSError) as error:
+            self.say(f"The {self.request['action']} failed: {error}")
+            self.starter.put_token_back(manifest)
             self._leave()
             return self._finish("failed", str(error))
-        return self._finish("restarted", "")
+        return self._finish("renewed" if renews else "restarted", "")
 
     # State and result
+
+    def _gate(self, manifest: dict[str, Any]) -> str:
+        """What the health gate waits for, and for how long."""
+        healthy, deadline = self.request["min_healthy"], self.request["deadline"]
+        if manifest["health_path"] is None:
+            return f"its container must run for {healthy:g} s"
+        where = authority(manifest["address"], manifest["port"])
+        url = f"http://{where}{manifest['health_path']}"
+        return f"{url} must answer well for {healthy:g} s, within {deadline:g} s"
 
     def _begin(self, back: Back | None = None) -> None:
         """Stores the state. After this, the host may be changed."""
@@ -516,7 +539,9 @@ class Change:
         if self.starter.rewritten:
             self.say("The token file was rewritten with the same token; KIS may have been asked.")
         if state["action"] not in ("down", "stop", "start"):
-            self.say(f"issuances: {self.starter.issuances} (budget {self.request['budget']})")
+            passed = f"release {state['to']} is healthy; " if outcome in PASSED else ""
+            count = f"issuances: {self.starter.issuances} (budget {self.request['budget']})"
+            self.say(f"{passed}{count}")
         return self._result(outcome, why)
 
     def _result(self, outcome: str, why: str) -> dict[str, Any]:
@@ -526,6 +551,9 @@ class Change:
             "issuances": self.starter.issuances,
             "rewritten": self.starter.rewritten,
             "asked": self.starter.last_asked > 0,
+            "gate": self.starter.gate_seconds,
+            "heard": self.starter.heard,
+            "log_error": self.starter.log_error,
             "why": why,
         }
 

@@ -27,12 +27,18 @@ def plugins() -> Iterator[str]:
 
 
 def compose(
-    project: str, files: list[str], words: list[str], seconds: float = 120, apart: bool = False
+    project: str,
+    files: list[str],
+    words: list[str],
+    seconds: float = 120,
+    apart: bool = False,
+    stdin: int | None = None,
 ) -> str:
     """Runs the compose plugin and returns its output; `docker compose` would start it twice.
 
     `project`: the project's name; empty: as the project itself says. `apart`: the output without
-    warnings. Without `DOCKER_HOST` compose uses the user's current context.
+    warnings. `stdin`: the descriptor of the file `-`. Without `DOCKER_HOST` compose uses the user's
+    current context.
 
     Raises:
         ComposeError: it is not installed, failed, or took longer than `seconds`.
@@ -42,7 +48,7 @@ def compose(
         raise ComposeError("docker compose is not installed here")
     flags = [word for file in files for word in ("--file", file)]
     name = ["--project-name", project] if project else []
-    status, output = run([plugin, *name, *flags, *words], seconds, apart=apart)
+    status, output = run([plugin, *name, *flags, *words], seconds, stdin, apart)
     if status:
         raise ComposeError(output or f"docker compose ended with status {status}")
     return output

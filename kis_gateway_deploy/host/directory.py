@@ -74,10 +74,11 @@ class Directory:
                 descriptor = os.open(entry, READ_ONLY, dir_fd=at)
         except (OSError, ValueError):
             return None
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
+            os.close(descriptor)
+            return None
         with open(descriptor, "rb") as file:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
-                return None
             content = file.read(limit + 1)
             return content if len(content) <= limit else None
 

@@ -160,19 +160,7 @@ class Engine:
         The engine resolves links inside the container. It reads volumes as they are on the host
         now, and cannot read a tmpfs.
         """
-        query = {"path": path}
-        archive = bytearray()
-        try:
-            with self._ask("GET", f"/containers/{quote(container)}/archive", query) as answer:
-                for piece in answer.pieces():
-                    archive += piece
-                    if len(archive) > limit + HEAD_LIMIT:
-                        break
-        except EngineError as error:
-            if error.status == 404:
-                return None
-            raise
-        return _first_file(bytes(archive), limit)
+        return _first_file(self._archive(container, path, limit + HEAD_LIMIT), limit)
 
     def directory(self, container: str, path: str, limit: int) -> dict[str, bytes]:
         """The regular files of a directory and its subdirectories, at most `limit` bytes in all.
@@ -181,18 +169,9 @@ class Engine:
         """
         import tarfile  # only needed for stopped containers
 
-        query = {"path": path}
-        archive = bytearray()
-        try:
-            with self._ask("GET", f"/containers/{quote(container)}/archive", query) as answer:
-                for piece in answer.pieces():
-                    archive += piece
-                    if len(archive) > limit:
-                        return {}
-        except EngineError as error:
-            if error.status == 404:
-                return {}
-            raise
+        archive = self._archive(container, path, limit)
+        if not archive or len(archive) > limit:
+            return {}
         try:
             with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
                 return {
@@ -202,6 +181,23 @@ class Engine:
                 }
         except (tarfile.TarError, ValueError):
             return {}
+
+    def _archive(self, container: str, path: str, limit: int) -> bytes:
+        """The tar of a path in a container, a little over `limit` bytes at most; empty if missing.
+
+        The rest is not read.
+        """
+        archive = bytearray()
+        try:
+            with self._ask("GET", f"/containers/{quote(container)}/archive", {"path": path}) as got:
+                for piece in got.pieces():
+                    archive += piece
+                    if len(archive) > limit:
+                        break
+        except EngineError as error:
+            if error.status != 404:
+                raise
+        return bytes(archive)
 
     def _config(self, container: str) -> dict[str, Any]:
         found = self.get(f"/containers/{quote(container)}/json")

@@ -28,19 +28,26 @@ NO_FILE = (
 
 TOO_FEW = "fewer of its tokens are valid than gateway_tokens_expected says"
 
-Rules = namedtuple("Rules", "min_healthy deadline asks_http token_at_start engine_counts has_token")
+PROBE_SECONDS = 10
+"""For how long KIS may refuse the token of a gateway that answers: it may renew it by itself."""
+
+Rules = namedtuple(
+    "Rules",
+    "min_healthy deadline asks_http token_at_start engine_counts has_token probes",
+    defaults=(False,),
+)
 """The parameters of a gate; times in seconds.
 
 `asks_http`: whether HTTP is probed; if not, the container only has to keep running.
 `token_at_start`: whether a healthy gateway has a token. `engine_counts`: whether
 `gateway_healthcheck` is set. `has_token`: whether the gateway finds a token, so that its start
-sends no request to KIS.
+sends no request to KIS. `probes`: whether `gateway_probe` is set.
 """
 
 Observation = namedtuple(
     "Observation",
-    "t status start exit_code health answer heard token replaced refused credentials",
-    defaults=("running", "", 0, "", "", "", "valid", 0, False, ""),
+    "t status start exit_code health answer heard token replaced refused credentials probe",
+    defaults=("running", "", 0, "", "", "", "valid", 0, False, "", ""),
 )
 """One observation, `t` seconds after the gate began.
 
@@ -50,14 +57,18 @@ answer. `start`: identifies one start of the container. `health`: by the engine:
 answer in words. `token`: `valid`, `few` (some of the expected tokens are valid), `unknown` (form),
 `expired`, `damaged` or `missing`. `replaced`: if a token was replaced, the seconds for which it was
 still valid. `refused`: whether the log of this start contains KIS's `EGW00133`; `credentials`:
-`EGW00103` or `EGW00105`, if it contains that.
+`EGW00103` or `EGW00105`, if it contains that. `probe`: empty if the token was not probed yet,
+`done`, or the code with which KIS refuses it.
 """
 
 History = namedtuple(
-    "History", "good_since start starts extended aside", defaults=(None, "", 1, False, False)
+    "History",
+    "good_since start starts extended aside refused_since",
+    defaults=(None, "", 1, False, False, None),
 )
 """The memory of a gate: when good answers began, the last start observed, the number of starts,
-whether the deadline was extended, whether the token file was set aside."""
+whether the deadline was extended, whether the token file was set aside, since when KIS has refused
+the token that is probed."""
 
 Verdict = namedtuple("Verdict", "kind reason wait", defaults=("", 0))
 """`kind`: `wait`, `pass`, `fail`, `start` (start the container again after `wait` seconds) or
@@ -151,6 +162,19 @@ def _judge_running(seen: Observation, history: History, rules: Rules) -> tuple[V
         return Verdict("wait", f"{heard}, but {reason}"), history
     if rules.engine_counts and seen.health == "starting":
         return Verdict("wait", f"{heard}, but gateway_healthcheck still says starting"), history
+    if rules.probes and seen.probe != "done":
+        return _judge_probe(seen, history, heard)
     if is_good and seen.t - history.good_since >= rules.min_healthy:
         return Verdict("pass", heard), history
     return Verdict("wait", heard), history
+
+
+def _judge_probe(seen: Observation, history: History, heard: str) -> tuple[Verdict, History]:
+    if not seen.probe:
+        return Verdict("wait", f"{heard}, its token is not probed yet"), history
+    refused = f"KIS does not accept its token ({seen.probe})"
+    since = seen.t if history.refused_since is None else history.refused_since
+    history = history._replace(refused_since=since)
+    if seen.t - since >= PROBE_SECONDS:
+        return _fail(history, f"{refused}: run `make renew`")
+    return Verdict("wait", f"{heard}, but {refused}"), history

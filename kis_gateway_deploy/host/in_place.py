@@ -95,25 +95,44 @@ class Place:
             elif directory.stat(name):
                 directory.remove(name)
 
-    def compose(self, project: str, files: list[str], words: list[str]) -> str:
+    def compose(
+        self, project: str, files: list[str], words: list[str], stdin: int | None = None
+    ) -> str:
         """Runs compose in the operator's project directory, where its `.env` is.
 
         `project`: the project's name; empty: as the project itself says. Raises ComposeError.
         """
-        return compose(project, files, ["--project-directory", self.directory, *words], apart=True)
+        words = ["--project-directory", self.directory, *words]
+        return compose(project, files, words, apart=True, stdin=stdin)
+
+    def config(self, project: str, files: list[str]) -> str:
+        """What these files define, resolved, as JSON. It holds secrets. Raises ComposeError."""
+        return self.compose(project, files, ["--profile", "*", "config", "--format", "json"])
 
     def service_of(self, project: str, files: list[str]) -> dict[str, Any]:
         """The service as these files define it. It holds secrets. Raises ComposeError."""
-        said = self.compose(project, files, ["--profile", "*", "config", "--format", "json"])
-        service = json.loads(said).get("services", {}).get(self.service)
+        service = json.loads(self.config(project, files)).get("services", {}).get(self.service)
         if not isinstance(service, dict):
             raise ComposeError(f"{', '.join(files)}: there is no service {self.service}")
         return service
 
-    def hash(self, project: str, files: list[str]) -> str:
-        """The hash of the service's definition, which compose stores as a label."""
+    def has_hash(self, label: str, project: str, files: list[str]) -> bool:
+        """Whether the service, as these files define it, has the hash that compose has stored.
+
+        The hash of `compose up` includes the content of env files; `config --hash` of compose 2.26
+        does not, so it is asked about the resolved definition as well. Raises ComposeError.
+        """
         words = ["--profile", "*", "config", "--hash", self.service]
-        return self.compose(project, files, words).strip().rpartition(" ")[2]
+        if self.compose(project, files, words).strip().rpartition(" ")[2] == label:
+            return True
+        resolved = os.memfd_create("resolved")
+        try:
+            os.write(resolved, self.config(project, files).encode())
+            os.lseek(resolved, 0, os.SEEK_SET)
+            found = self.compose(project, ["-"], words, resolved)
+        finally:
+            os.close(resolved)
+        return found.strip().rpartition(" ")[2] == label
 
 
 def keeps_token(service: dict[str, Any], token: dict[str, Any]) -> bool:

@@ -152,6 +152,8 @@ def _override_error(what: str) -> str:
 
 def _holds(merged: object, own: object) -> bool:
     """Whether a merged value still has all of the package's own value."""
+    if own is None:  # compose writes `command: null` for what the file does not say
+        return True
     if isinstance(own, dict):
         return isinstance(merged, dict) and all(_holds(merged.get(k), v) for k, v in own.items())
     if isinstance(own, list):

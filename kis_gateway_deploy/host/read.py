@@ -27,6 +27,7 @@ from .containers import (
 from .directory import Directory
 from .engine import IMAGES_RUN, Engine, EngineError
 from .in_place import Place, keeps_token
+from .probe import probe
 from .releases import (
     COMPOSE_FILE,
     MANIFEST,
@@ -73,7 +74,8 @@ def read(request: dict[str, Any]) -> dict[str, Any]:
     directory), the id of the desired `release`, references of `images`, `with_layers` (whether
     missing images are sent layer by layer), `adopt` (a container's name, or null) and `adopt_path`
     (the path of its token file or of their directory; null: as in its environment), `health` (null,
-    or address, port and path to probe), and `history` (the number of lines).
+    or address, port and path to ask), `probe` (null, or the parameters of `probe`), and `history`
+    (the number of lines).
     """
     found = _machine()
     found.update(_token_directory(request))
@@ -351,6 +353,8 @@ def _containers(request: dict[str, Any], host: dict[str, Any], engine: Engine) -
             found["mounted_token_expires"] = _ends(files, contents)
         if request["health"] and gateway["State"]["Running"]:
             found["client_sees"] = ask_health(**request["health"])
+        if request["probe"] and gateway["State"]["Running"]:
+            found["token_probe"] = probe(**request["probe"])
         network = f"container:{gateway['Id']}"
         found["sidecars"] = sorted(name for name, each in networks.items() if each == network)
     if request["in_place"]:
@@ -429,7 +433,7 @@ def _differs(
     if place.override in made_from and not place.text:
         return ""  # this package's own file was removed, so there is nothing to compare with
     label = gateway["Config"]["Labels"].get("com.docker.compose.config-hash")
-    return "" if place.hash(project, made_from) == label else "definition"
+    return "" if place.has_hash(str(label), project, made_from) else "definition"
 
 
 def _published(name: str, summary: dict[str, Any]) -> list[list[Any]]:

@@ -12,7 +12,7 @@ from .hiding import secrets_of
 from .neighbour import addresses
 from .token_files import Kept, TokenFiles
 from .tokens import MARGIN
-from .watch import TokenWatch, Watch, excerpt
+from .watch import TokenWatch, Watch, excerpt, first_error
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -44,6 +44,8 @@ class Starter:
         self.request, self.engine, self.state = request, engine, state
         self.say, self.step = say, step
         self.issuances, self.rewritten, self.last_asked = 0, False, 0.0
+        self.gate_seconds: float | None = None  # of the gate that passed last
+        self.heard = self.log_error = ""  # of the gate that failed first
         self.may_ask_at: float = time.monotonic() + request["kis_wait"]
 
     def start(
@@ -131,6 +133,7 @@ class Starter:
             manifest["token_at_start"],
             manifest["healthcheck"],
             not must_ask(kept, manifest),
+            manifest.get("probe") is not None,
         )
         watch = Watch(self.engine, container, manifest, rules, tokens, self.say, waiting)
         passed, why = False, ""
@@ -141,6 +144,7 @@ class Starter:
         except EngineError as error:
             why = str(error)
         finally:
+            tokens.look()  # the last probe may have led to an issuance
             self.issuances += tokens.issuances
             self.rewritten = self.rewritten or tokens.rewritten
             self.last_asked = max(self.last_asked, tokens.last_issued, watch.was_refused)
@@ -148,6 +152,7 @@ class Starter:
             self.put_token_back(manifest)
             self._explain(container, watch)
             raise FailedError(why)
+        self.gate_seconds = round(time.monotonic() - watch.opened, 1)
         self.set_restart_policy(container)
         if (watch.details["State"].get("Health") or {}).get("Status") == "unhealthy":
             self.say(
@@ -173,6 +178,13 @@ class Starter:
                     self.say(f"  the token file is set aside: {token_dir}/{aside[-1][1]}")
         return self.left_of_kis_minute()
 
+    def set_old_aside(self, kept: Kept, manifest: dict[str, Any]) -> None:
+        """Sets the gateway's tokens aside, so that its next start asks KIS for new ones."""
+        aside = kept.set_old_aside(manifest["key"])
+        self.state.note(aside=aside)
+        for _, name in aside:
+            self.say(f"the old token is set aside: {manifest['token_dir']}/{name}")
+
     def put_token_back(self, manifest: dict[str, Any]) -> None:
         if not self.state.get("aside"):
             return
@@ -190,13 +202,16 @@ class Starter:
         """Shows the last probe and its answer, and the log's first error and last lines."""
         if watch.heard:
             self.say(f"  last probe: {watch.heard}")
+            self.heard = self.heard or watch.heard
         try:
             log = self.engine.logs(container, watch.since, limit=1 << 20)
         except EngineError:
             return
         releases = {self.state["from"], self.state["to"]} - {None}
         hidden = secrets_of(self.request["app_dir"], releases, watch.details)
-        lines = excerpt(log.decode("utf-8", "replace"), hidden)
+        text = log.decode("utf-8", "replace")
+        lines = excerpt(text, hidden)
+        self.log_error = self.log_error or first_error(text, hidden)
         self.say(f"--- log of the container {container[:12]}, its first error and its last lines:")
         for line in lines:
             self.say(line)

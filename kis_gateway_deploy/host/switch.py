@@ -9,7 +9,7 @@ breaks: then the new release runs, or the old one.
 | `restored-adopted` | the gate failed: the container that was to be adopted runs again |
 | `removed` | the gate failed, and nothing ran before: the container was removed |
 | `left` | the gate failed, and the same release ran before: its container is left as it is |
-| `restarted`, `started`, `stopped`, `down`, `reverted` | as requested |
+| `restarted`, `renewed`, `started`, `stopped`, `down`, `reverted` | as requested |
 | `failed` | the request failed, and so did the restore, if there is one; `why` names the cause |
 | `refused` | nothing was touched |
 
@@ -44,14 +44,16 @@ BEAT_SECONDS = 5
 def switch(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Yields messages as `{"say": …}`, `{"beat": true}` in silence, at the end `{"result": …}`.
 
-    `request`: as for `read`; and `action`: `up`, `rollback`, `revert`, `restart`, `down`, `stop` or
-    `start`; `release` (an id; null for a revert to nothing); `seen` and `generation`; `by` and
-    `forced` (outside of the rollout window), for the history; `budget`: the number of issuances
-    allowed; `kis_wait`: seconds until KIS may be asked; `token` (a donated one in base64, or null);
-    `min_healthy` and `deadline` in seconds; and `die_at`, one of `STEPS`, or null.
+    `request`: as for `read`; and `action`: `up`, `rollback`, `revert`, `restart`, `renew`, `down`,
+    `stop` or `start`; `release` (an id; null for a revert to nothing); `seen` and `generation`;
+    `by` and `forced` (outside of the rollout window), for the history; `budget`: the number of
+    issuances allowed; `kis_wait`: seconds until KIS may be asked; `token` (a donated one in base64,
+    or null); `min_healthy` and `deadline` in seconds; and `die_at`, one of `STEPS`, or null.
 
     The result: `outcome` (see above), `generation`, `issuances`, `rewritten` (whether the token
-    file was rewritten with the same token), `asked` (whether KIS may just have been asked), `why`.
+    file was rewritten with the same token), `asked` (whether KIS may just have been asked), `why`;
+    `gate`: the seconds of the gate that passed last, or null; `heard` and `log_error`: what the
+    gate that failed last asked and was answered, and the first error in the log, or empty.
     """
     make_dir(request["app_dir"])
     reading, writing = os.pipe()

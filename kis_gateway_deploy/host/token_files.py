@@ -24,7 +24,7 @@ FILES_LIMIT = 64
 
 PARKED_LIMIT = 2 * FILES_LIMIT * FILE_LIMIT
 
-OURS = re.compile(r".*\.(damaged|aside|new|of-[0-9a-f]{12})-\d{8}-\d{6}x*|\..*\.[0-9a-f]{16}")
+OURS = re.compile(r".*\.(damaged|aside|new|old|of-[0-9a-f]{12})-\d{8}-\d{6}x*|\..*\.[0-9a-f]{16}")
 """The names of files that this package has set aside, or is writing."""
 
 DATE = re.compile(r"\{date:([^{}]*)\}")
@@ -220,6 +220,21 @@ class Kept:
                 directory.write(name, content, owner)
                 has_put = True
         return has_put
+
+    def set_old_aside(self, key: str) -> list[list[str]]:
+        """Sets aside the tokens of `key`, also a parked one; the names of the files, old and new.
+
+        Of a gateway that may keep other files beside its tokens, only files with tokens.
+        """
+        aside = []
+        with Directory(self.token_dir) as directory, Directory(f"{self.app_dir}/tokens") as kept:
+            for name in self.files.next_names(directory):
+                found = directory.examine(name)
+                if self.files.form or (found and found.state == "token"):
+                    aside.append([name, directory.set_aside(name, "old")])
+            if kept.stat(key):
+                kept.set_aside(key, "old")
+        return aside
 
     def whose(self, found: Evidence | None) -> str | None:
         """The fingerprint of the app key of the token files, if that is known."""

@@ -11,9 +11,10 @@ from .compose import wait_for_end
 from .containers import CREDENTIALS, REFUSAL, ask_health, authority
 from .directory import Directory
 from .engine import EngineError
-from .gate import History, Observation, Rules, judge
+from .gate import PATIENCE, History, Observation, Rules, judge
 from .hiding import hide
 from .neighbour import REFUSE_SECONDS, announce, refuse
+from .probe import probe
 from .tokens import examine
 
 TYPE_CHECKING = False
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 SECOND = 1.0
 UNTIL_IT_LISTENS = 0.05
-SAY_AGAIN = 5.0
+SAY_AGAIN = 10.0
 MEANWHILE = 0.005
 LOG_LIMIT = 1 << 20
 
@@ -139,6 +140,10 @@ class Watch:
         self.log_found = (False, "")
         self.asked = self.next_ask = 0.0  # time.monotonic of the last probe, and of the next
         self.heard = ""
+        self.probed = ""  # as `probe` of `Observation`
+        # By a gateway that gets a new token after the probe, because KIS has refused the old one,
+        # none is replaced without need.
+        self.replaced = 0.0
         self.since = self.started
 
     def run(self, set_aside: Callable[[], float]) -> tuple[bool, str]:
@@ -148,7 +153,7 @@ class Watch:
         """
         history = History()
         self._start()
-        said, said_at = "", 0.0
+        said_at = 0.0
         while True:
             verdict, history = judge(self._observe(history), history, self.rules)
             if verdict.kind in ("pass", "fail"):
@@ -171,12 +176,21 @@ class Watch:
                 self._start()
                 continue
             now = time.monotonic() - self.opened
-            # Until it listens, only the error in parentheses changes.
-            what = verdict.reason.partition(" (")[0]
-            if what != said or now - said_at >= SAY_AGAIN:
-                self.say(f"  {now:.0f} s: {verdict.reason}")
-                said, said_at = what, now
+            if now - said_at >= SAY_AGAIN and not self._ends_soon(history, now):
+                self.say(f"  {now:.0f} s: {verdict.reason} ({self._limit(history, now)})")
+                said_at = now
             self._wait(history)
+
+    def _ends_soon(self, history: History, now: float) -> bool:
+        good = 0.0 if history.good_since is None else now - history.good_since
+        return bool(0 < good < self.rules.min_healthy < good + SAY_AGAIN / 2)
+
+    def _limit(self, history: History, now: float) -> str:
+        """For how long the gate goes on."""
+        if history.good_since is not None and now - history.good_since < self.rules.min_healthy:
+            good = now - history.good_since
+            return f"good for {good:.0f} of {self.rules.min_healthy:g} s"
+        return f"waiting until {self.rules.deadline + PATIENCE * history.extended:.0f} s"
 
     def _start(self) -> None:
         self.started = time.time()
@@ -234,6 +248,10 @@ class Watch:
         if status != "running" or now - self.log_read >= SECOND:
             self._read_log(details is not None)
         token = self.tokens.look()
+        if not self.probed:
+            self.replaced = self.tokens.replaced
+        if self.rules.probes and self.probed != "done" and history.good_since is not None:
+            self._probe()
         refused, credentials = self.log_found
         return Observation(
             time.monotonic() - self.opened,
@@ -244,10 +262,18 @@ class Watch:
             answer,
             self.heard,
             token,
-            self.tokens.replaced,
+            self.replaced,
             refused,
             credentials,
+            self.probed,
         )
+
+    def _probe(self) -> None:
+        client = {"address": self.manifest["address"], "port": self.manifest["port"]}
+        found = probe(**client, **self.manifest["probe"])
+        self.probed = found["code"] if found["is_accepted"] is False else "done"
+        if found["is_accepted"] is None:
+            self.say(f"  the probe {self.manifest['probe']['path']}: {found['said']}")
 
     def _ask(self) -> str:
         client = self.manifest
@@ -312,8 +338,20 @@ def wait_for_kis(seconds: float, say: Callable[[str], None]) -> None:
 
 
 ERROR = re.compile(
-    r"error|exception|traceback|refused|denied|fatal|panic|failed|EGW[0-9]{5}", re.IGNORECASE
+    r"(?<!gunicorn\.)error|exception|traceback|refused|denied|fatal|panic|failed|EGW[0-9]{5}",
+    re.IGNORECASE,
 )
+"""Words of a line with an error. gunicorn's logger of all messages is called `gunicorn.error`."""
+
+
+def lines_of(log: str, hidden: set[str]) -> list[str]:
+    """The log's lines without the strings in `hidden`; those that are empty are left out."""
+    return [line[:300] for line in hide(log, hidden).splitlines() if line.strip()]
+
+
+def first_error(log: str, hidden: set[str]) -> str:
+    """The log's first line with an error; empty if there is none."""
+    return next((line for line in lines_of(log, hidden) if ERROR.search(line)), "")
 
 
 def excerpt(log: str, hidden: set[str]) -> list[str]:
@@ -321,7 +359,7 @@ def excerpt(log: str, hidden: set[str]) -> list[str]:
 
     The strings in `hidden` are not shown.
     """
-    lines = [line[:300] for line in hide(log, hidden).splitlines() if line.strip()]
+    lines = lines_of(log, hidden)
     last = max(0, len(lines) - 10)
     first = next((n for n, line in enumerate(lines) if ERROR.search(line)), 0)
     shown = list(range(first, min(first + 5, last))) + list(range(last, len(lines)))

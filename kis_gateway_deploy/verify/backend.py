@@ -35,17 +35,20 @@ class PyinfraBackend(BaseBackend):  # type: ignore[misc] # testinfra has no type
         pyinfra returns no exit status: it is sent as the last line of standard error.
         """
         line = self.quote(command, *args)
-        _is_good, output = self.pyinfra_host.run_shell_command(
+        _is_good, answer = self.pyinfra_host.run_shell_command(
             StringCommand(f"echo {BEGIN}; echo {BEGIN} >&2; ( {line}\n); echo {STATUS}$? >&2"),
             **self.arguments,
         )
-        out, err = _after_begin(output.stdout_lines), _after_begin(output.stderr_lines)
+        out, err = _after_begin(answer.stdout_lines), _after_begin(answer.stderr_lines)
         status = "255"
         if err and STATUS in err[-1]:
             last, _mark, status = err.pop().rpartition(STATUS)
             err += [last] if last else []
         stdout, stderr = ("".join(f"{each}\n" for each in lines) for lines in (out, err))
-        return self.result(int(status), line, stdout.encode("utf-8", "replace"), stderr.encode())
+        # Not `self.result`, which logs the output: with `-vv` pytest would show a gateway's log and
+        # its variables.
+        output = stdout.encode("utf-8", "replace"), stderr.encode()
+        return CommandResult(self, int(status), line, *output)
 
 
 def _after_begin(lines: list[str]) -> list[str]:

@@ -15,7 +15,10 @@ import pytest
 
 from kis_gateway_deploy.host import directory, token_files, tokens
 from kis_gateway_deploy.host.containers import authority
-from kis_gateway_deploy.release import COMPOSE_FILE, OVERRIDE_FILE
+from kis_gateway_deploy.reading import TokenProbe, parse_reading
+from kis_gateway_deploy.release import COMPOSE_FILE, OVERRIDE_FILE, make_release
+from kis_gateway_deploy.remote import ask
+from kis_gateway_deploy.requests import read_request
 from kis_gateway_deploy.settings import Settings
 from kis_gateway_deploy.verify.inventory import InventoryHost, run
 
@@ -28,6 +31,17 @@ with Directory(sys.argv[1]) as directory:
     found = files.examine(directory, names)
     hashes = {name: hashlib.sha256(directory.read(name) or b"").hexdigest() for name in names}
 print(json.dumps([found.state if found else "missing", found.expiries if found else [], hashes]))
+"""
+
+# Searches the log for each long word of the token files: these are no argument, and stay there.
+FINDS_TOKENS = r"""
+import sys
+log = sys.stdin.buffer.read()
+files = TokenFiles(json.loads(sys.argv[2]))
+with Directory(sys.argv[1]) as directory:
+    contents = [directory.read(name) or b"" for name in files.names(directory)]
+words = re.findall(rb"[\w.+/=-]{40,}", b"\n".join(contents))
+print(json.dumps(any(word in log for word in words)))
 """
 
 PROBE = """
@@ -45,11 +59,11 @@ class TokensFound(NamedTuple):
 
 
 @cache
-def _examine() -> str:
-    """A program for the host: the host program's own modules for token files, and `EXAMINE`."""
+def _program(last: str) -> str:
+    """A program for the host: the host program's own modules for token files, and `last`."""
     sources = "".join(map(inspect.getsource, (tokens, directory, token_files)))
     imports = re.compile(r"^from (\.|__future__).*\n", re.MULTILINE)
-    return f"from __future__ import annotations\n{imports.sub('', sources)}{EXAMINE}"
+    return f"from __future__ import annotations\n{imports.sub('', sources)}{last}"
 
 
 class Gateway:
@@ -156,9 +170,27 @@ class Gateway:
         return "" if result.rc == 0 else f"{url}: {result.stderr.strip().splitlines()[-1:]}"
 
     def token_files(self) -> TokensFound:
+        return TokensFound(*json.loads(self.run(*self._of_tokens(EXAMINE))))
+
+    def shows_token(self) -> bool:
+        """Whether a word of the token files is in the container's log."""
+        search = shlex.join(self._of_tokens(FINDS_TOKENS))
+        result = self.host.run(f"docker logs {self.container} 2>&1 | {search}")
+        assert result.rc == 0, f"the log could not be searched: {result.stderr.strip()}"
+        return bool(json.loads(result.stdout))
+
+    def _of_tokens(self, last: str) -> list[str]:
         form = json.dumps(self.settings.token_file)
-        words = "python3", "-I", "-S", "-c", _examine(), self.settings.token_dir, form
-        return TokensFound(*json.loads(self.run(*words)))
+        return ["python3", "-I", "-S", "-c", _program(last), self.settings.token_dir, form]
+
+    def probe(self) -> TokenProbe | None:
+        """What `gateway_probe` is answered; None without one. The request travels as a deploy's:
+        its headers may be secret.
+        """
+        backend = self.host.backend
+        request = read_request(self.settings, make_release(self.settings), probe=True)
+        answer = ask(backend.pyinfra_host, "read", request, connector=backend.arguments)
+        return parse_reading(answer).token_probe
 
     def issuances(self) -> int | None:
         """Successful calls of the token endpoint, counted by the simulator.
@@ -170,5 +202,5 @@ class Gateway:
         url = "http://127.0.0.1:9443/_simulator/counters"
         probe = f"import urllib.request as u; print(u.urlopen('{url}').read().decode())"
         counters = json.loads(self.run("docker", "exec", "kis-simulator", "python3", "-c", probe))
-        app_key = self.settings.credentials.app_key
-        return sum(int(host.get(app_key, {}).get("issuances", 0)) for host in counters.values())
+        found = (host.get(self.settings.credentials.app_key, {}) for host in counters.values())
+        return sum(int(each.get("issuances", 0)) for each in found)

@@ -20,6 +20,15 @@ def test_the_token_file_is_there_and_valid(gateway: Gateway) -> None:
         assert valid >= expected, f"{valid} of {expected} tokens are valid"
 
 
+def test_kis_accepts_the_token(gateway: Gateway) -> None:
+    if gateway.settings.probe is None:
+        pytest.skip("gateway_probe is not set: whether KIS accepts the token is unknown")
+    found = gateway.probe()
+    assert found is not None, "the gateway does not run"
+    assert not found.refusal, found.refusal
+    assert found.is_accepted, f"the probe was answered: {found.said}"
+
+
 def docker_restart(gateway: Gateway) -> None:
     gateway.run("docker", "restart", gateway.container)
 

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from kis_gateway_deploy.paths import ROOT
+from tests.engine.registry import Registry, serving
 from tests.tools import BIN, VERIFY, Outcome, command, docker, free_port, machine_lock
 
 SIMULATOR = "http://127.0.0.1:9443"
@@ -211,3 +212,9 @@ def new_deployment(
 def stubborn_settings() -> dict[str, Any]:
     """The settings of a gateway as found in the wild."""
     return {"gateway_image": "stubborn-gateway", "gateway_build_context": STUBBORN_GATEWAY}
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
+    with serving(tmp_path_factory.mktemp("registry")) as running:
+        yield running

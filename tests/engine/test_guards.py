@@ -274,7 +274,7 @@ def test_outside_of_the_window_a_refused_verb_leaves_no_trace(deployed: Deployme
         assert outcome.status == 0, outcome.output
     events = (deployed.app_dir / "history.jsonl").read_text().splitlines()
     assert [json.loads(event)["forced"] for event in events[-2:]] == [True, False]
-    assert "restart (forced)" in deployed.run("status").output
+    assert "restart (forced)" in deployed.run("history").output
 
 
 @pytest.mark.parametrize("verb", ["plan", "drift"])

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
+import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +16,7 @@ from kis_gateway_deploy.paths import ROOT
 from tests.engine.conftest import Deployment
 from tests.tools import BIN, command
 
-VERBS = ["up", "plan", "drift", "status", "restart", "rollback", "down", "history", "logs"]
+VERBS = ["up", "plan", "drift", "status", "restart", "rollback", "down", "history", "logs", "renew"]
 
 CHANGED: dict[str, Any] = {"gateway_labels": {"changed": "yes"}}
 SILENT_REGISTRY: dict[str, Any] = {
@@ -94,7 +98,7 @@ def test_json_on_standard_output_has_no_last_line(deployed: Deployment) -> None:
     flags = ("-y", "--data", "json=1")
     inventory = deployed.inventory()
     result = command(BIN / "pyinfra", *flags, inventory, "deploy/status.py", cwd=ROOT)
-    assert result.stdout.rstrip().endswith("]")
+    assert [host["host"] for host in json.loads(result.stdout)["hosts"]] == ["@local"]
     assert "status: read on 1 of 1 hosts" in result.stderr
 
 
@@ -112,6 +116,47 @@ def test_a_dry_run_does_not_look_like_a_success(
     inventory = deployed.inventory(**CHANGED)
     result = command(BIN / "pyinfra", "--dry", inventory, f"deploy/{verb}.py", cwd=ROOT)
     assert (result.returncode, result.stdout.splitlines()[-1]) == (status, last)
+
+
+def test_a_deploy_ends_with_the_hosts_and_a_failure_with_the_next_command(
+    deployed: Deployment,
+) -> None:
+    assert deployed.up().status == 0
+    before = (deployed.app_dir / "current").readlink().name
+    changed = deployed.up(**CHANGED)
+    assert changed.status == 0, changed.output
+    after = (deployed.app_dir / "current").readlink().name
+    lines = [line.strip() for line in changed.output.splitlines()]
+    ids = f"({before[:4]} → {after[:4]})"
+    [row] = [line for line in lines if line.startswith("@local ") and ids in line]
+    assert re.search(r"  switched  gate \d+\.\d s  issued 0  token valid 2[34] h$", row)
+    [done] = [line for line in lines if line.startswith("Deployed 1 host in ")]
+    assert done.endswith(" s. To go back: make rollback " + f"INVENTORY={deployed.inventory()}")
+
+    failed = deployed.up(**FAILING)
+    assert failed.status == 1, failed.output
+    lines = [line.strip() for line in failed.output.splitlines()]
+    [cause] = [line for line in lines if line.startswith("@local failed (restored): ")]
+    assert f"not healthy within 5 s: GET {deployed.url}/nowhere: HTTP 404" in cause
+    follows = lines[lines.index(cause) :]
+    [runs] = [line for line in follows if line.endswith("serves on @local.")]
+    assert f"({after[:4]})" in runs
+    [again] = [line for line in follows if line.startswith("Next: ")]
+    assert again.startswith("Next: correct the cause, then make deploy ")
+    assert "Deployed" not in failed.output
+
+
+@pytest.mark.parametrize(("colour", "is_coloured"), [({}, True), ({"NO_COLOR": "1"}, False)])
+def test_no_color_is_heeded_in_a_terminal(
+    deployed: Deployment, colour: dict[str, str], is_coloured: bool
+) -> None:
+    arguments = [str(each) for each in (BIN / "python", "-m", "deploy", "plan")]
+    words = shlex.join([*arguments, str(deployed.inventory(**CHANGED))])
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **colour}
+    result = command("script", "-qec", words, "/dev/null", cwd=ROOT, env=environment)
+    assert result.returncode == 0, result.stdout
+    assert ("\x1b[1m" in result.stdout) == is_coloured
+    assert ("\x1b[0m" in result.stdout) == is_coloured
 
 
 def test_two_verbs_in_one_run_are_refused(deployed: Deployment, tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ def test_a_gateway_without_a_token_file_is_deployed_by_what_a_client_sees(
     assert deployment.run("drift").status == 0
     verified = deployment.verify("-m", "not restarts")
     assert verified.status == 0, verified.output
-    assert "2 skipped" in verified.output
+    assert "3 skipped" in verified.output
     assert deployment.account.count("issuances") == 1
 
 

@@ -23,6 +23,8 @@ from kis_gateway_deploy.paths import ROOT
 from tests.engine.conftest import Account, ask_simulator, new_account
 from tests.tools import BIN, command, docker, free_port, get, wait_for
 
+pytestmark = pytest.mark.nightly
+
 WILD_GATEWAYS = ROOT / "tests" / "wild_gateways"
 STACK = WILD_GATEWAYS / "stack"
 KST = timezone(timedelta(hours=9))

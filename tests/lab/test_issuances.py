@@ -619,3 +619,57 @@ def test_a_file_of_unknown_form_is_left_alone_and_reported(
     assert "has a form that is not known here" in event.must(verb="plan")
     event.must()  # nothing to change
     assert event.on(f"cat {event.token_file}") == ['{"token": "x"}']
+
+
+PROBE: dict[str, Any] = {"gateway_probe": {"path": "/price", "expect": {"rt_cd": "0"}}}
+REVOKE = """\
+import json, sys, urllib.request
+secrets = json.load(open(sys.argv[1]))
+token = json.load(open(sys.argv[2]))["access_token"]
+body = {"appkey": secrets["kis-r-app-key"], "appsecret": secrets["kis-r-app-secret"]}
+request = urllib.request.Request(sys.argv[3] + "/oauth2/revokeP",
+    json.dumps(body | {"token": token}).encode(), {"Content-Type": "application/json"})
+urllib.request.urlopen(request, timeout=5).close()
+"""
+
+
+def end_token(event: Event, name: str) -> None:
+    """KIS ends a host's token, as it does when another program gets a new one."""
+    secrets_file = f"/opt/{event.project}/current/secrets.json"
+    url = event.fleet.lab.simulator_url
+    event.on(f"python3 - {secrets_file} {event.token_file} {url} <<'END'\n{REVOKE}\nEND", name)
+
+
+def test_a_token_that_kis_has_ended_on_one_of_four_hosts(
+    new_event: NewEvent, new_account: NewAccount, kind: str
+) -> None:
+    event = new_event(kind, {name: new_account() for name in ALL})
+    event.must(**PROBE)
+    event.must(verb="drift", **PROBE)
+    end_token(event, ALL[2])
+    drift = event.up(verb="drift", **PROBE)
+    assert drift.status == 1
+    assert f"drift: drifted on 1 of 4 hosts ({ALL[2]})" in drift.output
+    assert "KIS does not accept this token any more (EGW00121): run `make renew`" in drift.output
+    ask_simulator(event.fleet.lab, "PUT", "clock", {"advance": 61})
+    renewed = event.must("--limit", ALL[2], verb="renew", **PROBE)
+    assert "issuances: 1 (budget 1)" in renewed
+    assert event.on("curl -fs http://127.0.0.1:8080/price | grep -c MCA00000") == ["1"] * 4
+    event.must(verb="drift", **PROBE)
+    assert event.counted() == [(1, 0), (1, 0), (2, 0), (1, 0)]
+
+
+def test_a_renewal_of_a_shared_token(four: Event) -> None:
+    limited = four.up("--limit", ALL[0], verb="renew")
+    assert limited.status == 1
+    assert "a new token would end the token of lab-2, lab-3, lab-4" in limited.output
+    before = four.on(f"sha256sum <{four.token_file}")
+    end_token(four, ALL[0])
+    ask_simulator(four.fleet.lab, "PUT", "clock", {"advance": 61})
+    four.must(verb="renew")
+    after = four.on(f"sha256sum <{four.token_file}")
+    assert len({*after}) == 1
+    assert set(after).isdisjoint(before)
+    assert four.counted() == [(2, 0)]
+    four.must(**PROBE)
+    four.must(verb="drift", **PROBE)

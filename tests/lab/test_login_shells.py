@@ -34,7 +34,7 @@ def test_every_login_shell_is_read_and_deployed_to(fleet: Fleet) -> None:
     again = fleet.up(rollout_batches=["100%"])
     assert (again.status, again.changes()) == (0, 0), again.output
     status = fleet.run("deploy/status.py", "--data", "json=1")
-    hosts = json.loads(status.output.partition("\n]")[0] + "\n]")
+    hosts = json.loads(status.output.partition("\n}")[0] + "\n}")["hosts"]
     assert [host["state"] for host in hosts] == ["read"] * len(SHELLS)
 
 

@@ -96,6 +96,7 @@ def test_a_jump_host_that_only_the_ssh_config_names(fleet: Fleet, tmp_path: Path
     assert_deploys_and_verifies(fleet, {inner.name: data})
 
 
+@pytest.mark.nightly
 def test_an_agent_with_more_keys_than_max_auth_tries(
     fleet: Fleet, agent: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -109,6 +110,7 @@ def test_a_shell_that_prints_at_its_start(fleet: Fleet) -> None:
     assert_deploys_and_verifies(fleet, {"lab-1": {}}, *SAFE)
 
 
+@pytest.mark.nightly
 def test_directories_that_are_links(fleet: Fleet) -> None:
     """An administrator moved the directories to a bigger disk."""
     assert fleet.run_with({"lab-2": {}}, "deploy/down.py").status == 0
@@ -152,6 +154,7 @@ def test_up_is_a_step_of_a_foreign_deploy_with_hosts_that_take_no_part(
     assert "[lab-2] switch:" in outcome.output
 
 
+@pytest.mark.nightly
 def test_sudo_that_requires_a_password(fleet: Fleet) -> None:
     # Not on lab-1: pyinfra's askpass needs a shell that prints nothing.
     script = f"echo 'ops:{SUDO_PASSWORD}' | chpasswd; sed -i s/NOPASSWD:// /etc/sudoers.d/*"

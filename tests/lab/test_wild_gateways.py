@@ -138,7 +138,13 @@ def operator(lab: OwnLab, tmp_path: Path) -> Iterator[Operator]:
     )
 
 
-@pytest.mark.parametrize("name", KEEPS_A_FILE)
+@pytest.mark.parametrize(
+    "name",
+    [
+        each if each == "node_like" else pytest.param(each, marks=pytest.mark.nightly)
+        for each in KEEPS_A_FILE
+    ],
+)
 def test_an_adopted_gateway_keeps_its_first_token(operator: Operator, name: str) -> None:
     operator.load(build(name, operator.directory))
     operator.run_by_hand("by-hand", f"kis-test-wild-{name}")
@@ -157,6 +163,7 @@ def test_an_adopted_gateway_keeps_its_first_token(operator: Operator, name: str)
     assert "TOKEN VALID FOR" in operator.must("status", changed)
 
 
+@pytest.mark.nightly
 def test_a_gateway_with_its_token_in_memory_is_deployed_by_what_a_client_sees(
     operator: Operator,
 ) -> None:

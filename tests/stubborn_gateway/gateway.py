@@ -12,7 +12,7 @@ HABIT is one more habit: `rewrites`: it rewrites its file at each start; `patien
 answers every other request with 503; `mortal`: it exits 3 s after its start; `at_home`: its token
 file has a fixed path, and its keys are in the environment.
 
-It answers 503 while a file `bad` is next to its token file.
+It answers 503 while a file `bad` is next to its token file, and /price with KIS's own answer.
 """
 
 import base64
@@ -97,10 +97,31 @@ def token() -> str:
     return str(issued["access_token"])
 
 
+def price() -> tuple[int, bytes]:
+    """KIS's answer to a quotation, as it is: a refused token is not replaced."""
+    headers = {
+        "authorization": f"Bearer {read()[0]}",
+        "appkey": SECRETS[FIELD],
+        "appsecret": SECRETS[FIELD.replace("app-key", "app-secret")],
+    }
+    url = f"{os.environ['KIS_BASE_URL']}/uapi/domestic-stock/v1/quotations/inquire-price"
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=5) as got:
+            return got.status, got.read()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read()
+
+
 class Health(BaseHTTPRequestHandler):
     asked = 0
 
     def do_GET(self) -> None:
+        if self.path.startswith("/price"):
+            status, content = price()
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(content)
+            return
         Health.asked += 1
         is_bad = (HABIT == "flaky" and Health.asked % 2 == 0) or BAD.exists()
         self.send_response(503 if is_bad else 200)

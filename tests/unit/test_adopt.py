@@ -15,8 +15,9 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as run
 from hypothesis import strategies as st
 
-from kis_gateway_deploy import describing, fleet
-from kis_gateway_deploy.adopt import Container, Written, parse_description, write
+from kis_gateway_deploy import adopting, fleet
+from kis_gateway_deploy.adopt import Written, write
+from kis_gateway_deploy.description import Container, parse_description
 from kis_gateway_deploy.session import Refused
 
 CLOCK = 1795694400  # 2026-11-26 21:00 in Korea
@@ -65,7 +66,7 @@ def data_of(made: Written) -> dict[str, Any]:
     ast.parse(made.inventory)
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "mine.py"
-        describing.write_files(made, path)
+        adopting.write_files(made, path)
         names: dict[str, Any] = {"__file__": str(path)}
         exec(path.read_text(), names)  # noqa: S102 - as pyinfra does
         host: str
@@ -479,15 +480,15 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
     for name in ("mine.py", "mine.env", "mine.secrets.json", "mine.override.yml"):
         (tmp_path / name).symlink_to("nowhere")
         with pytest.raises(Refused, match=f"{name} exists"):
-            describing.checked({"container": "c", "write": str(tmp_path / "mine.py")}, ["web-1"])
+            adopting.checked({"container": "c", "write": str(tmp_path / "mine.py")}, ["web-1"])
         (tmp_path / name).unlink()
     made = written()
     (tmp_path / "mine.py").write_text("")
     with pytest.raises(FileExistsError):
-        describing.write_files(made, tmp_path / "mine.py")
+        adopting.write_files(made, tmp_path / "mine.py")
     assert [each.name for each in tmp_path.iterdir()] == ["mine.py"]
     (tmp_path / "mine.py").unlink()
-    describing.write_files(made, tmp_path / "mine.py")
+    adopting.write_files(made, tmp_path / "mine.py")
     assert {f"{each.stat().st_mode & 0o777:o}" for each in tmp_path.iterdir()} == {"600"}
 
 
@@ -505,4 +506,4 @@ def test_what_cannot_be_written_is_refused(
     data: dict[str, Any], hosts: list[str], said: str
 ) -> None:
     with pytest.raises(Refused, match=said):
-        describing.checked(data, hosts)
+        adopting.checked(data, hosts)

@@ -28,6 +28,8 @@ ASKS: dict[str, Any] = {"has_token": False}
 NO_HTTP: dict[str, Any] = {"asks_http": False}
 CHECKED: dict[str, Any] = {"engine_counts": True}
 LAZY: dict[str, Any] = {"token_at_start": False}
+PROBES: dict[str, Any] = {"probes": True}
+REFUSED: dict[str, Any] = {"probe": "EGW00123"}
 
 Row = tuple[str, dict[str, Any], dict[str, Any], dict[str, Any], str, str]
 
@@ -66,6 +68,26 @@ ROWS: list[Row] = [
         {},
         "fail",
         "connection refused",
+    ),
+    # KIS accepts the token, or not.
+    ("not probed yet", GOOD | {"t": 12}, ANSWERED, PROBES, "wait", "its token is not probed yet"),
+    ("probed", GOOD | {"t": 12, "probe": "done"}, ANSWERED, PROBES, "pass", "HTTP 200"),
+    ("refused", GOOD | {"t": 12} | REFUSED, ANSWERED, PROBES, "wait", "EGW00123"),
+    (
+        "refused for long enough",
+        GOOD | {"t": 22} | REFUSED,
+        ANSWERED | {"refused_since": 12},
+        PROBES,
+        "fail",
+        "KIS does not accept its token (EGW00123): run `make renew`",
+    ),
+    (
+        "renewed by the gateway itself",
+        GOOD | {"t": 22, "probe": "done"},
+        ANSWERED | {"refused_since": 12},
+        PROBES,
+        "pass",
+        "",
     ),
     # The gateway exits.
     ("exits at once: started again", EXITED, {}, {}, "start", "status 7"),

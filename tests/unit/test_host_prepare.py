@@ -11,6 +11,7 @@ OWN: dict[str, Any] = {
     "environment": {"PORT": "8080"},
     "volumes": [{"type": "bind", "source": "/data", "target": "/app/tokens"}],
     "labels": {},
+    "command": None,
 }
 
 
@@ -21,6 +22,7 @@ OWN: dict[str, Any] = {
         ({"dns": ["10.0.0.53"]}, True),
         ({"environment": {"PORT": "8080", "MORE": "1"}}, True),
         ({"volumes": [*OWN["volumes"], {"type": "volume", "target": "/x"}]}, True),
+        ({"command": ["sh"]}, True),
         ({"user": "0:0"}, False),
         ({"user": None}, False),
         ({"environment": {"PORT": "9090"}}, False),

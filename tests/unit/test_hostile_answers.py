@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kis_gateway_deploy import display
+from kis_gateway_deploy import display, overview
 from kis_gateway_deploy.issuance import gateway_of
 from kis_gateway_deploy.plans import make_plan
 from kis_gateway_deploy.reading import Reading, escaped, parse_reading
@@ -72,11 +72,13 @@ def show_everything(text: str) -> None:
     gateways = {"web": gateway_of(reading, release.key_fingerprint)}
     rollout = Rollout.plan(["web"], [1], gateways, share=True, now=0)
     assert rollout.wait_for_kis("web", 0) <= 61
+    found = {"web": overview.Found(settings, reading, plan)}
     notes = display.token_notes("web", rollout)
     shown = [
         display.host_plan("web", settings, release, reading, plan, plan.refusals, notes),
-        display.status_table({"web": reading}),
-        display.status_json({"web": reading}),
+        overview.status_table(found),
+        overview.status_json(found),
+        overview.history_table(found),
         display.token_state(reading),
     ]
     for line in "\n".join(shown).splitlines():

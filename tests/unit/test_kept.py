@@ -231,6 +231,20 @@ def test_a_link_to_a_secret_of_root_is_neither_read_nor_parked(kept: Kept, path:
     assert secret.read_text() == token(app_key_fingerprint=OTHER)
 
 
+def test_only_a_regular_file_with_one_name_is_read(path: Path) -> None:
+    path.with_name("file").write_text("content")
+    path.with_name("two").write_text("content")
+    path.with_name("names").hardlink_to(path.with_name("two"))
+    path.with_name("link").symlink_to(path.with_name("file"))
+    path.with_name("directory").mkdir()
+    os.mkfifo(path.with_name("fifo"))
+    with Directory(str(path.parent)) as directory:
+        before = len(list(Path("/proc/self/fd").iterdir()))
+        found = {name: directory.read(name) for name in directory.names()}
+        assert len(list(Path("/proc/self/fd").iterdir())) == before
+    assert found == dict.fromkeys(found) | {"file": b"content"}
+
+
 def test_a_planted_link_is_replaced_and_its_target_is_not_written_to(path: Path) -> None:
     victim = path.parents[1] / "victim"
     victim.write_text("of root")
@@ -249,3 +263,14 @@ def test_a_token_directory_that_is_a_link_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OSError, match=r"link|directory"):
         kept.ready(KEY, ME)
     assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+def test_for_a_renewal_the_old_tokens_are_set_aside(kept: Kept, path: Path) -> None:
+    path.write_text(token())
+    kept.bring(one(token(ENDS + 1)), KEY)
+    [[name, aside]] = kept.set_old_aside(KEY)
+    assert name == "t.json"
+    assert files_in(path.parent) == {aside: token()}
+    assert kept.best(KEY) == ("missing", 0)
+    assert list(remembered(kept).values()) == [token(ENDS + 1)]
+    assert kept.set_old_aside(KEY) == []

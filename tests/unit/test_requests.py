@@ -57,6 +57,7 @@ def test_a_host_is_asked_about_its_deployment() -> None:
         "token_env": ["KIS_TOKEN_FILE_PATH"],
         "token_mount": "/app/tokens",
         "health": {"address": "127.0.0.1", "port": 8080, "path": "/health"},
+        "probe": None,
         "history": 5,
     }
 

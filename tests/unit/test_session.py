@@ -18,6 +18,7 @@ from tests.unit import builders
 from tests.unit.builders import NO_TOKEN, host_data, reading
 
 OTHER = {"gateway_labels": {"other": "yes"}}
+OTHER_KEY = {"gateway_app_key_field": "kis-v-app-key"}
 CHANGE = {
     "generation": "0123456789abcdef",
     "by": "kim@desk",
@@ -175,6 +176,30 @@ def test_hosts_of_another_app_key_outside_the_limit_do_not_matter() -> None:
     run.state.limit_hosts = [run.inventory.get_host("a")]
     put(run, "a", SWITCH, **NO_TOKEN)
     assert run.why_untouched("a") == []
+
+
+def test_a_renewal_costs_one_issuance_for_each_app_key() -> None:
+    run = session(a={}, b={}, c=OTHER_KEY)
+    run.verb = "renew"
+    for name in run.names:
+        put(run, name, SWITCH)
+    assert run.rollout.issuances.issuers == ("a", "c")
+    assert run.rollout.issuances.donor_of == {"b": "a"}
+    assert run.why_untouched("a") == []
+
+
+def test_a_renewal_that_would_end_the_token_of_other_hosts_is_refused() -> None:
+    run = session(a={}, b={}, c=OTHER_KEY)
+    run.verb = "renew"
+    run.state.limit_hosts = [run.inventory.get_host("a")]
+    put(run, "a", SWITCH)
+    [why] = run.why_untouched("a")
+    assert "a new token would end the token of b" in why
+    alone = session(a={}, c=OTHER_KEY)
+    alone.verb = "renew"
+    alone.state.limit_hosts = [alone.inventory.get_host("c")]
+    put(alone, "c", SWITCH)
+    assert alone.why_untouched("c") == []
 
 
 def test_a_host_that_is_read_again_is_planned_again() -> None:

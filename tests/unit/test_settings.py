@@ -68,6 +68,7 @@ def test_the_defaults_are_those_of_the_documented_table() -> None:
         "token_env": ("KIS_TOKEN_FILE_PATH",),
         "compose_file": None,
         "service": None,
+        "probe": None,
         "token_file": "kis_token.json",
         "tokens_expected": 1,
         "app_dir": "/opt/kis-gateway",

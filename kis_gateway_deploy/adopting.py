@@ -11,7 +11,8 @@ from typing import Any
 
 from pyinfra.api.host import Host
 
-from kis_gateway_deploy.adopt import SUFFIXES, Written, parse_description, write
+from kis_gateway_deploy.adopt import SUFFIXES, Written, write
+from kis_gateway_deploy.description import parse_description
 from kis_gateway_deploy.reading import escaped
 from kis_gateway_deploy.remote import NoPythonError, RemoteError, ask
 from kis_gateway_deploy.session import CANNOT_READ, Refused
