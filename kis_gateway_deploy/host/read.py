@@ -208,7 +208,7 @@ def _token_directory(request: dict[str, Any]) -> dict[str, Any]:
 
 def _kept_tokens(request: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
     kept = f"{request['app_dir']}/tokens"
-    if not os.access(kept, os.R_OK):  # without root, which the plan then asks for
+    if not os.path.isdir(kept):
         return {}
     files = TokenFiles(request["token_file"])
     path = files.path(request["token_dir"])
@@ -261,7 +261,7 @@ def _app_directory(request: dict[str, Any]) -> dict[str, Any]:
         files = (manifest_of(app_dir, current) or {"files": {}})["files"]
         found["current_files"] = {name: file["sha256"] for name, file in files.items()}
     releases = f"{app_dir}/releases"
-    names = sorted(filter(is_id, os.listdir(releases))) if os.access(releases, os.R_OK) else []
+    names = sorted(filter(is_id, os.listdir(releases))) if os.path.isdir(releases) else []
     manifests = {name: manifest_of(app_dir, name) for name in names}
     found["releases"] = {name: each["key"] for name, each in manifests.items() if each}
     directories = [each.get("token_dir") for each in manifests.values() if each]

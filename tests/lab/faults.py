@@ -9,6 +9,7 @@ import os
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 import threading
@@ -373,12 +374,15 @@ def page(address: str) -> Iterator[str]:
 
 
 def kis_answers_html(bench: Bench) -> Iterator[Outcome]:
-    with page(f"{bench.fleet.lab.network}.1") as url:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as route:
+        route.connect((bench.fleet.lab.simulator_ip, PORT))
+        address = route.getsockname()[0]  # of this machine in the lab's network
+    with page(address) as url:
         yield bench.up(gateway_environment={"KIS_BASE_URL": url})
 
 
 def kis_refuses_connections(bench: Bench) -> Iterator[Outcome]:
-    yield bench.up(gateway_environment={"KIS_BASE_URL": f"http://{bench.fleet.lab.network}.1:9"})
+    yield bench.up(gateway_environment={"KIS_BASE_URL": f"http://{bench.fleet.lab.simulator_ip}:9"})
 
 
 def without_token(kind: str, **more: Any) -> Injection:
