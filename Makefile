@@ -1,7 +1,7 @@
 # `make deploy` on a fresh machine needs only Python 3.11+ and root or sudo.
 INVENTORY ?= inventory/local.py
 HOSTS ?= 4
-SETTABLE := INVENTORY LIMIT RELEASE JSON SINCE FOLLOW SAFE FORCE HOSTS BARE ARGS CONTAINER WRITE
+SETTABLE := INVENTORY LIMIT RELEASE JSON SINCE FOLLOW SAFE FORCE HOSTS BARE ARGS CONTAINER WRITE FAULTS_SEED FAULTS_COUNT
 # The variables given to make are plain text: neither make nor a shell expands them.
 $(foreach name,$(SETTABLE),$(eval override $(name) := $$(value $(name))))
 export $(SETTABLE)
@@ -18,7 +18,7 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 saying = { $(2); } & job=$$!; n=0; while kill -0 $$job 2>/dev/null; do sleep 1; n=$$((n + 1)); [ $$((n % 10)) -ne 0 ] || echo "    $(1): $$n s"; done; wait $$job
 .DEFAULT_GOAL := help
 
-.PHONY: help adopt deploy verify status history logs plan drift restart renew rollback down lab lab-down test test-lab test-nightly lint lock bench
+.PHONY: help adopt deploy verify status history logs plan drift restart renew rollback down lab lab-down test test-lab test-nightly faults lint lock bench
 
 help:  ## this list | 이 목록
 	@case "$${LC_ALL:-$${LC_MESSAGES:-$$LANG}}" in ko*) text='.* | \(.*\)' ;; *) text='\(.*\) | .*' ;; esac; \
@@ -81,6 +81,9 @@ test-lab: .venv/ready  ## the rest: rollouts, issuances, faults on lab hosts | �
 
 test-nightly: .venv/ready  ## what takes long: gateways of public projects, other ways to a host, a hostile container | 오래 걸리는 테스트: 공개 프로젝트의 게이트웨이, 다른 접속 방법, 적대적인 컨테이너
 	$(SIDE_BY_SIDE) -m nightly tests/engine tests/lab
+
+faults: .venv/ready  ## every fault of docs/faults.md on lab hosts; FAULTS_SEED=, FAULTS_COUNT=; WRITE=1: its table | docs/faults.md의 모든 장애를 랩 호스트에서 시험. WRITE=1: 표를 저장
+	FAULTS_WRITE="$$WRITE" $(PYTEST) -m 'faults or not faults' tests/lab/test_faults.py
 
 .venv-bench/ready: .venv/ready benchmarks/requirements.txt
 	@python3 -m venv .venv-bench

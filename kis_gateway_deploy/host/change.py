@@ -157,6 +157,7 @@ class Change:
         kept = kept_of(self.request, manifest)
         baseline = self._baseline(manifest)
         back = self._way_back(release)
+        self._refuse_if_no_start()
         image = self._image_of(release, manifest)
         if request["token"]:
             kept.bring(kept.files.unpack(a2b_base64(request["token"])), manifest["key"])
@@ -310,6 +311,18 @@ class Change:
             )
         return Back("nothing")
 
+    def _refuse_if_no_start(self) -> None:
+        """Raises RefusedError if a gateway runs that could not be started again."""
+        adopted = self.adoption.find()
+        runs = self.engine.inspect(adopted["id"]) if adopted and adopted["running"] else None
+        details = runs or (self.deployment.container() if self._serves() else None)
+        if details and (why := self.deployment.why_no_start(details)):
+            raise RefusedError(
+                "the engine could start no container now, so what runs is not stopped: Docker's "
+                "iptables chains are gone, which a firewall's reload may remove. Run `systemctl "
+                f"restart docker` on the host, which restarts its containers, then try again: {why}"
+            )
+
     def _serves(self) -> bool:
         details = self.deployment.container()
         return details is not None and bool(details["State"].get("Running"))
@@ -454,6 +467,7 @@ class Change:
         manifest = manifest_of(self.app_dir, release)
         if details is None or manifest is None:
             raise RefusedError("there is no release to restart on this host: deploy first")
+        self._refuse_if_no_start()
         self.state["to"] = release
         kept, renews = kept_of(self.request, manifest), self.request["action"] == "renew"
         self._begin()

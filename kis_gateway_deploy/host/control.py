@@ -94,6 +94,13 @@ class Control(Engine):
         """Removes a stopped container; no error if there is none. Its volumes stay."""
         self._do("DELETE", f"/containers/{quote(container)}")
 
+    def create_network(self, name: str, bridge: str) -> str:
+        """Creates a network whose device has the name `bridge`; returns its id."""
+        options = {"com.docker.network.bridge.name": bridge}
+        body = json.dumps({"Name": name, "Options": options}).encode()
+        with self._ask("POST", "/networks/create", body=body) as answer:
+            return str(checked(parsed(answer.body(BODY_LIMIT)), dict).get("Id"))
+
     def remove_network(self, network: str) -> None:
         """Removes a network; no error if there is none."""
         self._do("DELETE", f"/networks/{quote(network)}")

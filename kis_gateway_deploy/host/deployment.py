@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 
-from .compose import compose
+from .compose import compose, run
 from .containers import client_address, compose_file_of, kind_of, labels_of
 from .engine import EngineError
 from .in_place import Place, keeps_token
@@ -28,6 +28,12 @@ if TYPE_CHECKING:
     from typing import Any
 
     from .control import Control
+
+NO_CHAIN = 1
+"""The exit status of iptables if there is no such chain."""
+
+PROBE = "kis-probe"
+"""The bridge of the network that proves whether the engine can use iptables."""
 
 
 class Deployment:
@@ -66,6 +72,25 @@ class Deployment:
                 self.engine.remove_network(str(network["Id"]))
             except EngineError as error:  # another container uses it
                 say(f"The network {network.get('Name')} was not removed: {error}")
+
+    def why_no_start(self, details: dict[str, Any]) -> str:
+        """Why the engine cannot start another container like this one; empty if it can.
+
+        A firewall that is reloaded removes the engine's iptables chains. A running container stays
+        reachable through docker-proxy, and no other one can publish a port until the engine has
+        restarted. An engine may use no chains: a network, which needs them too, is the proof.
+        """
+        if details["HostConfig"].get("NetworkMode") == "host":
+            return ""
+        look = ["iptables", "-w", "2", "-n", "-L", "DOCKER", "-t"]
+        if all(run([*look, table], 10)[0] != NO_CHAIN for table in ("nat", "filter")):
+            return ""
+        try:
+            self.engine.remove_network(self.engine.create_network(f"{self.project}_probe", PROBE))
+        except EngineError as error:
+            if "iptables" in str(error).lower():
+                return str(error).strip()
+        return ""
 
     def running_release(self) -> str | None:
         """The release of the container, else the one that `current` points at."""

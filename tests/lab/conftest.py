@@ -7,6 +7,8 @@ import secrets
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import date
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -14,22 +16,34 @@ import pytest
 
 from kis_gateway_deploy.paths import ROOT
 from lab.lab import Lab, LabHost
+from tests.lab.bench import SEED
 from tests.lab.fleet import Fleet
 from tests.tools import BIN, Outcome, command, machine_lock
 
 HOSTS = 2
 
 SERVER = """
-import http.server, os, sys, threading
+import http.server, os, signal, sys, threading, time
 
 statuses = os.environ["STATUS"].split()
+habits = os.environ.get("HABITS", "").split()
 
 class Health(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         self.send_response(int(statuses.pop(0) if statuses[1:] else statuses[0]))
         self.end_headers()
 
+def flood():
+    while True:
+        print("the broken gateway speaks " * 40, flush=True)
+
 print("the broken gateway speaks", flush=True)
+if "deaf" in habits:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+if "loud" in habits:
+    threading.Thread(target=flood, daemon=True).start()
+if "slow" in habits:
+    time.sleep(8)
 if "DIES_AFTER" in os.environ:
     threading.Timer(float(os.environ["DIES_AFTER"]), os._exit, [7]).start()
 http.server.ThreadingHTTPServer(("0.0.0.0", 8080), Health).serve_forever()
@@ -112,3 +126,43 @@ def broken(fleet: Fleet, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
         "gateway_build_context": str(context),
         "gateway_image_archive": None,
     }
+
+
+# The table of docs/faults.md
+
+FAULTS = ROOT / "docs" / "faults.md"
+MARK = "<!-- written by: make faults WRITE=1 -->\n"
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """The last line of `make faults`; with FAULTS_WRITE, the table of docs/faults.md is written."""
+    reports = [
+        report
+        for outcome in ("passed", "failed")
+        for report in terminalreporter.stats.get(outcome, ())
+    ]
+    properties = [dict(report.user_properties) for report in reports]
+    rows = [each["fault"] for each in properties if "fault" in each]
+    if not rows:
+        return
+    survived = f"faults survived: {sum(not row['problem'] for row in rows)} of {len(rows)}"
+    terminalreporter.write_line(f"seed: {SEED} (FAULTS_SEED={SEED} repeats the random moments)")
+    terminalreporter.write_line(survived)
+    if os.environ.get("FAULTS_WRITE"):
+        text, mark, _ = FAULTS.read_text().partition(MARK)
+        FAULTS.write_text(f"{text}{mark}\n{date.today()}, seed {SEED}, {survived}.\n{table(rows)}")
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The rows in Markdown, in groups."""
+    lines = []
+    for group, some in groupby(rows, lambda row: row["group"]):
+        lines += ["", f"### {group[0].upper()}{group[1:]}", ""]
+        lines += ["| fault | status | the run says | outage | issuances | survived |"]
+        lines += ["| --- | --- | --- | --- | --- | --- |"]
+        for row in some:
+            says = f"`{row['says']}`" if row["says"] else ""
+            why = f"**no**: {row['problem'].splitlines()[0][:200]}" if row["problem"] else "yes"
+            cells = [row["name"], row["ended"], says, f"{row['outage']:.1f} s", row["issuances"]]
+            lines += ["| " + " | ".join(str(c).replace("|", "\\|") for c in [*cells, why]) + " |"]
+    return "\n".join([*lines, ""])
