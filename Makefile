@@ -82,7 +82,7 @@ test-lab: .venv/ready  ## the rest: rollouts, issuances, faults on lab hosts | �
 test-nightly: .venv/ready  ## what takes long: gateways of public projects, other ways to a host, a hostile container | 오래 걸리는 테스트: 공개 프로젝트의 게이트웨이, 다른 접속 방법, 적대적인 컨테이너
 	$(SIDE_BY_SIDE) -m nightly tests/engine tests/lab
 
-faults: .venv/ready  ## every fault of docs/faults.md on lab hosts; FAULTS_SEED=, FAULTS_COUNT=; WRITE=1: its table | docs/faults.md의 모든 장애를 랩 호스트에서 실행. FAULTS_SEED=, FAULTS_COUNT=. WRITE=1: 표를 씀
+faults: .venv/ready  ## every fault of docs/faults.md on lab hosts; FAULTS_SEED=, FAULTS_COUNT=; WRITE=1: its table | docs/faults.md의 모든 장애를 랩 호스트에서 시험. WRITE=1: 표를 저장
 	FAULTS_WRITE="$$WRITE" $(PYTEST) -m 'faults or not faults' tests/lab/test_faults.py
 
 .venv-bench/ready: .venv/ready benchmarks/requirements.txt

@@ -453,3 +453,13 @@ def test_the_mount_of_a_release_without_one_is_the_default(host: dict[str, Any])
     manifest = {"v": 1, "key": KEY, "files": {}, "token_mount": "/root/.cache"}
     (release / "release.json").write_text(json.dumps(manifest))
     assert releases.token_target(app_dir, OTHER) == "/root/.cache"
+
+
+def test_without_root_only_the_machine_is_read(
+    host: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "getuid", lambda: 1000)
+    found = read.read(host)
+    assert found["uid"] == 1000
+    assert "token_dir" not in found
+    assert Reading.model_validate(found).uid == 1000
