@@ -478,7 +478,7 @@ CONTAINER_FAULTS = [
     Fault(
         "container", "the new one is healthy for 5 s and dies",
         broken({"DIES_AFTER": "5"}, rollout_min_healthy_time=10),
-        "exited with status 7 after it had answered", fails=True, is_short=True,
+        "exited with status 7 after it had answered", fails=True,
     ),
     Fault(
         "container", "the new one flaps",
@@ -723,7 +723,6 @@ CONTROLLER_FAULTS = [
     Fault(
         "controller", "no HOME",
         controller(pyinfra, lambda found: {k: v for k, v in found.items() if k != "HOME"}),
-        is_short=True,
     ),
     Fault(
         "controller", "a path with blanks and Korean letters", in_a_path_with_blanks_and_korean
