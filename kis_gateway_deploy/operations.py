@@ -33,6 +33,10 @@ if TYPE_CHECKING:
 
 Commands = Generator[PyinfraCommand, None, None]
 
+STILL_NO_PYTHON = (
+    "the distribution says that python3 is installed, but there is no such program: run "
+    "`apt-get install --reinstall python3-minimal` on the host, then deploy again"
+)
 DEFAULT_INVENTORY = "inventory/local.py"  # of the Makefile
 
 
@@ -210,11 +214,14 @@ def bootstrap() -> Commands:
     """Installs python3 and reads the host; fails if it then turns out that it is refused."""
     with calls.named(host, "installing python3"):
         yield Script(requests.bootstrap_script(engine=False, packages=("python3",)))
-    plan = Session.current().read(host).plan
-    for step in plan.steps:
+    target = Session.current().read(host)
+    if not target.has_python:
+        yield _fail(STILL_NO_PYTHON)
+        return
+    for step in target.plan.steps:
         _say(step.reason)
-    if plan.refusals:
-        yield _fail(*plan.refusals)
+    if target.plan.refusals:
+        yield _fail(*target.plan.refusals)
 
 
 def _target() -> Target:
