@@ -287,7 +287,8 @@ def test_a_blocked_host_is_reported_and_fails_the_run(deployed: Deployment, verb
     outcome = deployed.run(verb, **gone)
     assert outcome.status == 1, outcome.output
     assert f"{verb}: blocked on 1 of 1 hosts (@local)" in outcome.output
-    assert "up to date" not in outcome.output
+    assert ": up to date" not in outcome.output
+    assert "0 up to date, 1 blocked" in outcome.output
 
 
 def test_no_hidden_value_is_printed_at_the_highest_verbosity(deployed: Deployment) -> None:
