@@ -129,7 +129,7 @@ def test_a_deploy_ends_with_the_hosts_and_a_failure_with_the_next_command(
     lines = [line.strip() for line in changed.output.splitlines()]
     ids = f"({before[:4]} → {after[:4]})"
     [row] = [line for line in lines if line.startswith("@local ") and ids in line]
-    assert re.search(r"  switched  gate \d+\.\d s  issued 0  token valid 2[34] h$", row)
+    assert re.search(r"  switched  gate \d+\.\d s  issued 0  token valid \d+ h$", row)
     [done] = [line for line in lines if line.startswith("Deployed 1 host in ")]
     assert done.endswith(" s. To go back: make rollback " + f"INVENTORY={deployed.inventory()}")
 
