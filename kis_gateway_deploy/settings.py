@@ -201,8 +201,9 @@ class Settings(BaseModel):
     deploy replaces it and keeps its token.
     """
     adopt_token_path: AbsolutePath | None = None
-    """Path of the token file inside the adopted container; without it, as that container's own
-    variables of `gateway_token_env` say, or `/tmp/kis_token_gateway.json`.
+    """Path of the token file inside the adopted container, or of the directory of several files;
+    without it, as that container's own variables of `gateway_token_env` say, in
+    `gateway_token_mount`, or `/tmp/kis_token_gateway.json`.
     """
     adopt_without_token: bool = False
     """Whether to adopt a container even if no token is found in it: the new container then asks

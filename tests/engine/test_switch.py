@@ -296,7 +296,7 @@ def test_an_adoption_without_a_token_is_refused_and_explained(
     try:
         outcome = adopting.up(gateway_adopt_container=name)
         assert outcome.status == 1
-        assert f"no token was found in the container {name} at /tmp/" in outcome.output
+        assert f"no token was found in the container {name} at /app/tokens/" in outcome.output
         assert "gateway_adopt_without_token = True" in outcome.output
         assert docker("inspect", "--format", "{{.State.Status}}", name) == "running"
         outcome = adopting.up(gateway_adopt_container=name, gateway_adopt_without_token=True)
