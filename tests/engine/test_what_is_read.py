@@ -232,7 +232,7 @@ def test_a_bad_answer_to_a_client_is_drift(
     drifted = deployment.run("drift")
     assert drifted.status == 1
     assert "a client that asks /health gets: HTTP 503" in drifted.output
-    assert "a client gets: HTTP 503" in deployment.run("status").output
+    assert "a client that asks /health gets: HTTP 503" in deployment.run("status").output
 
 
 # The host
@@ -243,7 +243,7 @@ def test_a_history_with_invalid_bytes_is_harmless(deployed: Deployment) -> None:
     content = history.read_bytes()
     history.write_bytes(content + b'{"began": "\xff\xfe\n\x80\n')
     try:
-        status = deployed.run("status")
+        status = deployed.run("history")
         assert status.status == 0, status.output
         assert "switched" in status.output
         assert deployed.run("drift").status == 0
