@@ -111,8 +111,8 @@ class Settings(BaseModel):
     """
     image_archive: Path | None = None
     """For `archive`: a `docker save` tar on the deploying machine, plain, gzip or zstd; without
-    it, that machine's Docker exports `gateway_image`. Of a tar for several platforms, each host is
-    sent its own.
+    it, that machine's Docker exports `gateway_image`. From a tar for several platforms, each host
+    is sent its own image.
     """
     build_context: Path | None = None
     """For `build`: a directory with a Dockerfile on the deploying machine."""

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def token(request: dict[str, Any]) -> dict[str, str | None]:
     """`token`: this host's valid token files for an app key, packed, in base64; None if there is
-    none. Of several files of one name it is the one that expires last.
+    none. If several places have a file of one name, the one that expires last counts.
 
     `request`: as for `read`, and `key`, the app key's fingerprint, and `mounted`: whether to look
     in the running container's mount, too.

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import secrets
+import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -127,6 +129,15 @@ class Deployment:
 
     def token(self) -> str:
         return str(json.loads(self.token_file.read_text())["access_token"])
+
+    def hours_valid(self) -> int:
+        """For how many complete hours the token is valid now, by the token itself.
+
+        The simulator's clock, which other tests advance, may be ahead of this machine's.
+        """
+        claims = self.token().split(".")[1]
+        expires = json.loads(base64.urlsafe_b64decode(claims + "=" * (-len(claims) % 4)))["exp"]
+        return int(expires - time.time()) // 3600
 
     def host_state(self) -> set[tuple[object, ...]]:
         """The complete state of this deployment on the host, to detect any change."""

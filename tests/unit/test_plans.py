@@ -33,7 +33,7 @@ from tests.unit.builders import (
 )
 
 WANTED = settings()
-# Of the architecture that this test does not run on.
+# The other architecture than this machine's.
 OTHER_MACHINE = "x86_64" if platform.machine() == "aarch64" else "aarch64"
 OTHER_ARCHITECTURE = {"architecture": OTHER_MACHINE}
 ANYWHERE = "0.0.0.0"  # noqa: S104 - never bound
