@@ -49,7 +49,7 @@ ENGINE_SECONDS = 60
 STEPS = ("begun", "created", "ready", "started", "passed", "pointed")
 """Steps at which a request's `die_at` kills the worker, for tests."""
 
-PASSED = ("switched", "restarted")
+PASSED = ("switched", "restarted", "renewed")
 """Outcomes of a change whose release has passed its gate."""
 
 Back = namedtuple("Back", "kind release image adopted", defaults=(None, None, None))

@@ -80,8 +80,10 @@ class Starter:
         self.state.note(restart=noted | {"id": details["Id"]})
 
     def set_restart_policy(self, container: str) -> None:
-        policy = self.state["restart"]
-        self.engine.set_restart_policy(container, policy["name"], policy["retries"])
+        """Gives a container the noted policy; one that was never started here still has its own."""
+        policy = self.state.get("restart")
+        if policy and policy["id"] == container:
+            self.engine.set_restart_policy(container, policy["name"], policy["retries"])
 
     def left_of_kis_minute(self) -> float:
         """Seconds until KIS may be asked: by the request's `kis_wait`, and the last time asked."""

@@ -327,3 +327,25 @@ def test_the_container_that_holds_the_port_is_named(
         assert f"port {port} is held by the container {name}: stop it" in outcome.output
     finally:
         docker("rm", "--force", name)
+
+
+def test_a_worker_that_dies_on_a_host_without_a_noted_restart_policy(
+    new_deployment: Callable[..., Deployment], stubborn_settings: dict[str, Any]
+) -> None:
+    """Such as the first change after an older version of this package: `state.json` has none."""
+    deployment = new_deployment("no-policy", **stubborn_settings)
+    assert deployment.up().status == 0
+    state_file = deployment.app_dir / "state.json"
+    state = json.loads(state_file.read_text())
+    del state["restart"]
+    state_file.write_text(json.dumps(state))
+    (deployment.app_dir / "current" / "docker-compose.yml").chmod(0o644)  # made from it again
+    outcome = deployment.up(die_at="created")
+    assert outcome.status == 1, outcome.output
+    assert "The same release ran before" in outcome.output
+    assert "died twice" not in outcome.output
+    wait_for(lambda: get(f"{deployment.url}/health")[0] == 200, "the gateway serves")
+    policy = deployment.inspect("{{.HostConfig.RestartPolicy.Name}}")
+    assert policy == "unless-stopped"
+    assert deployment.up().status == 0
+    assert (deployment.account.count("issuances"), deployment.account.count("rejections")) == (1, 0)
