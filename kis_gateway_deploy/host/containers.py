@@ -191,25 +191,37 @@ def authority(address: str, port: int) -> str:
 
 def ask_health(address: str, port: int, path: str) -> dict[str, Any]:
     """Sends a GET. Returns `status`, the HTTP status, or `error`: why there was no answer."""
-    import socket
-
-    deadline = time.monotonic() + HEALTH_SECONDS
     where = authority(address, port)
     request = f"GET {path} HTTP/1.0\r\nHost: {where}\r\nConnection: close\r\n\r\n"
     try:
-        with socket.create_connection((address, port), HEALTH_SECONDS) as connection:
-            connection.sendall(request.encode())
-            head = b""
-            while time.monotonic() < deadline:  # to the end: else servers log a broken connection
-                connection.settimeout(max(0.01, deadline - time.monotonic()))
-                part = connection.recv(65536)
-                if not part:
-                    break
-                head = (head + part)[:64]
-        status = re.match(rb"HTTP/1\.[01] ([0-9]{3})\b", head)
-        return {"status": int(status[1])} if status else {"error": "the answer is not HTTP"}
-    except OSError as error:
+        return {"status": exchange(address, port, request.encode(), HEALTH_SECONDS)[0]}
+    except (OSError, ValueError) as error:
         return {"error": str(error)}
+
+
+def exchange(
+    address: str, port: int, request: bytes, seconds: float, limit: int = 1024
+) -> tuple[int, bytes]:
+    """Sends an HTTP request; returns the answer's status, and at most `limit` bytes of the answer.
+
+    Raises OSError, and ValueError: the answer is not HTTP.
+    """
+    import socket
+
+    deadline = time.monotonic() + seconds
+    answer = b""
+    with socket.create_connection((address, port), seconds) as connection:
+        connection.sendall(request)
+        while time.monotonic() < deadline:  # to the end: else servers log a broken connection
+            connection.settimeout(max(0.01, deadline - time.monotonic()))
+            part = connection.recv(65536)
+            if not part:
+                break
+            answer += part[: limit - len(answer)]
+    status = re.match(rb"HTTP/1\.[01] ([0-9]{3})\b", answer)
+    if not status:
+        raise ValueError("the answer is not HTTP")
+    return int(status[1]), answer
 
 
 def adopted_tokens(

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-import time
 
-from .containers import authority
+from .containers import authority, exchange
 from .releases import json_of
 
 TYPE_CHECKING = False
@@ -51,28 +50,14 @@ def _ask(
     address: str, port: int, path: str, method: str, headers: dict[str, str], body: Any
 ) -> tuple[int, bytes]:
     """Status and body of the answer. Raises OSError, ValueError."""
-    import socket
-
     content = b"" if body is None else json.dumps(body).encode()
     lines = {"Host": authority(address, port), "Connection": "close"} | headers
     if content:
         lines = {"Content-Type": "application/json", "Content-Length": str(len(content))} | lines
     head = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
     request = f"{method} {path} HTTP/1.0\r\n{head}\r\n".encode() + content
-    deadline = time.monotonic() + SECONDS
-    answer = b""
-    with socket.create_connection((address, port), SECONDS) as connection:
-        connection.sendall(request)
-        while time.monotonic() < deadline and len(answer) < ANSWER_LIMIT:
-            connection.settimeout(max(0.01, deadline - time.monotonic()))
-            part = connection.recv(65536)
-            if not part:
-                break
-            answer += part
-    status = re.match(rb"HTTP/1\.[01] ([0-9]{3})\b", answer)
-    if not status:
-        raise ValueError("the answer is not HTTP")
-    return int(status[1]), answer.partition(b"\r\n\r\n")[2]
+    status, answer = exchange(address, port, request, SECONDS, ANSWER_LIMIT)
+    return status, answer.partition(b"\r\n\r\n")[2]
 
 
 def _holds(data: Any, expected: Any) -> bool:
