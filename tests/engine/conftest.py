@@ -229,3 +229,16 @@ def stubborn_settings() -> dict[str, Any]:
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
     with serving(tmp_path_factory.mktemp("registry")) as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def stubborn_image(
+    new_deployment: Callable[..., Deployment], stubborn_settings: dict[str, Any]
+) -> str:
+    """The stubborn gateway's image, which the product itself has built."""
+    deployment = new_deployment(f"image-{secrets.token_hex(3)}", **stubborn_settings)
+    outcome = deployment.up()
+    assert outcome.status == 0, outcome.output
+    found = deployment.inspect("{{.Config.Image}}")
+    deployment.compose("down")
+    return found

@@ -6,7 +6,6 @@ import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -60,16 +59,6 @@ class Wild:
             file.write(f"gateways[0][1].update({own!r})\n")
 
 
-@pytest.fixture(scope="module")
-def image(new_deployment: NewDeployment, stubborn_settings: dict[str, Any]) -> str:
-    """The stubborn gateway's image, which this package has built."""
-    deployment = new_deployment("adopt-image", **stubborn_settings)
-    assert deployment.up().status == 0
-    found = deployment.inspect("{{.Config.Image}}")
-    deployment.compose("down")
-    return found
-
-
 @pytest.fixture
 def wild(new_deployment: NewDeployment, tmp_path: Path) -> Iterator[Wild]:
     name = f"kis-test-adopt-{secrets.token_hex(3)}"
@@ -114,10 +103,10 @@ SHAPES: dict[str, tuple[str, ...]] = {
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_container_of_docker_run_is_copied_and_its_token_is_kept(
-    wild: Wild, image: str, shape: str
+    wild: Wild, stubborn_image: str, shape: str
 ) -> None:
     start(
-        wild, image, *SHAPES[shape], *mounted(wild, "/secrets.json"), "--user", "0:0",
+        wild, stubborn_image, *SHAPES[shape], *mounted(wild, "/secrets.json"), "--user", "0:0",
         "--env", "SECRETS_FILE=/secrets.json", "--env", f"WEIRD={WEIRD}",
         "--volume", f"{wild.directory}:/more:ro", "--memory", "256m",
     )  # fmt: skip
@@ -137,10 +126,10 @@ def test_a_container_of_docker_run_is_copied_and_its_token_is_kept(
     assert wild.deployment.inspect("{{.HostConfig.Memory}}") == str(256 << 20)
 
 
-def test_keys_in_the_environment_and_a_fixed_path(wild: Wild, image: str) -> None:
+def test_keys_in_the_environment_and_a_fixed_path(wild: Wild, stubborn_image: str) -> None:
     account = wild.deployment.account
     start(
-        wild, image, "--env", "HABIT=at_home", "--tmpfs", "/srv/kis",
+        wild, stubborn_image, "--env", "HABIT=at_home", "--tmpfs", "/srv/kis",
         "--env", f"KIS_APP_KEY={account.app_key}", "--env", f"KIS_APP_SECRET={account.app_secret}",
     )  # fmt: skip
     outcome = wild.adopt()
@@ -151,9 +140,10 @@ def test_keys_in_the_environment_and_a_fixed_path(wild: Wild, image: str) -> Non
     assert token.is_file()
 
 
-def test_a_stopped_container_is_described_by_its_variables(wild: Wild, image: str) -> None:
+def test_a_stopped_container_is_described_by_its_variables(wild: Wild, stubborn_image: str) -> None:
     start(
-        wild, image, *mounted(wild, "/secrets.json"), "--env", "SECRETS_FILE=/secrets.json",
+        wild, stubborn_image,
+        *mounted(wild, "/secrets.json"), "--env", "SECRETS_FILE=/secrets.json",
         "--env", "KIS_TOKEN_FILE_PATH=/app/tokens/kis_token.json",
     )  # fmt: skip
     docker("stop", wild.name)
@@ -163,8 +153,10 @@ def test_a_stopped_container_is_described_by_its_variables(wild: Wild, image: st
     assert deploy(wild)
 
 
-def test_what_cannot_be_adopted_is_said(wild: Wild, image: str) -> None:
-    start(wild, image, *mounted(wild, "/secrets.json"), "--env", "SECRETS_FILE=/secrets.json")
+def test_what_cannot_be_adopted_is_said(wild: Wild, stubborn_image: str) -> None:
+    start(
+        wild, stubborn_image, *mounted(wild, "/secrets.json"), "--env", "SECRETS_FILE=/secrets.json"
+    )
     nobody = wild.adopt("nobody")
     assert nobody.status == 1
     assert "there is no container nobody on this host" in nobody.output
@@ -182,7 +174,7 @@ def test_what_cannot_be_adopted_is_said(wild: Wild, image: str) -> None:
     assert wild.written.read_text() == "mine\n"
 
 
-def test_a_service_of_compose_stays_in_its_project(wild: Wild, image: str) -> None:
+def test_a_service_of_compose_stays_in_its_project(wild: Wild, stubborn_image: str) -> None:
     project = wild.directory / "srv"
     project.mkdir()
     port = wild.deployment.data["gateway_port"]
@@ -190,7 +182,7 @@ def test_a_service_of_compose_stays_in_its_project(wild: Wild, image: str) -> No
         f"""\
 services:
   gateway:
-    image: {image}
+    image: {stubborn_image}
     container_name: {wild.name}
     environment: {{KIS_BASE_URL: "http://host.docker.internal:9443", SECRETS_FILE: /s.json}}
     extra_hosts: ["host.docker.internal:host-gateway"]

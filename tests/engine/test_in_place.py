@@ -100,23 +100,9 @@ class Stack:
         return {path.name: path.read_bytes() for path in self.directory.iterdir() if path.is_file()}
 
 
-@pytest.fixture(scope="module")
-def image(new_deployment: NewDeployment, stubborn_settings: dict[str, Any]) -> str:
-    """The stubborn gateway's image, which this package has built."""
-    deployment = new_deployment("built", **stubborn_settings)
-    assert deployment.up().status == 0
-    found = deployment.inspect("{{.Config.Image}}")
-    deployment.compose("down")
-    return found
-
-
 @pytest.fixture
-def stack(new_deployment: NewDeployment, image: str, tmp_path: Path) -> Iterator[Stack]:
+def stack(new_deployment: NewDeployment, stubborn_image: str, tmp_path: Path) -> Iterator[Stack]:
     """A running stack whose gateway has its token in its container."""
-    yield from new_stack(new_deployment, image, tmp_path)
-
-
-def new_stack(new_deployment: NewDeployment, image: str, tmp_path: Path) -> Iterator[Stack]:
     deployment = new_deployment(f"place-{tmp_path.name[-12:].replace('_', '-').lower()}")
     kept = ("_sudo", "gateway_port", "gateway_app_dir", "gateway_token_dir", "gateway_simulator")
     data = {
@@ -132,7 +118,7 @@ def new_stack(new_deployment: NewDeployment, image: str, tmp_path: Path) -> Iter
         "gateway_user": "0:0",
     }
     made = Stack(directory, Deployment(deployment.directory, deployment.account, data))
-    text = COMPOSE.format(image=image, port=deployment.data["gateway_port"])
+    text = COMPOSE.format(image=stubborn_image, port=deployment.data["gateway_port"])
     (directory / "docker-compose.yml").write_text(text)
     (directory / "gateway.env").write_text(
         "KIS_BASE_URL=http://host.docker.internal:9443\nSECRETS_FILE=/secrets.json\nPORT=8080\n"
@@ -247,12 +233,14 @@ def test_what_would_change_more_than_the_token_is_refused(stack: Stack) -> None:
     assert stack.counts()[1] == 0
 
 
-def test_a_sidecar_that_shares_the_network_is_not_cut_off(stack: Stack, image: str) -> None:
+def test_a_sidecar_that_shares_the_network_is_not_cut_off(
+    stack: Stack, stubborn_image: str
+) -> None:
     sidecar = f"kis-test-sidecar-{stack.directory.parts[-3][-8:]}"
     gateway = stack.ids()["kis-gateway"]
     docker(
         "run", "--detach", "--name", sidecar, "--network", f"container:{gateway}",
-        "--entrypoint", "sleep", image, "infinity",
+        "--entrypoint", "sleep", stubborn_image, "infinity",
     )  # fmt: skip
     try:
         refused(stack, f"{sidecar} uses the gateway's network")
