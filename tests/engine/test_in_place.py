@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import secrets
 import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from kis_gateway_deploy import remote, requests
+from kis_gateway_deploy.fleet import validate_fleet
 from tests.engine.conftest import Account, Deployment, ask_simulator
 from tests.tools import command, docker, get, wait_for
 
@@ -199,6 +203,27 @@ def test_a_gate_that_fails_puts_back_what_was_there(stack: Stack) -> None:
         "inspect", "--format", "{{.HostConfig.RestartPolicy.Name}}", stack.ids()["kis-gateway"]
     )
     assert policy == "always"
+
+
+def test_a_fleet_that_reverts_goes_back_to_the_operators_own_container(stack: Stack) -> None:
+    """As after the failure of a later host: before its first deploy, no release ran here."""
+    theirs, data = stack.files(), stack.deployment.data
+    assert stack.deployment.up().status == 0
+    settings = validate_fleet({"@local": data})["@local"]
+    state = json.loads((stack.deployment.app_dir / "state.json").read_text())
+    request = requests.switch_request(
+        settings, "revert", None, state["generation"], secrets.token_hex(8), "kim@desk"
+    )
+    frame, stdin = remote.question("switch", request)
+    result = subprocess.run(
+        ["sh", "-c", remote.command()], input=stdin.encode(), capture_output=True, timeout=120
+    )
+    assert result.returncode == 0, result.stdout
+    answer = json.loads(remote.answer(frame, result.stdout.decode().splitlines()))
+    assert answer["result"]["outcome"] == "switched"
+    assert stack.files() == theirs
+    wait_for(stack.serves, "the operator's gateway serves again")
+    assert stack.counts() == (1, 0)
 
 
 def refused(stack: Stack, *words: str, **changes: Any) -> None:
