@@ -209,6 +209,13 @@ class _Inventory:
             self.token_mount = best.directory
         elif not self._can_move(best):
             return
+        adopted = best.path if is_one else best.directory
+        if why := _why_not("gateway_adopt_token_path", adopted):
+            self.note(
+                f"gateway_adopt_token_path: {adopted!r} cannot be used: {why}. Let the gateway "
+                "keep its tokens in a directory of their own"
+            )
+            return
         self.token_data = {
             "gateway_token_mount": self.token_mount,
             "gateway_token_file": form,
@@ -218,8 +225,7 @@ class _Inventory:
         if expected > 1:
             self.token_data["gateway_tokens_expected"] = min(expected, 20)
         if self.token_mount != best.directory:
-            path = best.path if is_one else best.directory
-            self.token_data["gateway_adopt_token_path"] = path
+            self.token_data["gateway_adopt_token_path"] = adopted
 
     def _can_move(self, best: TokenFile) -> bool:
         """Whether the token can be in another directory, because the old one has other files."""

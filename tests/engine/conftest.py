@@ -211,6 +211,7 @@ def new_deployment(
         data = base_data(directory, f"kis-test-{name}")
         data |= {"gateway_secrets_file": account.secrets_file} | changes
         deployment = Deployment(directory, account, data)
+        deployment.compose("down")  # what a run that was ended has left
         made.append(deployment)
         return deployment
 

@@ -184,18 +184,20 @@ def test_docker_run_with_everything() -> None:
     assert SECRET not in repr(made)
 
 
+IN_PROJECT = {
+    "com.docker.compose.project": "trading",
+    "com.docker.compose.project.config_files": "/srv/trading/compose.yml,/srv/trading/more.yml",
+    "com.docker.compose.project.working_dir": "/srv/trading",
+    "com.docker.compose.service": "gateway",
+}
+
+
 def test_a_service_of_a_compose_project_stays_in_it() -> None:
-    project = "com.docker.compose.project"
     made = written(
         network_mode="host",
         environment={"KIS_APP_SECRET": SECRET, "PORT": "9000"},
         ports=[],
-        labels={
-            project: "trading",
-            f"{project}.config_files": "/srv/trading/compose.yml,/srv/trading/more.yml",
-            f"{project}.working_dir": "/srv/trading",
-            "com.docker.compose.service": "gateway",
-        },
+        labels=IN_PROJECT,
         healthcheck={"Test": ["CMD-SHELL", "wget -q http://127.0.0.1:9000/live || exit 1"]},
         secrets=[secrets_file()],
     )
@@ -296,6 +298,15 @@ def test_a_directory_with_other_files_is_not_hidden() -> None:
         assert "gateway_token_mount" not in data
         assert data["gateway_adopt_token_path"] == "/app/k.json"
         assert any("would hide the other files" in note for note in stuck.notes)
+
+
+def test_tokens_in_the_root_directory_are_not_adopted_as_a_directory() -> None:
+    both = [token("/a.json", alone=False), token("/b.json", alone=False)]
+    keys = {"KIS_APP_KEY": "PSkeykeykey"}
+    for labels in ({}, IN_PROJECT):
+        made = written(tokens=both, environment=keys | {"TOKEN_DIR": "/"}, labels=labels)
+        assert "gateway_token_mount" not in data_of(made)
+        assert any("'/' cannot be used" in note for note in made.notes)
 
 
 def test_the_default_path_of_a_token_has_its_variable() -> None:
