@@ -12,7 +12,7 @@ FORCED := $(if $(filter 1,$(FORCE)),--data force=1)
 PYTEST := .venv/bin/pytest
 VERIFY := .venv/bin/python -m pytest --pyargs kis_gateway_deploy.verify
 SIDE_BY_SIDE := $(PYTEST) --numprocesses 2 --dist loadfile --no-loadscope-reorder
-SOURCES := benchmarks deploy inventory kis_gateway_deploy lab services tests
+SOURCES := benchmarks deploy inventory kis_gateway_deploy lab pictures services tests
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 # Says every 10 s how long a command has taken.
 saying = { $(2); } & job=$$!; n=0; while kill -0 $$job 2>/dev/null; do sleep 1; n=$$((n + 1)); [ $$((n % 10)) -ne 0 ] || echo "    $(1): $$n s"; done; wait $$job

@@ -130,6 +130,14 @@ class Deployment:
     def token(self) -> str:
         return str(json.loads(self.token_file.read_text())["access_token"])
 
+    def end_token(self) -> None:
+        """Ends the token at KIS, as a customer can; the file stays."""
+        account, url = self.account, f"{SIMULATOR}/oauth2/revokeP"
+        body = {"appkey": account.app_key, "appsecret": account.app_secret, "token": self.token()}
+        headers = {"Content-Type": "application/json"}
+        request = urllib.request.Request(url, json.dumps(body).encode(), headers)
+        urllib.request.urlopen(request, timeout=5).close()
+
     def hours_valid(self) -> int:
         """For how many complete hours the token is valid now, by the token itself.
 

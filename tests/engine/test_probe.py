@@ -2,31 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import secrets
-import urllib.request
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from tests.engine.conftest import SIMULATOR, Deployment, ask_simulator
+from tests.engine.conftest import Deployment, ask_simulator
 from tests.tools import get
 
 NewDeployment = Callable[..., Deployment]
 PROBE = {"path": "/price", "expect": {"rt_cd": "0"}}
-
-
-def end_token(deployment: Deployment) -> None:
-    """KIS ends the token, as it does when another program gets a new one."""
-    account = deployment.account
-    body = {"appkey": account.app_key, "appsecret": account.app_secret, "token": deployment.token()}
-    request = urllib.request.Request(
-        f"{SIMULATOR}/oauth2/revokeP",
-        data=json.dumps(body).encode(),
-        headers={"Content-Type": "application/json"},
-    )
-    urllib.request.urlopen(request, timeout=5).close()
 
 
 @pytest.fixture
@@ -39,7 +25,7 @@ def deployed(new_deployment: NewDeployment, stubborn_settings: dict[str, Any]) -
 
 def test_a_token_that_kis_has_ended_is_named_and_renewed(deployed: Deployment) -> None:
     assert deployed.run("drift").status == 0
-    end_token(deployed)
+    deployed.end_token()
     refused = "KIS does not accept this token any more (EGW00121): run `make renew`"
     drift = deployed.run("drift")
     assert drift.status == 1
@@ -72,7 +58,7 @@ def test_a_gateway_that_renews_a_refused_token_by_itself_passes(
     probe = {"path": price, "headers": {"tr_id": "FHKST01010100"}, "expect": {"rt_cd": "0"}}
     deployment = new_deployment("by-itself", gateway_probe=probe)
     assert deployment.up().status == 0
-    end_token(deployment)
+    deployment.end_token()
     ask_simulator("PUT", "clock", {"advance": 61})
     deployment.token_file.with_name("kis_token.json.attempt").unlink()  # by the gateway's own clock
     deployment.data["gateway_labels"] = {"changed": "yes"}

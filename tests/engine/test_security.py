@@ -20,7 +20,7 @@ import pytest
 from kis_gateway_deploy.paths import ROOT
 from kis_gateway_deploy.release import built_image
 from tests.engine.canaries import Canaries, Watcher
-from tests.engine.conftest import REFERENCE_GATEWAY, Deployment
+from tests.engine.conftest import REFERENCE_GATEWAY, Deployment, ask_simulator
 from tests.engine.registry import PASSWORD, Registry, login
 from tests.tools import BIN, Outcome, command, docker, get, wait_for
 
@@ -177,6 +177,23 @@ def print_secrets(run: Run) -> None:
     assert command(*words, input=text).returncode == 0
 
 
+def renew(run: Run) -> None:
+    """KIS has ended the token; it refuses the first new one, and gives the second."""
+    deployment = run.deployment
+    attempt = deployment.token_file.with_name("kis_token.json.attempt")  # by the gateway's clock
+    fault = {"path": "/oauth2/tokenP", "kind": "error", "code": "EGW00105", "status": 403}
+    deployment.end_token()
+    attempt.unlink(missing_ok=True)
+    ask_simulator("PUT", "clock", {"advance": 61})
+    ask_simulator("POST", "faults", fault | {"app_key": deployment.account.app_key, "count": 1})
+    refused = run("renew, refused", "renew", status=1)
+    assert "EGW00105" in refused.output
+    attempt.unlink(missing_ok=True)
+    renewed = run("renew", "renew")
+    assert "issuances: 1" in renewed.output
+    run.canaries.add_token(deployment.token())
+
+
 def fail_in_every_way(run: Run) -> None:
     """Settings and files that are wrong and hold a secret."""
     deployment, wrong = run.deployment, run.wrong
@@ -245,6 +262,7 @@ def test_no_secret_leaves_its_place(run: Run, wild: str) -> None:
         run("history", "history")
         run("restart", "restart")
         run("rollback", "rollback")
+        renew(run)
         assert_modes(deployment)
         fail_in_every_way(run)
         run.note("verify", deployment.verify("-vvv", "-k", "docker_restart"))

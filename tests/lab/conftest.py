@@ -42,8 +42,7 @@ if "deaf" in habits:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 if "loud" in habits:
     threading.Thread(target=flood, daemon=True).start()
-if "slow" in habits:
-    time.sleep(8)
+time.sleep(float(os.environ.get("STARTS_AFTER", "0")))
 if "DIES_AFTER" in os.environ:
     threading.Timer(float(os.environ["DIES_AFTER"]), os._exit, [7]).start()
 http.server.ThreadingHTTPServer(("0.0.0.0", 8080), Health).serve_forever()
@@ -113,6 +112,7 @@ def deployed(lab: OwnLab) -> OwnLab:
 def broken(fleet: Fleet, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Settings of an image that answers with each STATUS in turn, or dies after DIES_AFTER s.
 
+    It begins to answer after STARTS_AFTER s.
     Each module defines its own fixture `fleet`.
     """
     context = tmp_path_factory.mktemp("broken")

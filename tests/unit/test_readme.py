@@ -14,6 +14,7 @@ import yaml
 from benchmarks.chart import IMAGES, THEMES, chart
 from kis_gateway_deploy.fleet import validate_fleet
 from kis_gateway_deploy.paths import ROOT
+from pictures import loop
 
 READMES = [ROOT / "README.md", ROOT / "README.ko.md"]
 PAGES = [
@@ -109,10 +110,16 @@ def test_the_chart_shows_the_results(theme: str) -> None:
     assert drawn == chart(theme), "stale: .venv/bin/python -m benchmarks.chart --write"
 
 
+@pytest.mark.parametrize("theme", THEMES)
 @pytest.mark.parametrize("language", ["en", "ko"])
-def test_light_and_dark_pictures_differ_in_colours_only(language: str) -> None:
+def test_the_loop_is_as_its_script_draws_it(language: str, theme: str) -> None:
+    drawn = (IMAGES / f"loop.{language}.{theme}.svg").read_text("utf-8")
+    assert drawn == loop.picture(language, theme), "stale: .venv/bin/python -m pictures.loop"
+
+
+def test_the_recording_differs_in_colours_only() -> None:
     light, dark = (
-        re.sub("#[0-9a-f]{6}", "", (IMAGES / f"loop.{language}.{theme}.svg").read_text("utf-8"))
+        re.sub("#[0-9a-f]{6}", "", (IMAGES / f"recording.{theme}.svg").read_text("utf-8"))
         for theme in THEMES
     )
     assert light == dark
