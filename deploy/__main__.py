@@ -26,8 +26,8 @@ from pyinfra_cli.exceptions import UnexpectedExternalError, UnexpectedInternalEr
 from pyinfra_cli.main import main as pyinfra
 
 from kis_gateway_deploy.display import UNREACHABLE, last_line
-from kis_gateway_deploy.operations import tell
 from kis_gateway_deploy.overview import history_json, status_json
+from kis_gateway_deploy.runs import tell
 from kis_gateway_deploy.session import ADOPTS, ATTRIBUTE, REFUSED, Refused, Session
 
 DEBUG_LOG = Path("pyinfra-debug.log")

@@ -10,13 +10,15 @@ from pyinfra.api.deploy import deploy
 from pyinfra.context import host
 
 from kis_gateway_deploy import operations as gateway
+from kis_gateway_deploy import showing
+from kis_gateway_deploy.runs import begin
 from kis_gateway_deploy.session import Refused
 
 
 @deploy("KIS gateway")
 def up() -> None:
     """Brings the gateway up on every host, with a token that outlives the container."""
-    session = gateway.begin("up")
+    session = begin("up")
     if session is None:
         return
     plan = session.read(host).plan
@@ -45,19 +47,19 @@ def plan() -> None:
 
     Fails if something is in the way of a deploy.
     """
-    if session := gateway.begin("plan"):
+    if session := begin("plan"):
         session.read(host, probe=True)
-        gateway.show_plan(name="Show what a deploy would change", _run_once=True)
-        gateway.expect(unblocked=True, name="Expect that nothing is in the way")
+        showing.show_plan(name="Show what a deploy would change", _run_once=True)
+        showing.expect(unblocked=True, name="Expect that nothing is in the way")
 
 
 @deploy("KIS gateway: drift")
 def drift() -> None:
     """Fails if a host has drifted from what a deploy left, and shows what differs."""
-    if session := gateway.begin("drift"):
+    if session := begin("drift"):
         session.read(host, probe=True)
-        gateway.show_plan(name="Show what a deploy would change", _run_once=True)
-        gateway.expect(unblocked=True, no_changes=True, name="Expect that nothing would change")
+        showing.show_plan(name="Show what a deploy would change", _run_once=True)
+        showing.expect(unblocked=True, no_changes=True, name="Expect that nothing would change")
 
 
 @deploy("KIS gateway: status")
@@ -66,11 +68,11 @@ def status() -> None:
 
     Host data `json=1`: as one JSON document, with the last switches.
     """
-    if session := gateway.begin("status"):
+    if session := begin("status"):
         session.read(host, history=5, probe=True)
         as_json = bool(host.data.get("json"))
-        gateway.show_status(as_json=as_json, name="Show the status of all hosts", _run_once=True)
-        gateway.expect(name="Expect that the host could be read")
+        showing.show_status(as_json=as_json, name="Show the status of all hosts", _run_once=True)
+        showing.expect(name="Expect that the host could be read")
 
 
 @deploy("KIS gateway: history")
@@ -79,11 +81,11 @@ def history() -> None:
 
     Host data `json=1`: as one JSON document.
     """
-    if session := gateway.begin("history"):
+    if session := begin("history"):
         session.read(host, history=50)
         as_json = bool(host.data.get("json"))
-        gateway.show_history(as_json=as_json, name="Show the switches of all hosts", _run_once=True)
-        gateway.expect(name="Expect that the host could be read")
+        showing.show_history(as_json=as_json, name="Show the switches of all hosts", _run_once=True)
+        showing.expect(name="Expect that the host could be read")
 
 
 @deploy("KIS gateway: logs")
@@ -92,15 +94,15 @@ def logs() -> None:
 
     Host data `since` (default: `10m`): from when on; `follow=1`: until it is interrupted.
     """
-    if session := gateway.begin("logs"):
+    if session := begin("logs"):
         session.connect(host)
-        gateway.show_logs(name="Show the logs of all hosts")
+        showing.show_logs(name="Show the logs of all hosts")
 
 
 @deploy("KIS gateway: restart")
 def restart() -> None:
     """Restarts the gateways, batch by batch, each behind the health gate."""
-    if session := gateway.begin("restart"):
+    if session := begin("restart"):
         session.plan_to_run(host, release_id=None, restart=True)
         gateway.check(name="Check every host before any is touched")
         gateway.roll_out(action="restart", name="Restart", _run_once=True)
@@ -113,7 +115,7 @@ def renew() -> None:
 
     For a token that KIS has ended, though it has not expired. The old one is set aside.
     """
-    if session := gateway.begin("renew"):
+    if session := begin("renew"):
         session.plan_to_renew(host)
         gateway.check(name="Check every host before any is touched")
         gateway.roll_out(action="renew", name="Renew the tokens", _run_once=True)
@@ -123,7 +125,7 @@ def renew() -> None:
 @deploy("KIS gateway: rollback")
 def rollback() -> None:
     """Goes back to the release before, or to host data `release`, batch by batch."""
-    if session := gateway.begin("rollback"):
+    if session := begin("rollback"):
         release = host.data.get("release", "")
         if not isinstance(release, str):  # pyinfra reads digits without quotes as a number
             raise Refused("write the release in quotes of its own: --data 'release=\"ID\"'")
@@ -136,7 +138,7 @@ def rollback() -> None:
 @deploy("KIS gateway: down")
 def down() -> None:
     """Takes the gateway's container and network away. Token directory and releases stay."""
-    if session := gateway.begin("down"):
+    if session := begin("down"):
         session.plan_to_remove(host)
         gateway.check(name="Check every host before any is touched")
         gateway.down(name="Take the gateway down; its token stays")
@@ -149,5 +151,5 @@ def adopt() -> None:
     Host data `container`: its name; `write`: the path of the new inventory, or empty to print it.
     Touches nothing on the host, which needs no `gateway_…` setting.
     """
-    described = gateway.describe()
-    gateway.write_inventory(described=described, name="Write the inventory of what runs")
+    described = showing.describe()
+    showing.write_inventory(described=described, name="Write the inventory of what runs")

@@ -1,0 +1,126 @@
+"""How the run of a verb begins and ends: confirmation, last line, summary, `rollout_after`."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shlex
+import sys
+import time
+from functools import partial
+
+import click
+import pyinfra
+from pyinfra import logger
+from pyinfra.context import host, inventory, state
+
+from kis_gateway_deploy import display, ending, hook, requests
+from kis_gateway_deploy.session import REFUSED, Refused, Session
+
+DEFAULT_INVENTORY = "inventory/local.py"  # of the Makefile
+
+
+def begin(verb: str) -> Session | None:
+    """This run's session; None if the host in context takes no part in it.
+
+    The run's last line says how it ended. It is printed when this process ends: pyinfra goes no
+    further if no host is left.
+    """
+    try:
+        expect_confirmation(verb)
+        if verb == "logs":
+            seconds_ago()
+        session = Session.current()
+        session.begin(verb, host.name)
+    except Refused:
+        note_refusal(verb)
+        raise
+    if session.names and not session.is_concluded:
+        session.is_concluded = True
+        atexit.register(tell, session)  # after the last line: the last that was registered is first
+        atexit.register(_conclude, session)
+    return session if session.takes_part(host) else None
+
+
+def note_refusal(verb: str) -> None:
+    if not hasattr(state, REFUSED):
+        setattr(state, REFUSED, True)
+        words: dict[str, display.Word] = {each.name: "blocked" for each in inventory}
+        line, is_json = display.last_line(verb, words), bool(host.data.get("json"))
+        atexit.register(partial(click.echo, line, err=is_json))
+
+
+def expect_confirmation(verb: str) -> None:
+    """pyinfra asks before it executes anything, and ends with a traceback if nobody can answer."""
+    flags = {*sys.argv} if pyinfra.is_cli else set()
+    if "--dry" in flags and verb in {"plan", "drift", "status", "history", "logs", "adopt"}:
+        raise Refused(f"no host was touched: {verb} changes nothing: leave --dry out")
+    asks = pyinfra.is_cli and state.check_for_changes and not {"--dry", "--json"} & flags
+    if asks and not sys.stdin.isatty():
+        raise Refused("no host was touched: there is no terminal to confirm on: add -y")
+
+
+def seconds_ago() -> float:
+    """Host data `since` of the host in context. Raises Refused."""
+    try:
+        return requests.seconds_ago(host.data.get("since", "10m"), time.time())
+    except ValueError as error:
+        raise Refused(f"no host was asked: {error}") from None
+
+
+def _conclude(session: Session) -> None:
+    if hasattr(session.state, REFUSED):
+        return  # another last line says so
+    if not _has_run(session):
+        click.echo(f"{session.verb}: not executed")  # a dry run, or not confirmed
+        return
+    for line in _ending(session):
+        click.echo(f"    {line}", err=True)
+    if session.counts_issuances and not session.not_read():
+        logger.info(session.rollout.count)
+    if session.plan_count:
+        click.echo(session.plan_count)
+    click.echo(display.last_line(session.verb, session.words()), err=session.prints_json)
+    if session.verb == "logs" and session.exit_status:
+        # paramiko prints a traceback if what reads from a host is there when the interpreter ends.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(session.exit_status)
+
+
+def _ending(session: Session) -> list[str]:
+    """What became of the hosts of a run that may change them."""
+    if session.verb not in hook.VERBS:
+        return []
+    hosts, seconds = session.endings(), time.monotonic() - session.began
+    commands = [_command(session, verb) for verb in ("rollback", session.verb, "status")]
+    lines = ending.summary(session.verb, hosts, seconds, commands[0])
+    return [*lines, *ending.failure(hosts, *commands[1:])]
+
+
+def _command(session: Session, verb: str) -> str:
+    """The words that start a verb on the hosts of this run."""
+    words = ["make", {"up": "deploy"}.get(verb, verb)]
+    inventory_file = sys.argv[-2] if pyinfra.is_cli and sys.argv[-1].startswith("deploy/") else ""
+    if inventory_file not in {"", DEFAULT_INVENTORY}:
+        words.append(f"INVENTORY={inventory_file}")
+    if session.state.limit_hosts:
+        words.append(f"LIMIT={','.join(session.names)}")
+    return shlex.join(words)
+
+
+def tell(session: Session) -> None:
+    """Runs `rollout_after` if this run may have changed something, or was meant to."""
+    command = next(iter(session.desired.values()))[0].rollout_after
+    if command is None or session.verb not in hook.VERBS or not _has_run(session):
+        return
+    seconds = time.monotonic() - session.began
+    author, status = requests.author(), session.exit_status
+    document = hook.document(session.verb, author, seconds, session.ends(), status)
+    if why := hook.tell(command, document):
+        click.secho(f"rollout_after: {why}", fg="red", err=True)
+
+
+def _has_run(session: Session) -> bool:
+    """False for a dry run, and for one that was not confirmed."""
+    return bool(session.is_executed or session.interrupted or session.dropped_out())
