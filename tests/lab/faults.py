@@ -796,6 +796,12 @@ def one_is_down(bench: Bench) -> Iterator[Outcome]:
         reboot(bench)
 
 
+CONTAINERD_STORE = """\
+echo '{"features": {"containerd-snapshotter": true}}' >/etc/docker/daemon.json
+systemctl restart docker
+"""
+
+
 def without_sudo(bench: Bench) -> Iterator[Outcome]:
     yield bench.up(_sudo=False)
 
@@ -803,6 +809,11 @@ def without_sudo(bench: Bench) -> Iterator[Outcome]:
 FLEET_FAULTS = [
     Fault("fleet", "a wrong host key", wrong_host_key, "key", fails=True),
     Fault("fleet", "one name twice", name_twice, fails=None),
+    Fault(
+        "fleet", "a host whose engine was moved to containerd's image store",
+        before_up(CONTAINERD_STORE, "rm /etc/docker/daemon.json; systemctl restart docker"),
+        "no gateway container",
+    ),
     Fault(
         "fleet", "without sudo", without_sudo,
         "the deploy needs root", fails=True, is_short=True,
