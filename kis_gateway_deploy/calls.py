@@ -24,7 +24,7 @@ from kis_gateway_deploy import requests
 from kis_gateway_deploy.ending import Gate
 from kis_gateway_deploy.reading import escaped
 from kis_gateway_deploy.release import Image, archive, simulator_image
-from kis_gateway_deploy.remote import Octets, RemoteError, ask
+from kis_gateway_deploy.remote import NoAnswerError, Octets, RemoteError, ask, reconnect_if_cut
 from kis_gateway_deploy.saved_image import cut, pack
 from kis_gateway_deploy.session import EXIT_BY_SIGNAL, Session, Target
 
@@ -64,13 +64,16 @@ class Result(BaseModel):
     @property
     def touched(self) -> bool:
         """Whether the host has taken up the request's generation."""
-        return self.outcome not in {"refused", "already", LOST}
+        return self.outcome not in {"refused", "already", LOST, DIED}
 
 
 GOOD = {"prepared", "fetched", "started", "stopped", "switched", "already", "restarted", "reverted"}
 GOOD |= {"renewed", "down", "shown"}
 LOST = "lost"
 """The outcome of a call without a usable answer."""
+DIED = "died"
+"""That of a switch whose processes were killed, or whose connection was cut: it can be asked once
+more how it ended."""
 
 
 def _call(
@@ -102,16 +105,21 @@ def _call(
         else:
             result = Result.model_validate(answer["result"])
     except (RemoteError, ConnectError) as error:
+        outcome = DIED if isinstance(error, NoAnswerError) else LOST
         ends = "; a switch that has begun ends on the host by itself" if verb == "switch" else ""
         why = f"{error}\nno answer to {verb!r}{ends}"
         again = "run it again" if verb == "logs" else "deploy again"
-        result = Result(outcome=LOST, why=f"{why}: {again}")
+        result = Result(outcome=outcome, why=f"{why}: {again}")
     except (ValidationError, KeyError, ValueError, TypeError, RecursionError):
         result = Result(outcome=LOST, why="the host's answer has an unknown form")
+    if result.outcome == DIED and not (verb == "switch" and request["recover"] == 0):
+        result.outcome = LOST  # nothing more can be asked
     if (not result.is_good and verb != "switch") or result.outcome in {"refused", LOST}:
         for line in result.why.splitlines():
             logger.error(f"{host.print_prefix}{click.style(line, 'red')}")
-    if not result.is_good:
+    if result.is_good:
+        session.why.pop(host.name, None)
+    else:
         session.why[host.name] = result.why
     return result
 
@@ -244,6 +252,12 @@ def change(
     )
     seconds = 2 * int(settings.rollout_healthy_deadline + BEYOND_THE_DEADLINE) + wait
     result = _call(session, host, "switch", request, seconds)
+    if result.outcome == DIED:
+        said = "no answer to 'switch': the host is asked how it ended, or to end it now"
+        logger.warning(f"{host.print_prefix}{click.style(said, 'yellow')}")
+        reconnect_if_cut(host)
+        again = requests.recovery_of(request, seconds)
+        result = _call(session, host, "switch", again, 2 * seconds)
     session.note_switch(name, release, result.outcome)
     session.note_gate(name, Gate(result.gate, result.heard, result.log_error))
     if result.touched:

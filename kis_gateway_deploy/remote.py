@@ -60,6 +60,8 @@ NO_PYTHON = "kis-gateway-deploy:no-python3"
 """What a host without python3 answers instead."""
 
 ANSWER_LIMIT = 4 << 20
+ENDS = ('{"result": ', '{"error": ')
+"""How the last line of the host program begins; `host/main.py` writes it."""
 SILENCE_SECONDS = 30
 """For how long a host may be silent that sends a line every few seconds, and for how long TCP data
 sent to it may stay unacknowledged."""
@@ -91,6 +93,10 @@ NO_TERMINAL = (
 
 class RemoteError(Exception):
     """The host gave no usable answer; the text contains its standard error."""
+
+
+class NoAnswerError(RemoteError):
+    """The command has ended without an answer: its process was killed, or the connection cut."""
 
 
 class NoPythonError(RemoteError):
@@ -165,6 +171,7 @@ def ask(
 
     Raises:
         NoPythonError: the host has no python3.
+        NoAnswerError: the command has ended without an answer.
         RemoteError: there is no usable answer.
         pyinfra.api.exceptions.ConnectError: the host was not connected and cannot be reached.
     """
@@ -209,7 +216,7 @@ def ask(
     except NoPythonError:
         raise
     except RemoteError as error:
-        raise RemoteError("\n".join([*output.stderr_lines[-WORDS_LIMIT:], str(error)])) from None
+        raise type(error)("\n".join([*output.stderr_lines[-WORDS_LIMIT:], str(error)])) from None
 
 
 def _is_of_getpass(error: EOFError) -> bool:
@@ -246,6 +253,16 @@ def _notice_silence(host: Host) -> None:
         transport.set_keepalive(SILENCE_SECONDS // 3)
     except (AttributeError, OSError):  # a local host, or a proxy command
         pass
+
+
+def reconnect_if_cut(host: Host) -> None:
+    """Has the next question connect again if the SSH connection was cut."""
+    try:
+        is_cut = not host.connector.client.get_transport().is_active()  # type: ignore[attr-defined]
+    except AttributeError:  # a local host
+        return
+    if is_cut:
+        host.connected = False
 
 
 _listeners: dict[str, tuple[str, Callable[[str], None], list[float]]] = {}
@@ -306,11 +323,12 @@ def question(verb: str, request: dict[str, Any]) -> tuple[str, Octets]:
 
 
 def answer(frame: str, lines: Iterable[str]) -> str:
-    """The JSON text of the last framed line among the lines that the host wrote.
+    """The JSON text of the last framed line, with the result or the error.
 
     Raises:
         NoPythonError: the host has no python3.
-        RemoteError: there is no such line, or it is too long.
+        NoAnswerError: there is no such line.
+        RemoteError: it is too long.
     """
     found = ""
     for line in lines:
@@ -318,8 +336,8 @@ def answer(frame: str, lines: Iterable[str]) -> str:
             raise NoPythonError("this host has no python3")
         if line.startswith(frame):
             found = line.removeprefix(frame)
-    if not found:
-        raise RemoteError("the host gave no answer")
+    if not found.startswith(ENDS):  # the last line was for people: the program did not end
+        raise NoAnswerError("the host gave no answer")
     if len(found) > ANSWER_LIMIT:
         raise RemoteError("the host's answer is too long")
     return found

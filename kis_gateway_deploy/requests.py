@@ -134,7 +134,16 @@ def switch_request(
         "min_healthy": settings.rollout_min_healthy_time,
         "deadline": settings.rollout_healthy_deadline,
         "die_at": die_at,
+        "recover": 0,
     }
+
+
+def recovery_of(request: dict[str, Any], seconds: int) -> dict[str, Any]:
+    """The switch request that had no answer, sent again to have it completed or restored.
+
+    `seconds`: for how long its switch may still be under way.
+    """
+    return request | {"recover": seconds, "die_at": None}
 
 
 FOLLOW_SECONDS = 24 * 3600

@@ -114,7 +114,8 @@ class Change:
             raise RefusedError("the switch process died before it changed anything; deploy again")
         self.began, self.has_begun = state["began"], True
         if state["phase"] == "ended":  # only the result was not sent
-            return self._result(state["outcome"], state["why"])
+            counted = {"issuances": state["issuances"]}
+            return self._result(state["outcome"], state["why"]) | counted
         self._wait_for_engine()
         if "back" not in state:
             return self._act()  # safe to repeat
@@ -520,7 +521,8 @@ class Change:
         image = self.deployment.note_image(state["to"]) if outcome == "switched" else ""
         for name in ("back", "passed", "manifest_before"):
             state.pop(name, None)
-        state.note(phase="ended", outcome=outcome, why=why[:1000])
+        issuances = self.starter.issuances
+        state.note(phase="ended", outcome=outcome, why=why[:1000], issuances=issuances)
         record(
             self.app_dir,
             {
@@ -533,14 +535,14 @@ class Change:
                 "to": state["to"] or "",
                 "image": image,
                 "outcome": outcome,
-                "issuances": self.starter.issuances,
+                "issuances": issuances,
             },
         )
         if self.starter.rewritten:
             self.say("The token file was rewritten with the same token; KIS may have been asked.")
         if state["action"] not in ("down", "stop", "start"):
             passed = f"release {state['to']} is healthy; " if outcome in PASSED else ""
-            count = f"issuances: {self.starter.issuances} (budget {self.request['budget']})"
+            count = f"issuances: {issuances} (budget {self.request['budget']})"
             self.say(f"{passed}{count}")
         return self._result(outcome, why)
 

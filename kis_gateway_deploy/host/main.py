@@ -26,7 +26,8 @@ BEATING = {"prepare", "fetch", "simulator", "logs"}
 """The verbs that may take long and say nothing meanwhile; `switch` beats by itself."""
 
 
-STATUS = {"refused": 2, "failed": 1, "left": 1, "removed": 1, "restored": 1, "restored-adopted": 1}
+FAILED = ("failed", "died", "left", "removed", "restored", "restored-adopted")
+STATUS = {"refused": 2, **dict.fromkeys(FAILED, 1)}
 """The exit status by a result's `outcome`; 0 for every other."""
 
 

@@ -12,6 +12,7 @@ breaks: then the new release runs, or the old one.
 | `restarted`, `renewed`, `started`, `stopped`, `down`, `reverted` | as requested |
 | `failed` | the request failed, and so did the restore, if there is one; `why` names the cause |
 | `refused` | nothing was touched |
+| `died` | the supervisor was killed; `recover` has another one complete or restore |
 
 The process that has the connection forks. Its child, in a session of its own, holds the host's lock
 and forks a worker. If the worker dies, the child forks another one, which completes or restores.
@@ -48,7 +49,9 @@ def switch(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
     `stop` or `start`; `release` (an id; null for a revert to nothing); `seen` and `generation`;
     `by` and `forced` (outside of the rollout window), for the history; `budget`: the number of
     issuances allowed; `kis_wait`: seconds until KIS may be asked; `token` (a donated one in base64,
-    or null); `min_healthy` and `deadline` in seconds; and `die_at`, one of `STEPS`, or null.
+    or null); `min_healthy` and `deadline` in seconds; `die_at`, one of `STEPS`, or null; `recover`:
+    if not 0, this request was sent before and had no answer: how many seconds its switch, which may
+    be under way, is waited for. If nobody ends it, this one does.
 
     The result: `outcome` (see above), `generation`, `issuances`, `rewritten` (whether the token
     file was rewritten with the same token), `asked` (whether KIS may just have been asked), `why`;
@@ -77,7 +80,8 @@ def switch(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
             else:
                 yield document
     os.waitpid(child, 0)
-    yield result or {"error": f"the switch process died: see {request['app_dir']}/switch.log"}
+    why = f"the switch process died: see {request['app_dir']}/switch.log"
+    yield result or {"result": {"outcome": "died", "why": why}}
 
 
 def _lines(pipe: RawIOBase) -> Iterator[bytes]:
@@ -105,7 +109,8 @@ class _Supervisor:
             os.dup2(nothing, descriptor)
 
     def run(self) -> int:
-        held = lock(f"{self.app_dir}/.switch.lock", LOCK_SECONDS)
+        recover = self.request["recover"]
+        held = lock(f"{self.app_dir}/.switch.lock", recover or LOCK_SECONDS)
         state = state_of(self.app_dir)
         if held is None:
             who = f" by {state['by']}" if state.get("by") else ""
@@ -114,7 +119,7 @@ class _Supervisor:
         self.log = os.open(f"{self.app_dir}/switch.log", flags, 0o600)
         for descriptor in (1, 2):
             os.dup2(self.log, descriptor)
-        result = self._in_a_child(Change.run)
+        result = self._in_a_child(Change.recover if recover else Change.run)
         if result is None:
             self.say("the switch process died: another one completes or restores")
             self.request["die_at"] = None

@@ -125,9 +125,11 @@ class Fleet:
         path = self._inventory(changes, name=f"{secrets.token_hex(4)}.py")
         return self._pyinfra(path, "deploy/up.py")
 
-    def interrupt(self, moment: str, act: Callable[[subprocess.Popen[str]], object]) -> Outcome:
+    def interrupt(
+        self, moment: str, act: Callable[[subprocess.Popen[str]], object], **changes: Any
+    ) -> Outcome:
         """Runs `up` with a change, acts when its output names the moment, and waits for its end."""
-        process = self.start_up(**changed())
+        process = self.start_up(**changed() | changes)
         assert process.stdout is not None
         output = ""
         for line in process.stdout:

@@ -118,6 +118,22 @@ def test_a_killed_controller_leaves_both_hosts_serving(fleet: Fleet) -> None:
     assert fleet.up().changes() == 0
 
 
+def test_a_switch_whose_processes_are_all_killed_is_ended_by_the_controller(fleet: Fleet) -> None:
+    releases, tokens = fleet.releases(), fleet.tokens()
+    program = "[s]ys,zlib;f=sys"  # not this pkill's own command line
+    outcome = fleet.interrupt(
+        "the switch process died",
+        lambda _: fleet.in_container("lab-1", "pkill", "-KILL", "-f", program),
+        die_at="ready",
+    )
+    assert outcome.status == 1, outcome.output
+    assert "no answer to 'switch': the host is asked how it ended" in outcome.output, outcome.output
+    assert "Restored: release" in outcome.output
+    assert fleet.serving() == BOTH
+    assert (fleet.releases(), fleet.tokens()) == (releases, tokens)
+    assert [each["outcome"] for each in fleet.history("lab-1")][-1] == "restored"
+
+
 def test_a_rebooted_host_serves_again_by_itself(fleet: Fleet) -> None:
     docker("restart", fleet.lab.container("lab-1"))
     wait_for(lambda: fleet.serving() == BOTH, "the gateway is back", 90)

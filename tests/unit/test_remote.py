@@ -118,7 +118,13 @@ def test_lines_without_the_frame_are_no_answer(lines: list[str]) -> None:
 
 def test_an_answer_has_a_size_limit() -> None:
     with pytest.raises(remote.RemoteError, match="too long"):
-        remote.answer("f", ["f" + "x" * (remote.ANSWER_LIMIT + 1)])
+        remote.answer("f", ['f{"result": ' + "x" * remote.ANSWER_LIMIT])
+
+
+@pytest.mark.parametrize("last", ['{"say": "switch: a -> b"}', '{"beat": true}', '{"resu', ""])
+def test_a_program_that_was_killed_has_given_no_answer(last: str) -> None:
+    with pytest.raises(remote.NoAnswerError):
+        remote.answer("f", ['f{"say": "begun"}', f"f{last}"])
 
 
 def test_the_content_of_standard_input_is_never_shown() -> None:
