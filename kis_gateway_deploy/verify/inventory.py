@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -73,11 +74,20 @@ def _read(inventory: str) -> dict[str, dict[str, Any]]:
     answer = subprocess.run(
         [PYINFRA, "--json", inventory, "debug-inventory"], capture_output=True, text=True
     )
-    try:
-        hosts = json.loads(answer.stdout)
-    except ValueError:
-        raise InventoryError(f"pyinfra cannot read {inventory}:\n{answer.stderr.strip()}") from None
+    if answer.returncode or "Ignoring host group" in answer.stderr:
+        raise InventoryError(f"pyinfra cannot read {inventory}: {why_not_read(answer.stderr)}")
+    hosts = json.loads(answer.stdout)
     return {host["name"]: host["data"] for host in hosts}
+
+
+def why_not_read(said: str) -> str:
+    """What pyinfra said of an inventory, without any line of it, which may hold a secret."""
+    if group := re.search('Ignoring host group "(.+)"', said):
+        return f"its host group {group[1]} must be a list of hosts"
+    places = re.findall('^ *File "(.+)", line ([0-9]+)', said, re.MULTILINE)
+    kinds = re.findall("^ *([A-Za-z_.]+)(?::|$)", said, re.MULTILINE)
+    kind = next((each for each in reversed(kinds) if each.endswith("Error")), "an error")
+    return f"{places[-1][0]}, line {places[-1][1]}: {kind}" if places else kind
 
 
 def run(host: Host, *command: str) -> str:
