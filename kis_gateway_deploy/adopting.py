@@ -11,7 +11,7 @@ from typing import Any
 
 from pyinfra.api.host import Host
 
-from kis_gateway_deploy.adopt import SUFFIXES, Written, write
+from kis_gateway_deploy.adopted_inventory import SUFFIXES, Written, write
 from kis_gateway_deploy.description import parse_description
 from kis_gateway_deploy.reading import escaped
 from kis_gateway_deploy.remote import NoPythonError, RemoteError, ask

@@ -33,7 +33,6 @@ class TokenFile(_Found):
     path: Raw
     state: Literal["token", "damaged", "unknown"]
     expiries: Annotated[tuple[Moment, ...], Field(max_length=20)] = ()
-    source: Text = ""
     alone: bool = False
 
     @property
@@ -59,9 +58,7 @@ class SecretsFile(_Found):
 class Container(_Found):
     """A container: see `kis_gateway_deploy/host/describe.py`. Sizes in bytes, durations in ns."""
 
-    id: Text
     name: Text
-    running: bool = True
     image: Raw
     image_id: Text = ""
     has_digest: bool = False
@@ -87,7 +84,6 @@ class Container(_Found):
     dns: Annotated[tuple[Raw, ...], Several] = ()
     ulimits: Annotated[dict[Raw, tuple[int, int]], Several] = {}
     labels: Annotated[dict[Raw, Raw], Several, Field(repr=False)] = {}
-    restart_policy: Text = "no"
     auto_remove: bool = False
     memory: Annotated[int, Field(ge=0)] = 0
     cpus: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0
@@ -95,7 +91,6 @@ class Container(_Found):
     cap_drop: Annotated[tuple[Raw, ...], Several] = ()
     cap_add: Annotated[tuple[Raw, ...], Several] = ()
     privileged: bool = False
-    init: bool = False
     sharers: Annotated[tuple[Text, ...], Several] = ()
     tokens: Annotated[tuple[TokenFile, ...], Several] = ()
     secrets: Annotated[tuple[SecretsFile, ...], Several] = ()

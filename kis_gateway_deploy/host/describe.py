@@ -59,8 +59,9 @@ APP_KEY = re.compile(rb"app[-_]?key[\w-]*[\"']?\s*:", re.I)
 
 
 def describe(request: dict[str, Any]) -> dict[str, Any]:
-    """What `kis_gateway_deploy.adopt` must know of a container. `request`: `container`, its name.
+    """What `kis_gateway_deploy.adopted_inventory` must know of a container.
 
+    `request`: `container`, its name.
     `container` of the answer is None if there is none; `running` are the names of those that run.
     """
     found: dict[str, Any] = {"uid": os.getuid(), "clock": int(time.time()), "running": []}
@@ -89,11 +90,8 @@ def _described(engine: Engine, details: dict[str, Any]) -> dict[str, Any]:
     cpus = (host.get("NanoCpus") or 0) / 1e9
     if not cpus and (host.get("CpuQuota") or 0) > 0:
         cpus = host["CpuQuota"] / (host.get("CpuPeriod") or 100000)
-    policy = host.get("RestartPolicy") or {}
     found = {
-        "id": details["Id"],
         "name": str(details["Name"]).lstrip("/"),
-        "running": bool(details["State"].get("Running")),
         "image": config["Image"],
         "image_id": details["Image"],
         "has_digest": bool(image.get("RepoDigests")),
@@ -130,7 +128,6 @@ def _described(engine: Engine, details: dict[str, Any]) -> dict[str, Any]:
             each["Name"]: [each["Soft"], each["Hard"]] for each in host.get("Ulimits") or []
         },
         "labels": {n: v for n, v in labels.items() if old.get(n) != v},
-        "restart_policy": policy.get("Name") or "no",
         "auto_remove": bool(host.get("AutoRemove")),
         "memory": host.get("Memory") or 0,
         "cpus": cpus,
@@ -138,7 +135,6 @@ def _described(engine: Engine, details: dict[str, Any]) -> dict[str, Any]:
         "cap_drop": host.get("CapDrop") or [],
         "cap_add": host.get("CapAdd") or [],
         "privileged": bool(host.get("Privileged") or host.get("Devices")),
-        "init": bool(host.get("Init")),
         "sharers": _sharers(engine, str(details["Id"])),
     }
     paths = _paths(environment, found["working_dir"], home)
@@ -323,7 +319,6 @@ class _Search:
                     "path": path,
                     "state": found.state,
                     "expiries": list(found.expiries[-EXPIRIES_LIMIT:]),
-                    "source": found.source,
                     "alone": False,
                 }
             return path in self.tokens

@@ -16,7 +16,7 @@ from hypothesis import settings as run
 from hypothesis import strategies as st
 
 from kis_gateway_deploy import adopting, fleet
-from kis_gateway_deploy.adopt import Written, write
+from kis_gateway_deploy.adopted_inventory import Written, write
 from kis_gateway_deploy.description import Container, parse_description
 from kis_gateway_deploy.session import Refused
 

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from kis_gateway_deploy.adopt.compose_override import put_override
-from kis_gateway_deploy.adopt.draft import Draft
-from kis_gateway_deploy.adopt.gateway import (
+from kis_gateway_deploy.adopted_inventory.compose_override import put_override
+from kis_gateway_deploy.adopted_inventory.draft import Draft
+from kis_gateway_deploy.adopted_inventory.gateway import (
     note_doubts,
     put_health_path,
     put_healthcheck,
@@ -20,9 +20,9 @@ from kis_gateway_deploy.adopt.gateway import (
     put_limits,
     put_network,
 )
-from kis_gateway_deploy.adopt.source import source
-from kis_gateway_deploy.adopt.token_place import TokenPlace, place_token
-from kis_gateway_deploy.adopt.variables import put_environment, put_secrets
+from kis_gateway_deploy.adopted_inventory.source import source
+from kis_gateway_deploy.adopted_inventory.token_place import TokenPlace, place_token
+from kis_gateway_deploy.adopted_inventory.variables import put_environment, put_secrets
 from kis_gateway_deploy.description import Container
 from kis_gateway_deploy.settings import SERVICE, Settings
 

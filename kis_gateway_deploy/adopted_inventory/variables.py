@@ -8,8 +8,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from kis_gateway_deploy.adopt.draft import NAME, Draft
-from kis_gateway_deploy.adopt.token_place import TokenPlace
+from kis_gateway_deploy.adopted_inventory.draft import NAME, Draft
+from kis_gateway_deploy.adopted_inventory.token_place import TokenPlace
 from kis_gateway_deploy.compose_changes import harmless
 from kis_gateway_deploy.credentials import find_app_key
 from kis_gateway_deploy.description import SecretsFile

@@ -6,7 +6,7 @@ import re
 from ipaddress import ip_address
 from typing import Any
 
-from kis_gateway_deploy.adopt.draft import Draft
+from kis_gateway_deploy.adopted_inventory.draft import Draft
 from kis_gateway_deploy.compose_changes import harmless
 
 URL = re.compile(

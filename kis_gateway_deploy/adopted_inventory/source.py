@@ -10,7 +10,7 @@ from pprint import pformat
 from textwrap import indent, wrap
 from typing import Any
 
-from kis_gateway_deploy.adopt.draft import Draft
+from kis_gateway_deploy.adopted_inventory.draft import Draft
 from kis_gateway_deploy.reading import escaped
 
 PRIVATE = re.compile("password|passphrase|secret|token", re.I)

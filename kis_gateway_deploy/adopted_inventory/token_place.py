@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from kis_gateway_deploy.adopt.draft import NAME, Draft, why_not
+from kis_gateway_deploy.adopted_inventory.draft import NAME, Draft, why_not
 from kis_gateway_deploy.description import TokenFile
 from kis_gateway_deploy.host.containers import DEFAULT_TOKEN_PATH
 from kis_gateway_deploy.host.tokens import KOREA

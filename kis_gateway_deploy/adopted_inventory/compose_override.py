@@ -6,8 +6,8 @@ import posixpath
 import re
 from typing import Any
 
-from kis_gateway_deploy.adopt.draft import Draft
-from kis_gateway_deploy.adopt.token_place import TokenPlace
+from kis_gateway_deploy.adopted_inventory.draft import Draft
+from kis_gateway_deploy.adopted_inventory.token_place import TokenPlace
 from kis_gateway_deploy.description import SecretsFile
 from kis_gateway_deploy.override import problems_in
 from kis_gateway_deploy.release import to_yaml
