@@ -283,7 +283,7 @@ def _token_from(session: Session, target: Target, donor: str, batch: int) -> str
         token = session.tokens[taken]
     if not token:
         prefix = session.inventory.get_host(target.name).print_prefix
-        logger.error(f"{prefix}{click.style(f'{donor} {why}: deploy again', 'red')}")
+        logger.error(f"{prefix}{click.style(escaped(f'{donor} {why}: deploy again'), 'red')}")
     return token
 
 

@@ -195,7 +195,7 @@ def _name(command: Sequence[str]) -> str:
     return escaped(Path(command[0]).name)
 
 
-@cache  # a failure, too: of a hundred hosts with one command none waits for it again
+@cache  # failures, too: the command runs once for all hosts
 def _output(command: tuple[str, ...]) -> Secret | str:
     """What the command prints, or why there is nothing.
 

@@ -204,7 +204,7 @@ def what_runs(hosts: Sequence[Ended]) -> str:
         end = host.end
         release = f"release {label(host.tag, ids[end.after or ''])}"
         if host.serves:
-            what = f"{release} serves on" if end.after else "the container of before runs on"
+            what = f"{release} serves on" if end.after else "the previous container runs on"
         elif host.serves is None:
             what = "it is not known what serves on"
         else:

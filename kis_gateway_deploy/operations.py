@@ -75,6 +75,7 @@ def bootstrap() -> Commands:
     for step in target.plan.steps:
         say(step.reason)
     if target.plan.refusals:
+        Session.current().failed[host.name] = "; ".join(target.plan.refusals)  # it was touched
         yield fail(*target.plan.refusals)
 
 

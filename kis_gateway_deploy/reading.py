@@ -45,7 +45,7 @@ class _Read(BaseModel):
 class HostPath(_Read):
     """A file or directory: mode in octal as `stat` prints it, owner as `uid:gid`, kind in words."""
 
-    mode: Text
+    mode: Annotated[str, StringConstraints(pattern="^[0-7]{1,4}$")]
     owner: Text
     kind: Text
 

@@ -80,7 +80,7 @@ NO_TOKEN_THERE = ", which holds no token that is known to last:"
 def old_directory(settings: Settings, reading: Reading) -> str:
     """Which other token directory than today's the container has mounted; empty if none."""
     if reading.token_mount == "other":
-        return f"the container has not today's {settings.token_dir} mounted but an older one"
+        return f"the container still has an older {settings.token_dir} mounted"
     if reading.token_mount == "deleted":
         return f"{settings.token_dir} was removed while the container ran"
     return ""

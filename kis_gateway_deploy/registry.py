@@ -21,6 +21,8 @@ from urllib.request import (
 )
 
 SECONDS_TO_ANSWER = 10
+HELPER_SECONDS = 60
+"""For how long a credential helper may take, which may ask a person to unlock it."""
 TOO_MANY_REQUESTS = 429
 DIGEST = "sha256:[0-9a-f]{64}"
 MANIFESTS = ", ".join(
@@ -118,10 +120,12 @@ def _own_login(image: str) -> str:
         if not helper:
             return read_login(image, path)
         program = [f"docker-credential-{helper}", "get"]
-        asked = subprocess.run(program, input=registry.encode(), capture_output=True)
+        asked = subprocess.run(
+            program, input=registry.encode(), capture_output=True, timeout=HELPER_SECONDS
+        )
         got = json.loads(asked.stdout)
         return base64.b64encode(f"{got['Username']}:{got['Secret']}".encode()).decode()
-    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+    except (OSError, subprocess.SubprocessError, ValueError, KeyError, AttributeError, TypeError):
         return ""
 
 

@@ -201,5 +201,6 @@ def _look(progress: Progress, act: Actions) -> None:
         return not why
 
     wrong: dict[str, str] = {}
-    act.side_by_side(progress.switched, look)
-    progress.failed.update(wrong)
+    seen = zip(progress.switched, act.side_by_side(progress.switched, look), strict=True)
+    unseen = [name for name, is_good in seen if not is_good and name not in wrong]
+    progress.failed.update(wrong | dict.fromkeys(unseen, "could not be looked at"))

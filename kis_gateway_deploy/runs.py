@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import atexit
 import os
+import re
 import shlex
 import sys
 import time
 from functools import partial
+from itertools import pairwise
 
 import click
 import pyinfra
@@ -99,13 +101,26 @@ def _ending(session: Session) -> list[str]:
 
 
 def _command(session: Session, verb: str) -> str:
-    """The words that start a verb on the hosts of this run."""
+    """The words that start a verb on the hosts of this run, with make or plain pyinfra."""
+    release = session.release_asked if verb == session.verb else ""
+    limits = session.names if session.state.limit_hosts else []
+    is_forced = session.is_forced and verb in hook.VERBS
+    installed = f"kis_gateway_deploy.{session.verb}"
+    if pyinfra.is_cli and installed in sys.argv[2:]:
+        inventory_file = sys.argv[sys.argv.index(installed) - 1]
+        words = ["pyinfra", "-y", *(word for name in limits for word in ("--limit", name))]
+        words += ["--data", f'release="{release}"'] if release else []
+        words += ["--data", "force=1"] if is_forced else []
+        return shlex.join([*words, inventory_file, f"kis_gateway_deploy.{verb}"])
     words = ["make", {"up": "deploy"}.get(verb, verb)]
-    inventory_file = sys.argv[-2] if pyinfra.is_cli and sys.argv[-1].startswith("deploy/") else ""
-    if inventory_file not in {"", DEFAULT_INVENTORY}:
-        words.append(f"INVENTORY={inventory_file}")
-    if session.state.limit_hosts:
-        words.append(f"LIMIT={','.join(session.names)}")
+    deploy = re.compile(rf"(.*/)?deploy/{session.verb}\.py")
+    given = pairwise(sys.argv[1:] if pyinfra.is_cli else [])
+    named = (before for before, each in given if deploy.fullmatch(each))
+    inventory_file = next(named, DEFAULT_INVENTORY)
+    words += [f"INVENTORY={inventory_file}"] if inventory_file != DEFAULT_INVENTORY else []
+    words += [f"LIMIT={','.join(limits)}"] if limits else []
+    words += [f"RELEASE={release}"] if release else []
+    words += ["FORCE=1"] if is_forced else []
     return shlex.join(words)
 
 

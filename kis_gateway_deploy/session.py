@@ -33,7 +33,7 @@ from kis_gateway_deploy.issuance import (
     without_token,
 )
 from kis_gateway_deploy.plans import Plan, Step, make_plan, plan_to_remove, plan_without_python
-from kis_gateway_deploy.reading import Reading, parse_reading
+from kis_gateway_deploy.reading import Reading, escaped, parse_reading
 from kis_gateway_deploy.reasons import old_directory
 from kis_gateway_deploy.refusals import refusals_to_run
 from kis_gateway_deploy.registry import (
@@ -116,7 +116,7 @@ class Session:
         self.plan_count = ""  # said before the last line
         self.says_steps = False
         self.is_rolling_out = False
-        self.verb = ""
+        self.verb = self.release_asked = ""
         self.begun: set[str] = set()
         self.is_executed = self.is_concluded = False
         self.untouched: set[str] = set()  # they were refused, or because others were
@@ -269,7 +269,7 @@ class Session:
             raise
         except (RemoteError, ValueError) as error:
             for line in str(error).splitlines():
-                logger.error(f"{host.print_prefix}{line}")
+                logger.error(f"{host.print_prefix}{escaped(line)}")
             return None
 
     def look_at(self, name: str) -> str:
@@ -292,6 +292,7 @@ class Session:
         `release_id`: None for the release that runs, empty for the one before it. `restart`: its
         container stays, with what it has mounted.
         """
+        self.release_asked = release_id or ""
         target = self.read(host)
         reading = target.reading
         refusals = [] if reading else target.plan.refusals or [NO_PYTHON]
@@ -398,7 +399,7 @@ class Session:
 
     @property
     def is_forced(self) -> bool:
-        """Whether host data `force` is 1 (FORCE=1): the window is not heeded."""
+        """Whether host data `force` is 1 (FORCE=1): the window is ignored."""
         return all(self.inventory.get_host(name).data.get("force") == 1 for name in self.desired)
 
     @property
@@ -548,6 +549,8 @@ class Session:
     def note_switch(self, name: str, release: str | None, outcome: str) -> None:
         """To be told of every request to switch to a release, and what it came to."""
         runs = self.runs[name] if name in self.runs else self._ran_before(name)
+        if self.outcomes.get(name) == "stopped" and outcome != "refused":
+            runs = self._ran_before(name)  # what was stopped is what a restore starts again
         self.runs[name] = runs_after(runs, release, outcome)
         self.outcomes[name] = outcome
 

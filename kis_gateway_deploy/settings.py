@@ -149,7 +149,7 @@ class Settings(BaseModel):
     HTTP.
     """
     probe: Annotated[Probe | None, Field(repr=False)] = None
-    """A request to the gateway that only a token that KIS accepts answers: `path` with its query,
+    """A request to the gateway that succeeds only if KIS accepts the token: `path` with its query,
     `method` (`GET`), `headers`, `body` (JSON) and `expect`, an HTTP status (`200`) or a part of the
     JSON answer such as `{"rt_cd": "0"}`. A quotation, never an order. Health gate, `drift`, `plan`,
     `status` and `verify` send it.

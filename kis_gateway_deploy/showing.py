@@ -121,7 +121,7 @@ def expect(unblocked: bool = False, no_changes: bool = False) -> Commands:
 def describe() -> adopting.Described:
     """The container that host data `container` names, on the one host of this run.
 
-    Raises Refused if the run has several hosts, or cannot write where it shall.
+    Raises Refused if the run has several hosts, or cannot write to the given path.
     """
     from kis_gateway_deploy import adopting  # only this verb needs it: 50 ms
 

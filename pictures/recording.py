@@ -103,9 +103,14 @@ def picture(lines: Sequence[Line], theme: str) -> str:
         text = line.text if len(line.text) <= COLUMNS else line.text[: COLUMNS - 1] + "…"
         share = f"{line.at / length:.4f}"
         shown.append({"text": text, "kind": kind(text), "share": share, "y": number * LINE})
-        if number > ROWS and share > times[-1]:
+        if number <= ROWS:
+            continue
+        move = f"0 {(ROWS - number) * LINE}"
+        if share == times[-1]:
+            moves[-1] = move
+        else:
             times.append(share)
-            moves.append(f"0 {(ROWS - number) * LINE}")
+            moves.append(move)
     drawn: str = TEMPLATE.render(
         colours=THEMES[theme],
         width=round(COLUMNS * CHARACTER) + 2 * EDGE,

@@ -549,9 +549,7 @@ class Change:
     def _result(self, outcome: str, why: str) -> dict[str, Any]:
         return {
             "outcome": outcome,
-            "generation": self.request["generation"],
             "issuances": self.starter.issuances,
-            "rewritten": self.starter.rewritten,
             "asked": self.starter.last_asked > 0,
             "gate": self.starter.gate_seconds,
             "heard": self.starter.heard,

@@ -82,7 +82,7 @@ def run(
         except OSError as error:
             return 127, f"{words[0]}: {error.strerror}"
         status = _wait(child, seconds)
-        text = _end_of(out, 64 * OUTPUT_LIMIT) if apart and not status else _end_of(errors)
+        text = _end_of(out, 64 * OUTPUT_LIMIT) if apart and status == 0 else _end_of(errors)
     finally:
         for each in (no_input, out, errors):
             os.close(each)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import suppress
 
+from .directory import Directory
 from .releases import release_dir, text_of
+from .token_files import TokenFiles
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,6 +40,19 @@ def secrets_of(app_dir: str, releases: Iterable[str], details: dict[str, Any]) -
     found |= {value for value in values if not HARMLESS.fullmatch(value)}
     lines = (line.strip() for value in found for line in value.splitlines())
     return {value for value in found.union(lines) if len(value) >= SHORTEST}
+
+
+def tokens_in(token_dir: str, form: str | None) -> set[str]:
+    """The tokens of now, as they are in the token files.
+
+    A JWT is not among them: it is read without its signature, and `hide` knows it by its form.
+    """
+    files, evidence = TokenFiles(form), None
+    with suppress(OSError), Directory(token_dir) as directory:
+        evidence = files.examine(directory, files.names(directory))
+    tokens = (evidence.tokens if evidence else None) or ()
+    texts = {token.decode("utf-8", "replace") for token in tokens}
+    return {each for each in texts if len(each) >= SHORTEST and not each.startswith("eyJ")}
 
 
 NAME = re.compile(r"""\s*(-\s+)*(export\s+)?["']?[\w.-]+["']?\s*(=|:(?=\s|$))""")

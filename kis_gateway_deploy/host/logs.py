@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import suppress
 
 from .containers import engine_address, gateway_of, socket_path
-from .directory import Directory
 from .engine import Engine, EngineError
-from .hiding import SHORTEST, hide, secrets_of
-from .token_files import TokenFiles
+from .hiding import hide, secrets_of, tokens_in
 from .tokens import is_id
 
 TYPE_CHECKING = False
@@ -82,14 +79,7 @@ def _hidden(request: dict[str, Any], gateway: dict[str, Any]) -> set[str]:
     releases = f"{request['app_dir']}/releases"
     names = filter(is_id, os.listdir(releases)) if os.path.isdir(releases) else ()
     found = secrets_of(request["app_dir"], names, gateway)
-    files = TokenFiles(request["token_file"])
-    evidence = None
-    with suppress(OSError), Directory(request["token_dir"]) as directory:
-        evidence = files.examine(directory, files.names(directory))
-    tokens = (evidence.tokens if evidence else None) or ()
-    texts = {token.decode("utf-8", "replace") for token in tokens}
-    # A JWT is here without its signature; `hide` knows it by its form.
-    return found | {each for each in texts if len(each) >= SHORTEST and not each.startswith("eyJ")}
+    return found | tokens_in(request["token_dir"], request["token_file"])
 
 
 def _shown(pieces: Iterable[bytes], hidden: set[str]) -> Iterator[dict[str, Any]]:

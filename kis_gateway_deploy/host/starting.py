@@ -8,7 +8,7 @@ import time
 from .directory import Directory
 from .engine import EngineError
 from .gate import KIS_MINUTE, Rules
-from .hiding import secrets_of
+from .hiding import secrets_of, tokens_in
 from .neighbour import addresses
 from .token_files import Kept, TokenFiles
 from .tokens import MARGIN
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 
     from .control import Control
     from .releases import State
+
+
+LOG_LIMIT = 1 << 20
+"""Bytes of a failed container's log that are searched."""
 
 
 class FailedError(Exception):
@@ -152,7 +156,7 @@ class Starter:
             self.last_asked = max(self.last_asked, tokens.last_issued, watch.was_refused)
         if not passed:
             self.put_token_back(manifest)
-            self._explain(container, watch)
+            self._explain(container, watch, manifest)
             raise FailedError(why)
         self.gate_seconds = round(time.monotonic() - watch.opened, 1)
         self.set_restart_policy(container)
@@ -182,6 +186,8 @@ class Starter:
 
     def set_old_aside(self, kept: Kept, manifest: dict[str, Any]) -> None:
         """Sets the gateway's tokens aside, so that its next start asks KIS for new ones."""
+        if self.state.get("aside"):
+            return  # a worker that died has done it; what is there now may be a new token
         aside = kept.set_old_aside(manifest["key"])
         self.state.note(aside=aside)
         for _, name in aside:
@@ -200,17 +206,20 @@ class Starter:
                 self.say(f"the token file was put back: {manifest['token_dir']}/{name}")
         self.state.note(aside=None)
 
-    def _explain(self, container: str, watch: Watch) -> None:
+    def _explain(self, container: str, watch: Watch, manifest: dict[str, Any]) -> None:
         """Shows the last probe and its answer, and the log's first error and last lines."""
         if watch.heard:
             self.say(f"  last probe: {watch.heard}")
             self.heard = self.heard or watch.heard
         try:
-            log = self.engine.logs(container, watch.since, limit=1 << 20)
+            log = self.engine.logs(container, watch.since, limit=LOG_LIMIT)
         except EngineError:
             return
+        if len(log) == LOG_LIMIT:  # the first line may begin with the rest of a secret
+            log = log.partition(b"\n")[2]
         releases = {self.state["from"], self.state["to"]} - {None}
         hidden = secrets_of(self.request["app_dir"], releases, watch.details)
+        hidden |= tokens_in(manifest["token_dir"], manifest["token_file"])
         text = log.decode("utf-8", "replace")
         lines = excerpt(text, hidden)
         self.log_error = self.log_error or first_error(text, hidden)

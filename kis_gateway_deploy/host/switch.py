@@ -53,10 +53,9 @@ def switch(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
     if not 0, this request was sent before and had no answer: how many seconds its switch, which may
     be under way, is waited for. If nobody ends it, this one does.
 
-    The result: `outcome` (see above), `generation`, `issuances`, `rewritten` (whether the token
-    file was rewritten with the same token), `asked` (whether KIS may just have been asked), `why`;
-    `gate`: the seconds of the gate that passed last, or null; `heard` and `log_error`: what the
-    gate that failed last asked and was answered, and the first error in the log, or empty.
+    The result: `outcome` (see above), `issuances`, `asked` (whether KIS may just have been asked),
+    `why`; `gate`: the seconds of the gate that passed last, or null; `heard` and `log_error`: what
+    the gate that failed last asked and was answered, and the first error in the log, or empty.
     """
     make_dir(request["app_dir"])
     reading, writing = os.pipe()

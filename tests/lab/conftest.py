@@ -21,6 +21,7 @@ from tests.lab.fleet import Fleet
 from tests.tools import BIN, Outcome, command, machine_lock
 
 HOSTS = 2
+os.environ["FAULTS_SEED"] = str(SEED)  # xdist's workers have the same one
 
 SERVER = """
 import http.server, os, signal, sys, threading, time

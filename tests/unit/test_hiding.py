@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from kis_gateway_deploy.host.hiding import secrets_of, values_of
+from kis_gateway_deploy.host.hiding import secrets_of, tokens_in, values_of
 
 KEY, PHRASE = "PSs3cret0123456789", "pass phrase of two"
 
@@ -50,6 +50,15 @@ def hidden(tmp_path: Path, files: dict[str, str], env: list[str] | None) -> set[
         (directory / name).write_text(content)
     details = {} if env is None else {"Config": {"Env": env}}
     return secrets_of(str(tmp_path), ["0a1b2c3d4e5f"], details)
+
+
+def test_an_opaque_token_of_the_token_directory_is_hidden(tmp_path: Path) -> None:
+    opaque = "opaque-token-0123456789abcdef"
+    expires = "2099-01-01 00:00:00"
+    content = {"access_token": opaque, "access_token_token_expired": expires}
+    (tmp_path / "kis.json").write_text(json.dumps(content))
+    assert tokens_in(str(tmp_path), "kis.json") == {opaque}
+    assert tokens_in(str(tmp_path / "nowhere"), "kis.json") == set()
 
 
 def test_values_of_files_are_hidden(tmp_path: Path) -> None:

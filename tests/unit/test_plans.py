@@ -236,8 +236,7 @@ def test_a_wrong_health_check_of_the_image_is_only_a_warning() -> None:
 
 OF_ANOTHER_RELEASE = f"/opt/kis-gateway/releases/0/{COMPOSE_FILE}"
 NO_LONGER_MOUNTED = (
-    "the container has not today's /docker_data/kis_tokens mounted but an older one, whose token "
-    "is brought over"
+    "the container still has an older /docker_data/kis_tokens mounted, whose token is brought over"
 )
 MOVED = {"token_mount": "other"}
 REMOVED = (

@@ -90,6 +90,12 @@ def parse(**changes: Any) -> Reading:
     return parse_reading(json.dumps({"result": DEPLOYED | changes}))
 
 
+@pytest.mark.parametrize("mode", ["", "9", "rw-------", "0x1"])
+def test_a_mode_that_is_not_octal_is_refused(mode: str) -> None:
+    with pytest.raises(ValueError, match="token_dir"):
+        parse(token_dir={"mode": mode, "owner": "0:0", "kind": "directory"})
+
+
 def test_a_deployed_host_is_read_completely() -> None:
     read = parse()
     assert (read.uid, read.architecture, read.os) == (0, "aarch64", ("debian", "12"))

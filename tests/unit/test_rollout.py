@@ -126,6 +126,22 @@ def test_a_host_that_goes_down_after_its_gate_is_an_error(
     assert progress.reverted == (["canary", "a", "b", "c"] if revert == "fleet" else [])
 
 
+def test_a_host_that_could_not_be_looked_at_has_failed() -> None:
+    """`side_by_side` answers False for an exception, and `look` has given no reason then."""
+    fleet = Fleet()
+    act = fleet.act()
+
+    def side_by_side(names: Sequence[str], do: Callable[[str], bool]) -> list[bool]:
+        is_look = all(f"switch {name}" in fleet.done for name in names)
+        return [do(name) and not (is_look and name == "a") for name in names]
+
+    act.side_by_side = side_by_side
+    gateways = {name: Gateway("0a1b2c3d4e5f") for name in ("a", "b")}
+    rollout = Rollout([["a", "b"]], gateways, Issuances())
+    roll_out(rollout, "host", act)
+    assert rollout.progress.failed == {"a": "could not be looked at"}
+
+
 def test_a_host_that_cannot_be_reverted_is_a_separate_error() -> None:
     fleet = Fleet(bad={"switch": {"b"}, "revert": {"a"}})
     progress = fleet.roll()

@@ -75,6 +75,18 @@ def test_hosts_outside_of_the_limit_take_no_part() -> None:
     assert run.names == ["a", "c"]  # in the inventory's order
 
 
+@pytest.mark.parametrize("outcome", ["restored", "started", "left"])
+def test_a_crash_loop_that_was_stopped_and_restored_runs_again(outcome: str) -> None:
+    run = session(a={})
+    put(run, "a", SWITCH)
+    before = run._ran_before("a")
+    assert before
+    run.note_switch("a", None, "stopped")
+    assert run.runs["a"] is None
+    run.note_switch("a", "0a1b2c3d4e5f", outcome)
+    assert run.runs["a"] == before
+
+
 def test_a_rollout_before_all_hosts_are_read_is_an_error() -> None:
     run = session(a={}, b={})
     put(run, "a", SWITCH)
