@@ -40,7 +40,7 @@ verify: .venv/ready  ## check every host of INVENTORY; SAFE=1 restarts nothing; 
 status: .venv/ready  ## what runs on every host, and how long its token is valid; JSON=1 for programs | 호스트마다 실행 중인 릴리스와 토큰의 남은 시간. JSON=1: 프로그램용
 	@$(RUN) status "$$INVENTORY" "$$LIMIT" $(if $(JSON),--data json=1)
 
-history: .venv/ready  ## every switch of every host in the order of time, with its release; JSON=1 | 모든 호스트의 전환 이력을 시간순으로, 릴리스와 함께. JSON=1
+history: .venv/ready  ## the last 50 switches of each host in the order of time, with their releases; JSON=1 | 호스트마다 최근 전환 50건을 시간순으로, 릴리스와 함께. JSON=1
 	@$(RUN) history "$$INVENTORY" "$$LIMIT" $(if $(JSON),--data json=1)
 
 logs: .venv/ready  ## the logs of all gateways side by side, of the last 10m; SINCE=2h, FOLLOW=1 | 모든 게이트웨이의 로그를 나란히, 최근 10m. SINCE=2h, FOLLOW=1
@@ -79,7 +79,7 @@ test: .venv/ready  ## unit, services, engine, a lab of two hosts; on a real Dock
 test-lab: .venv/ready  ## the rest: rollouts, issuances, faults on lab hosts | 나머지: 랩 호스트에서 롤아웃, 발급, 장애 테스트
 	$(SIDE_BY_SIDE) tests/lab --ignore tests/lab/test_two_hosts.py
 
-test-nightly: .venv/ready  ## what takes long: gateways of public projects, other ways to a host, a hostile container | 오래 걸리는 테스트: 공개 프로젝트의 게이트웨이, 다른 접속 방법, 적대적인 컨테이너
+test-nightly: .venv/ready  ## what takes long: gateways of public projects, other ways to a host, a hostile container | 오래 걸리는 테스트: 공개 프로젝트의 게이트웨이, 다른 접속 방법, 악의적인 컨테이너
 	$(SIDE_BY_SIDE) -m nightly tests/engine tests/lab
 
 faults: .venv/ready  ## every fault of docs/faults.md on lab hosts; FAULTS_SEED=, FAULTS_COUNT=; WRITE=1: its table | docs/faults.md의 모든 장애를 랩 호스트에서 시험. WRITE=1: 표를 저장

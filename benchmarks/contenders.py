@@ -63,8 +63,6 @@ class Job:
             "gateway_app_dir": DIRECTORY,
             "gateway_token_dir": TOKENS,
             "gateway_project": "bench",
-            "rollout_batches": ["100%"],
-            "rollout_min_healthy_time": 0,
         }
 
     @property
@@ -84,8 +82,20 @@ Command = list[str]
 
 
 def ours(job: Job, work: Path) -> Command:
+    """One batch and no minimum healthy time, because the others have neither."""
+    return _ours(
+        job, work, job.host_data | {"rollout_batches": ["100%"], "rollout_min_healthy_time": 0}
+    )
+
+
+def at_defaults(job: Job, work: Path) -> Command:
+    """With a canary, batches, and a gate of 10 s for each batch."""
+    return _ours(job, work, job.host_data)
+
+
+def _ours(job: Job, work: Path, settings: dict[str, Any]) -> Command:
     archive = job.archive or job.fleet.lab.gateway_archive
-    data = job.host_data | {
+    data = settings | {
         "gateway_image": job.image.partition(":")[0],
         "gateway_image_source": "archive",
         "gateway_image_archive": str(archive),
@@ -242,6 +252,7 @@ def kamal(job: Job, work: Path) -> Command:
 
 CONTENDERS: dict[str, Callable[[Job, Path], Command]] = {
     "ours": ours,
+    "defaults": at_defaults,
     "floor": floor,
     "pyinfra": plain_pyinfra,
     "kamal": kamal,

@@ -12,7 +12,8 @@ from statistics import median
 from benchmarks.contenders import CONTENDERS
 
 NAMES = {
-    "ours": "this package",
+    "ours": "this package, one batch",
+    "defaults": "this package, defaults",
     "floor": "floor: parallel ssh",
     "pyinfra": "plain pyinfra",
     "kamal": "Kamal, stop first",
