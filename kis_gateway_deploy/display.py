@@ -10,7 +10,7 @@ from typing import Literal, get_args
 import click
 
 from kis_gateway_deploy.compose_changes import CHANGED, compose_changes, variables_in
-from kis_gateway_deploy.host.containers import authority
+from kis_gateway_deploy.host.client import authority
 from kis_gateway_deploy.plans import CREATES, EFFECTS, Plan, Step
 from kis_gateway_deploy.reading import Reading, escaped
 from kis_gateway_deploy.release import COMPOSE_FILE, Release

@@ -15,7 +15,7 @@ from pyinfra.operations import files
 
 from kis_gateway_deploy import calls, display, requests
 from kis_gateway_deploy.context import Commands, do, fail, say, target_of_host
-from kis_gateway_deploy.host.containers import authority
+from kis_gateway_deploy.host.client import authority
 from kis_gateway_deploy.remote import Script
 from kis_gateway_deploy.rollout import Actions
 from kis_gateway_deploy.rollout import roll_out as roll_out_in_batches

@@ -18,7 +18,7 @@ from kis_gateway_deploy.display import (
     table,
     token_left,
 )
-from kis_gateway_deploy.host.containers import authority
+from kis_gateway_deploy.host.client import authority
 from kis_gateway_deploy.plans import Plan
 from kis_gateway_deploy.reading import Event, Reading
 from kis_gateway_deploy.settings import Settings

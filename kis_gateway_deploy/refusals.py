@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 from pathlib import Path
 
-from kis_gateway_deploy.host.containers import authority
+from kis_gateway_deploy.host.client import authority
 from kis_gateway_deploy.issuance import gateway_of
 from kis_gateway_deploy.packages import packages_with_compose
 from kis_gateway_deploy.reading import InPlace, Reading, TokenUser

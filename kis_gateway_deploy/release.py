@@ -15,7 +15,7 @@ from typing import Any
 import jinja2
 import yaml
 
-from kis_gateway_deploy.host.containers import authority
+from kis_gateway_deploy.host.client import authority
 from kis_gateway_deploy.paths import IN_PLACE_TEMPLATE, SIMULATOR_CONTEXT, TEMPLATE
 from kis_gateway_deploy.plain_yaml import LOADER
 from kis_gateway_deploy.registry import login_config

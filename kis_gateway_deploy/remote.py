@@ -30,19 +30,21 @@ from pyinfra.api.output import set_echo
 from pyinfra.connectors.util import CommandOutput
 
 TOKENS = ("tokens", "directory", "token_files")
-FETCH = (*TOKENS, "engine", "control", "compose", "releases", "in_place", "containers")
+RELEASES = ("processes", "compose", "releases", "in_place")
+FOUND = (*TOKENS, "engine", *RELEASES, "containers")
+FETCH = (*TOKENS, "engine", "control", *RELEASES, "containers")
 VERBS = {
-    "read": (*TOKENS, "engine", "compose", "releases", "in_place", "containers", "probe", "read"),
-    "describe": (*TOKENS, "engine", "compose", "releases", "in_place", "containers", "describe"),
-    "token": (*TOKENS, "engine", "compose", "releases", "in_place", "containers", "donor"),
-    "prepare": (*TOKENS, "compose", "releases", "in_place", "prepare"),
+    "read": (*FOUND, "client", "probe", "read"),
+    "describe": (*FOUND, "describe"),
+    "token": (*FOUND, "donor"),
+    "prepare": (*TOKENS, *RELEASES, "prepare"),
     "fetch": (*FETCH, "fetch"),
     "simulator": (*FETCH, "fetch"),
     "switch": (
-        *(*FETCH, "neighbour", "gate", "probe"),
+        *(*FETCH, "client", "neighbour", "gate", "probe"),
         *("hiding", "watch", "deployment", "adoption", "starting", "change", "switch"),
     ),
-    "logs": (*TOKENS, "engine", "compose", "releases", "in_place", "containers", "hiding", "logs"),
+    "logs": (*FOUND, "hiding", "logs"),
 }
 """The modules of `kis_gateway_deploy/host` for each verb, each after those that it imports; the
 last one has a function with the verb's name."""
@@ -56,7 +58,7 @@ COMMAND = (
 """The same for every request, and short: sudo logs it. No backslash, line break or `!`, which fish
 and tcsh would change."""
 
-NO_PYTHON = "kis-gateway-deploy:no-python3"
+NO_PYTHON_MARK = "kis-gateway-deploy:no-python3"
 """What a host without python3 answers instead."""
 
 ANSWER_LIMIT = 4 << 20
@@ -312,7 +314,7 @@ def _said(line: str) -> str | None:
 
 def command() -> str:
     """The shell command that runs on a host."""
-    return COMMAND.format(no_python=NO_PYTHON)
+    return COMMAND.format(no_python=NO_PYTHON_MARK)
 
 
 def question(verb: str, request: dict[str, Any]) -> tuple[str, Octets]:
@@ -332,7 +334,7 @@ def answer(frame: str, lines: Iterable[str]) -> str:
     """
     found = ""
     for line in lines:
-        if line == NO_PYTHON:
+        if line == NO_PYTHON_MARK:
             raise NoPythonError("this host has no python3")
         if line.startswith(frame):
             found = line.removeprefix(frame)

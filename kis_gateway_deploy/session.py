@@ -52,7 +52,7 @@ CANNOT_READ = (
     "the host could not be read as root; its own words are above. If they are sudo's: let the "
     "SSH user use sudo without a password, or run with --use-sudo-password"
 )
-NO_PYTHON = "this host has no python3: deploy to it (make deploy), or install it"
+INSTALL_PYTHON = "this host has no python3: deploy to it (make deploy), or install it"
 ATTRIBUTE = "kis_gateway_session"
 REFUSED = "kis_gateway_refused"  # of a state whose run was refused, which the last line says
 ADOPTS = "kis_gateway_adopts"  # of a state whose run describes a container: how that ended
@@ -295,7 +295,7 @@ class Session:
         self.release_asked = release_id or ""
         target = self.read(host)
         reading = target.reading
-        refusals = [] if reading else target.plan.refusals or [NO_PYTHON]
+        refusals = [] if reading else target.plan.refusals or [INSTALL_PYTHON]
         if reading and release_id == "":
             release_id = reading.previous
             if not release_id:

@@ -18,7 +18,7 @@ from kis_gateway_deploy.credentials import (
     read_file,
 )
 from kis_gateway_deploy.env_file import names_in, values_in
-from kis_gateway_deploy.host.containers import client_address
+from kis_gateway_deploy.host.client import client_address
 from kis_gateway_deploy.setting_forms import (
     A_DAY,
     AbsolutePath,

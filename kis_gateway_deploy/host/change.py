@@ -10,15 +10,9 @@ from collections import namedtuple
 from contextlib import suppress
 
 from .adoption import Adoption
+from .client import ask_health, authority
 from .compose import ComposeError
-from .containers import (
-    adopted_tokens,
-    ask_health,
-    authority,
-    engine_address,
-    socket_path,
-    tokens_of_container,
-)
+from .containers import adopted_tokens, engine_address, socket_path, tokens_of_container
 from .control import Control
 from .deployment import Deployment, manifest_of_container
 from .engine import EngineError

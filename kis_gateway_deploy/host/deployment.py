@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 
-from .compose import compose, run
-from .containers import client_address, compose_file_of, kind_of, labels_of
+from .client import client_address
+from .compose import compose
+from .containers import compose_file_of, kind_of, labels_of
 from .engine import EngineError
 from .in_place import Place, keeps_token
+from .processes import run
 from .releases import (
     COMPOSE_FILE,
     MANIFEST,

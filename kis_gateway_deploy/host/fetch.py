@@ -8,10 +8,10 @@ import sys
 import tempfile
 from binascii import a2b_base64
 
-from .compose import run
 from .containers import engine_address, socket_path
 from .control import Control
 from .engine import IMAGES_RUN, EngineError
+from .processes import run
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

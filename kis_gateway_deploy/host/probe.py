@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 
-from .containers import authority, exchange
+from .client import authority, exchange
 from .releases import json_of
 
 TYPE_CHECKING = False

@@ -8,12 +8,12 @@ import re
 import stat
 import time
 
+from .client import ask_health
 from .compose import ComposeError, plugins
 from .containers import (
     CREDENTIALS,
     REFUSAL,
     adopted_tokens,
-    ask_health,
     compose_file_of,
     engine_address,
     kind_of,

@@ -7,14 +7,15 @@ import re
 import time
 from collections import namedtuple
 
-from .compose import wait_for_end
-from .containers import CREDENTIALS, REFUSAL, ask_health, authority
+from .client import ask_health, authority
+from .containers import CREDENTIALS, REFUSAL
 from .directory import Directory
 from .engine import EngineError
 from .gate import PATIENCE, History, Observation, Rules, judge
 from .hiding import hide
 from .neighbour import REFUSE_SECONDS, announce, refuse
 from .probe import probe
+from .processes import wait_for_end
 from .tokens import examine
 
 TYPE_CHECKING = False

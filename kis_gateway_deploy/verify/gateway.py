@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from kis_gateway_deploy.host import directory, token_files, tokens
-from kis_gateway_deploy.host.containers import authority
+from kis_gateway_deploy.host.client import authority
 from kis_gateway_deploy.reading import TokenProbe, parse_reading
 from kis_gateway_deploy.release import COMPOSE_FILE, OVERRIDE_FILE, make_release
 from kis_gateway_deploy.remote import ask

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import pytest
 from pydantic import ValidationError
 
-from kis_gateway_deploy.host import containers, read, releases
+from kis_gateway_deploy.host import client, containers, read, releases
 from kis_gateway_deploy.host.deployment import manifest_of_container
 from kis_gateway_deploy.host.donor import token
 from kis_gateway_deploy.host.engine import EngineError
@@ -323,10 +323,10 @@ def test_a_client_sees_the_status_or_the_error() -> None:
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answers) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         port = server.server_address[1]
-        assert containers.ask_health("127.0.0.1", port, "/200") == {"status": 200}
-        assert containers.ask_health("127.0.0.1", port, "/503") == {"status": 503}
+        assert client.ask_health("127.0.0.1", port, "/200") == {"status": 200}
+        assert client.ask_health("127.0.0.1", port, "/503") == {"status": 503}
         server.shutdown()
-    assert "refused" in containers.ask_health("127.0.0.1", port, "/200")["error"]
+    assert "refused" in client.ask_health("127.0.0.1", port, "/200")["error"]
 
 
 class IPv6Server(http.server.ThreadingHTTPServer):
@@ -337,7 +337,7 @@ def test_a_client_asks_an_ipv6_address() -> None:
     with IPv6Server(("::1", 0), Answers) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         port = server.server_address[1]
-        assert containers.ask_health("::1", port, "/200") == {"status": 200}
+        assert client.ask_health("::1", port, "/200") == {"status": 200}
         assert Answers.asked_hosts[-1] == f"[::1]:{port}"
         server.shutdown()
 
@@ -347,7 +347,7 @@ def test_a_client_asks_an_ipv6_address() -> None:
     [("127.0.0.1", "127.0.0.1:80"), ("::1", "[::1]:80"), ("2001:db8::1", "[2001:db8::1]:80")],
 )
 def test_an_ipv6_address_is_in_brackets_before_a_port(address: str, shown: str) -> None:
-    assert containers.authority(address, 80) == shown
+    assert client.authority(address, 80) == shown
 
 
 @pytest.mark.parametrize(
@@ -375,7 +375,7 @@ def test_a_client_waits_two_seconds_for_an_answer() -> None:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
         began = time.monotonic()
-        assert containers.ask_health("127.0.0.1", silent.getsockname()[1], "/") == {
+        assert client.ask_health("127.0.0.1", silent.getsockname()[1], "/") == {
             "error": "timed out"
         }
         assert 1 < time.monotonic() - began < 10

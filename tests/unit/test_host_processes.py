@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kis_gateway_deploy.host.compose import run
+from kis_gateway_deploy.host.processes import run
 
 
 def test_the_output_of_a_program_that_was_stopped_is_not_shown() -> None:
