@@ -248,11 +248,11 @@ class Watch:
             self.asked, self.next_ask = now, now + UNTIL_IT_LISTENS * 4
         if status != "running" or now - self.log_read >= SECOND:
             self._read_log(details is not None)
-        token = self.tokens.look()
-        if not self.probed:
+        token, probed = self.tokens.look(), self.probed
+        if not probed:
             self.replaced = self.tokens.replaced
-        if self.rules.probes and self.probed != "done" and history.good_since is not None:
-            self._probe()
+        if self.rules.probes and probed != "done" and history.good_since is not None:
+            self._probe()  # counts in the next observation: the token file may be written after it
         refused, credentials = self.log_found
         return Observation(
             time.monotonic() - self.opened,
@@ -266,7 +266,7 @@ class Watch:
             self.replaced,
             refused,
             credentials,
-            self.probed,
+            probed,
         )
 
     def _probe(self) -> None:

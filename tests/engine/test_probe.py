@@ -68,6 +68,20 @@ def test_a_gateway_that_renews_a_refused_token_by_itself_passes(
     assert deployment.run("drift").status == 0
 
 
+def test_a_token_file_that_is_written_after_the_probes_answer_is_counted(
+    new_deployment: NewDeployment, stubborn_settings: dict[str, Any]
+) -> None:
+    deployment = new_deployment("late", **stubborn_settings, gateway_probe=PROBE)
+    deployment.data["gateway_environment"] |= {"HABIT": "late"}
+    assert deployment.up().status == 0
+    deployment.end_token()
+    ask_simulator("PUT", "clock", {"advance": 61})
+    outcome = deployment.up(gateway_labels={"changed": "yes"})
+    assert outcome.status == 0, outcome.output
+    assert "issuances: 1 (budget 0)" in outcome.output, outcome.output
+    assert deployment.token_file.exists()
+
+
 def test_an_answer_that_does_not_tell_fails_nothing(
     new_deployment: NewDeployment, stubborn_settings: dict[str, Any]
 ) -> None:

@@ -95,7 +95,7 @@ def test_the_token_of_a_moved_directory_is_brought_over(
     directory.mkdir(0o700)
     os.chown(directory, 10001, 10001)
     assert_drifted(deployment, f"still has an older {directory} mounted")
-    deployment.run("restart").assert_refused("mounted but an older one", "make deploy")
+    deployment.run("restart").assert_refused("still has an older", "make deploy")
     outcome = deployment.up()
     assert outcome.status == 0, outcome.output
     assert deployment.token() == token

@@ -10,7 +10,8 @@ date without a zone; `bare`: with `token` in place of `access_token`.
 HABIT is one more habit: `rewrites`: it rewrites its file at each start; `patient`: it waits for
 65 s if KIS refuses it; `private`: it listens only on 127.0.0.1 of the container; `flaky`: it
 answers every other request with 503; `mortal`: it exits 3 s after its start; `at_home`: its token
-file has a fixed path, and its keys are in the environment.
+file has a fixed path, and its keys are in the environment; `late`: if KIS refuses its token, it
+answers /price well, and its file has the new one 0.4 s later.
 
 It answers 503 while a file `bad` is next to its token file, and /price with KIS's own answer.
 """
@@ -112,12 +113,20 @@ def price() -> tuple[int, bytes]:
         return error.code, error.read()
 
 
+def renewed_later() -> tuple[int, bytes]:
+    TOKEN_FILE.unlink()
+    threading.Timer(0.4, token).start()
+    return 200, b'{"rt_cd": "0"}'
+
+
 class Health(BaseHTTPRequestHandler):
     asked = 0
 
     def do_GET(self) -> None:
         if self.path.startswith("/price"):
             status, content = price()
+            if HABIT == "late" and status != 200:
+                status, content = renewed_later()
             self.send_response(status)
             self.end_headers()
             self.wfile.write(content)
