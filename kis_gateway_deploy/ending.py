@@ -56,6 +56,7 @@ class Ended:
     `tag`: of the image of the release that runs. `outcome`: that of `end`, or `reverted`; empty
     without a switch. `serves`: whether its gateway serves clients; None if that is not known.
     `token`: how long its token is valid, in short. `has_switch`: whether this run was to switch it.
+    `is_counted`: whether its token is in a file, so that issuances are counted.
     """
 
     end: End
@@ -65,6 +66,7 @@ class Ended:
     token: str = ""
     gate: Gate = NO_GATE
     has_switch: bool = False
+    is_counted: bool = True
 
     @property
     def is_done(self) -> bool:
@@ -80,6 +82,7 @@ def ended(
     gate: Gate,
     is_reverted: bool,
     has_switch: bool,
+    is_counted: bool = True,
 ) -> Ended:
     """`image`: of the desired release. `read`: the reading of the plan; `looked`: the one after
     the switch, if there was one."""
@@ -93,9 +96,10 @@ def ended(
         cut(tag),
         "reverted" if is_reverted else end.outcome or "",
         _serves(end, read, last),
-        token_left(latest) if (latest := looked or read) else "",
+        token_left(latest) if is_counted and (latest := looked or read) else "",
         gate,
         has_switch,
+        is_counted,
     )
 
 
@@ -147,7 +151,8 @@ def _cells(host: Ended, ids: dict[str, str]) -> list[str]:
     seconds = host.gate.seconds if host.is_done else None
     gate = f"gate {seconds:.1f} s" if seconds is not None else ""
     outcome = host.outcome or "not switched"
-    return [cut(end.host), release, outcome, gate, f"issued {end.issuances}", _token(host)]
+    issued = f"issued {end.issuances}" if host.is_counted else "issuances are not counted"
+    return [cut(end.host), release, outcome, gate, issued, _token(host)]
 
 
 def _token(host: Ended) -> str:

@@ -76,14 +76,16 @@ def _cells(found: Found, short: Mapping[str, str]) -> list[str]:
         account(settings) or NOTHING,
         address(settings),
         str(container.restarts) if container else NOTHING,
-        _token(reading),
+        _token(settings, reading),
         deployment(found),
     ]
 
 
-def _token(reading: Reading) -> str:
-    """`23 h`, `expired`, `not known`; with what KIS says of it: `23 h, accepted`."""
-    left, probe = token_left(reading), reading.token_probe
+def _token(settings: Settings, reading: Reading) -> str:
+    """`23 h`, `expired`, `not known`, `elsewhere` (in no file); with what KIS says of it:
+    `23 h, accepted`."""
+    left = "elsewhere" if settings.token_store == "external" else token_left(reading)
+    probe = reading.token_probe
     if probe is None or probe.is_accepted is None:
         return left
     return f"{left}, accepted" if probe.is_accepted else f"refused {probe.code}"

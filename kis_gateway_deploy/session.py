@@ -598,6 +598,7 @@ class Session:
                     self.gates.get(end.host, NO_GATE),
                     end.host in reverted,
                     target is not None and target.plan.does("switch"),
+                    self.desired[end.host][0].token_store == "file",
                 )
             )
         return found

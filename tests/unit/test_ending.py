@@ -50,6 +50,12 @@ def test_a_deploy_ends_with_a_line_for_each_host() -> None:
     ]
 
 
+def test_nothing_is_said_of_a_token_that_is_in_no_file() -> None:
+    of_memory = ended(end(), "kis:1.4", None, reading(), NO_GATE, False, True, is_counted=False)
+    [line, _] = summary("up", [of_memory], 2, "make rollback")
+    assert line.endswith("issuances are not counted")
+
+
 @pytest.mark.parametrize(
     ("verb", "changes", "sentence"),
     [

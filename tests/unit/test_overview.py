@@ -51,6 +51,11 @@ def table(hosts: Mapping[str, Reading | str]) -> list[str]:
     ).splitlines()
 
 
+def test_a_token_that_is_in_no_file_is_elsewhere() -> None:
+    of_memory = found(reading(**builders.NO_TOKEN), token_store="external")
+    assert "elsewhere" in overview.status_table({"trade-1": of_memory})
+
+
 def test_the_status_table_of_a_fleet_fits_80_columns() -> None:
     accepted = {"token_probe": {"is_accepted": True}, "token_expires": CLOCK + 23 * 3600 + 240}
     refused = {"token_probe": {"is_accepted": False, "code": "EGW00123"}}
