@@ -27,7 +27,7 @@ from pyinfra_cli.main import main as pyinfra
 
 from kis_gateway_deploy.display import UNREACHABLE, last_line
 from kis_gateway_deploy.overview import history_json, status_json
-from kis_gateway_deploy.runs import tell
+from kis_gateway_deploy.runs import handle_signals, tell
 from kis_gateway_deploy.session import ADOPTS, ATTRIBUTE, REFUSED, Refused, Session
 
 DEBUG_LOG = Path("pyinfra-debug.log")
@@ -73,6 +73,7 @@ def _tell_that_none_was_reached(verb: str) -> None:
     with suppress(Refused):  # nobody knows the command
         session = Session.current()
         session.verb = verb
+        handle_signals(session)
         if session.names:
             tell(session)
 

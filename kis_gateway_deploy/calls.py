@@ -21,12 +21,13 @@ from pyinfra.api.exceptions import ConnectError
 from pyinfra.api.host import Host
 
 from kis_gateway_deploy import requests
-from kis_gateway_deploy.ending import Gate
+from kis_gateway_deploy.outcomes import DIED, LOST, REFUSED, Gate, follows
 from kis_gateway_deploy.reading import escaped
 from kis_gateway_deploy.release import Image, archive, simulator_image
 from kis_gateway_deploy.remote import NoAnswerError, Octets, RemoteError, ask, reconnect_if_cut
+from kis_gateway_deploy.runs import EXIT_BY_SIGNAL
 from kis_gateway_deploy.saved_image import cut, pack
-from kis_gateway_deploy.session import EXIT_BY_SIGNAL, Session, Target
+from kis_gateway_deploy.session import Session, Target
 
 FETCH_SECONDS = 3600
 PREPARE_SECONDS = 300
@@ -55,25 +56,16 @@ class Result(BaseModel):
 
     @property
     def is_good(self) -> bool:
-        return self.outcome in GOOD
+        return follows(self.outcome).is_good
 
     @property
     def may_have_begun(self) -> bool:
-        return self.outcome != "refused"
+        return self.outcome != REFUSED
 
     @property
     def touched(self) -> bool:
         """Whether the host has taken up the request's generation."""
-        return self.outcome not in {"refused", "already", LOST, DIED}
-
-
-GOOD = {"prepared", "fetched", "started", "stopped", "switched", "already", "restarted", "reverted"}
-GOOD |= {"renewed", "down", "shown"}
-LOST = "lost"
-"""The outcome of a call without a usable answer."""
-DIED = "died"
-"""That of a switch whose processes were killed, or whose connection was cut: it can be asked once
-more how it ended."""
+        return follows(self.outcome).touched
 
 
 def _call(
@@ -114,7 +106,7 @@ def _call(
         result = Result(outcome=LOST, why="the host's answer has an unknown form")
     if result.outcome == DIED and not (verb == "switch" and request["recover"] == 0):
         result.outcome = LOST  # nothing more can be asked
-    if (not result.is_good and verb != "switch") or result.outcome in {"refused", LOST}:
+    if (not result.is_good and verb != "switch") or result.outcome in {REFUSED, LOST}:
         for line in result.why.splitlines():
             logger.error(f"{host.print_prefix}{click.style(line, 'red')}")
     if result.is_good:
@@ -214,7 +206,7 @@ def switch(session: Session, name: str, action: str, release: str | None, batch:
         token = _token_from(session, target, donor, batch)
         if not token:
             session.why[name] = f"{donor} could not give its token"
-            return Result(outcome="refused", why=session.why[name])
+            return Result(outcome=REFUSED, why=session.why[name])
     budget = rollout.budget(name) if action not in {"stop", "start"} else 0
     wait = rollout.wait_for_kis(name, time.monotonic()) if budget else 0
     result = change(session, name, action, release, budget, wait, token)
@@ -258,8 +250,8 @@ def change(
         reconnect_if_cut(host)
         again = requests.recovery_of(request, seconds)
         result = _call(session, host, "switch", again, 2 * seconds)
-    session.note_switch(name, release, result.outcome)
-    session.note_gate(name, Gate(result.gate, result.heard, result.log_error))
+    gate = Gate(result.gate, result.heard, result.log_error)
+    session.note_switch(name, release, result.outcome, gate)
     if result.touched:
         session.rollout.generations[name] = generation
     return result

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from kis_gateway_deploy.display import (
     NOTHING,
@@ -19,6 +18,7 @@ from kis_gateway_deploy.display import (
     token_left,
 )
 from kis_gateway_deploy.hook import End
+from kis_gateway_deploy.outcomes import NO_GATE, Gate, follows
 from kis_gateway_deploy.reading import Reading
 
 DIGITS = 4
@@ -31,22 +31,6 @@ DONE = {
     "renew": "Renewed the token of",
     "rollback": "Rolled back",
 }
-PASSED = {"switched", "already", "restarted", "renewed"}
-"""Outcomes of a host that runs what was asked for and has passed its gate."""
-NOT_KNOWN = {"failed", "left", "refused", "lost"}
-"""Outcomes after which it is not known what serves; a host that refuses may have been changed."""
-
-
-class Gate(NamedTuple):
-    """What a host has said of its gate: its `seconds`; of one that failed, what it last asked and
-    was answered (`heard`), and the first error in the container's log."""
-
-    seconds: float | None = None
-    heard: str = ""
-    log_error: str = ""
-
-
-NO_GATE = Gate()
 
 
 @dataclass(frozen=True)
@@ -71,7 +55,7 @@ class Ended:
     @property
     def is_done(self) -> bool:
         """Whether it runs what was asked for, and has passed its gate."""
-        return self.outcome in PASSED
+        return follows(self.outcome).has_passed
 
 
 def ended(
@@ -104,14 +88,12 @@ def ended(
 
 
 def _serves(end: End, read: Reading | None, last: Reading | None) -> bool | None:
-    if end.outcome in NOT_KNOWN:
-        return None
-    if end.outcome in {"removed", "stopped", "down"}:
-        return False
-    if end.outcome and not end.after:  # to nothing, or to the container that was to be adopted
-        return read is not None and read.adopted is not None
-    if end.outcome and last is None:
-        return True  # it has passed a gate
+    if end.outcome:
+        serves = follows(end.outcome).serves
+        if serves and not end.after:  # nothing runs, or the container that was to be adopted
+            return read is not None and read.adopted is not None
+        if not serves or last is None:
+            return serves
     reading = last or read
     if reading is None:
         return None

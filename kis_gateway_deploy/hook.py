@@ -43,17 +43,6 @@ class End:
     why: str
 
 
-def runs_after(before: str | None, requested: str | None, outcome: str) -> str | None:
-    """The release that runs after a request to switch; None if none runs, or it is not known."""
-    if outcome in {"switched", "already", "reverted"}:
-        return requested
-    return (
-        before
-        if outcome in {"restarted", "renewed", "started", "restored", "left", "refused"}
-        else None
-    )
-
-
 def document(verb: str, by: str, seconds: float, hosts: Sequence[End], status: int = 0) -> str:
     """The document as JSON, in ASCII. `seconds`: the run's duration.
 

@@ -7,11 +7,9 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from signal import SIG_IGN, SIGHUP, SIGINT, SIGTERM, Signals, getsignal, signal
 from threading import Lock
 from typing import Any
 
-import pyinfra
 from jinja2 import TemplateError
 from pyinfra import logger
 from pyinfra.api.arguments import CONNECTOR_ARGUMENT_KEYS, pop_global_arguments
@@ -21,10 +19,8 @@ from pyinfra.api.state import State
 from pyinfra.context import ctx_state
 
 from kis_gateway_deploy import requests
-from kis_gateway_deploy.display import UNREACHABLE, Word, closed_window, window_time
-from kis_gateway_deploy.ending import NO_GATE, Ended, Gate, ended
+from kis_gateway_deploy.display import closed_window, window_time
 from kis_gateway_deploy.fleet import SettingsError, validate_fleet
-from kis_gateway_deploy.hook import VERBS, End, bounded, runs_after
 from kis_gateway_deploy.issuance import (
     WORTH_KEEPING,
     external_gateway,
@@ -32,6 +28,7 @@ from kis_gateway_deploy.issuance import (
     mounted_token_left,
     without_token,
 )
+from kis_gateway_deploy.outcomes import NO_GATE, Gate, Switches
 from kis_gateway_deploy.plans import Plan, Step, make_plan, plan_to_remove, plan_without_python
 from kis_gateway_deploy.reading import Reading, escaped, parse_reading
 from kis_gateway_deploy.reasons import old_directory
@@ -57,7 +54,6 @@ ATTRIBUTE = "kis_gateway_session"
 REFUSED = "kis_gateway_refused"  # of a state whose run was refused, which the last line says
 ADOPTS = "kis_gateway_adopts"  # of a state whose run describes a container: how that ended
 READING_VERBS = {"plan", "drift", "status"}
-EXIT_BY_SIGNAL = 128  # as shells report a process that a signal ended
 
 
 class Refused(PyinfraError):
@@ -108,10 +104,8 @@ class Session:
         self.interrupted = ""  # by which signal
         self.exit_status = 0  # of a run that a signal has ended
         self.began = time.monotonic()
-        self.runs: dict[str, str | None] = {}  # the release of each host that was asked to switch
-        self.outcomes: dict[str, str] = {}
+        self.switches: dict[str, Switches] = {}  # of each host that was asked to switch
         self.why: dict[str, str] = {}  # what failed last on a host
-        self.gates: dict[str, Gate] = {}
         self.looked: dict[str, Reading] = {}  # after the switch
         self.plan_count = ""  # said before the last line
         self.says_steps = False
@@ -136,34 +130,7 @@ class Session:
             if found is None:
                 found = cls(state)
                 setattr(state, ATTRIBUTE, found)
-                found.handle_signals()
             return found
-
-    def handle_signals(self) -> None:
-        """A signal ends the run with a status that is not 0; pyinfra exits with 0 after SIGINT.
-
-        During a rollout it is only noted: no new switch begins, those under way are waited for.
-        """
-
-        def handle(number: int, _: object) -> None:
-            name = Signals(number).name
-            self.interrupted = name
-            if not self.is_rolling_out:
-                ends = "; what has begun on a host ends there" if self.verb in VERBS else ""
-                logger.error(f"{name}: interrupted{ends}")
-                if self.verb == "logs":
-                    # pyinfra disconnects in the same pool, when what follows a log has left it.
-                    self.state.pool.kill(block=False)
-                self.exit_status = EXIT_BY_SIGNAL + number
-                raise SystemExit(self.exit_status)
-            logger.error(f"{name}: no new switch begins; those under way are waited for")
-
-        if not pyinfra.is_cli:
-            return  # the program that uses this library handles its signals itself
-        for each in (SIGINT, SIGTERM, SIGHUP):
-            if getsignal(each) != SIG_IGN:  # nohup
-                # Not gevent's handlers: the one for SIGINT comes after Python's own has raised.
-                signal(each, handle)
 
     def _make_desired(self) -> dict[str, tuple[Settings, Release]]:
         data = {each.name: each.data.dict() for each in self.inventory}
@@ -523,98 +490,28 @@ class Session:
             "run without a limit"
         )
 
-    def words(self) -> dict[str, Word]:
-        """How each host stands at the end of the run."""
-        return {name: self._word(name) for name in self.names}
+    # What became of the hosts
 
-    def _word(self, name: str) -> Word:
-        if self.verb == "logs":
-            return "failed" if name in self.dropped_out() or not self.is_executed else "read"
-        target = self.targets.get(name)
-        if target is None or name in self.failed or target.is_unreadable:
-            return "failed"
-        if self.verb in {"status", "history"}:
-            return "failed" if name in self.dropped_out() else "read"
-        plan = target.plan
-        if self.interrupted and plan.steps and self.verb not in READING_VERBS:
-            return "failed"
-        if plan.refusals or name in self.untouched:
-            return "blocked"
-        if self.verb == "drift" and (plan.steps or plan.findings):
-            return "drifted"
-        if name in self.dropped_out():
-            return "failed"
-        return "changes" if plan.steps else "drifted" if plan.findings else "up to date"
+    def note_switch(
+        self, name: str, release: str | None, outcome: str, gate: Gate = NO_GATE
+    ) -> None:
+        """To be told of every request to switch a host to a release, and what it came to."""
+        if name not in self.switches:
+            self.switches[name] = Switches(self.ran_before(name))
+        self.switches[name].note(release, outcome, gate)
 
-    def note_switch(self, name: str, release: str | None, outcome: str) -> None:
-        """To be told of every request to switch to a release, and what it came to."""
-        runs = self.runs[name] if name in self.runs else self._ran_before(name)
-        if self.outcomes.get(name) == "stopped" and outcome != "refused":
-            runs = self._ran_before(name)  # what was stopped is what a restore starts again
-        self.runs[name] = runs_after(runs, release, outcome)
-        self.outcomes[name] = outcome
-
-    def note_gate(self, name: str, gate: Gate) -> None:
-        """To be told of every gate; what a failed one has heard is kept."""
-        known = self.gates.get(name, NO_GATE)
-        self.gates[name] = Gate(
-            known.seconds if gate.seconds is None else gate.seconds,
-            known.heard or gate.heard,
-            known.log_error or gate.log_error,
-        )
-
-    def _ran_before(self, name: str) -> str | None:
+    def ran_before(self, name: str) -> str | None:
+        """The release that ran when the host was read; None if none ran, or it is not known."""
         target = self.targets.get(name)
         reading = target.reading if target else None
         return reading.current if reading and reading.gateways else None
 
-    def ends(self) -> list[End]:
-        """How each host stands at the end of the run."""
-        return [
-            End(
-                name,
-                word,
-                before := self._ran_before(name),
-                self.runs.get(name, before),
-                self.outcomes.get(name),
-                self._rollout.counted.get(name, 0) if self._rollout else 0,
-                self._why(name) if word in {"failed", "blocked"} else "",
-            )
-            for name, word in self.words().items()
-        ]
+    def issued(self, name: str) -> int:
+        """How many issuances of a host were counted in this run."""
+        return self._rollout.counted.get(name, 0) if self._rollout else 0
 
-    def endings(self) -> list[Ended]:
-        """The same, for people."""
-        reverted = self._rollout.progress.reverted if self._rollout else []
-        found = []
-        for end in self.ends():
-            target = self.targets.get(end.host)
-            found.append(
-                ended(
-                    replace(end, why=bounded(end.why)),
-                    self.desired[end.host][1].image.reference,
-                    target.reading if target else None,
-                    self.looked.get(end.host),
-                    self.gates.get(end.host, NO_GATE),
-                    end.host in reverted,
-                    target is not None and target.plan.does("switch"),
-                    self.desired[end.host][0].token_store == "file",
-                )
-            )
-        return found
-
-    def _why(self, name: str) -> str:
-        """Why a host failed or was blocked; the most specific cause that is known."""
-        target = self.targets.get(name)
-        if why := self.why.get(name):
-            return why
-        if target and (target.plan.refusals or name in self.untouched):
-            return "; ".join(self.why_untouched(name))
-        if name in self.failed:
-            return self.failed[name]
-        if self.interrupted:
-            return f"interrupted ({self.interrupted})"
-        return "see the output of the run" if target else UNREACHABLE
+    def is_reverted(self, name: str) -> bool:
+        return self._rollout is not None and name in self._rollout.progress.reverted
 
     def seen(self, name: str) -> str | None:
         """The generation of a host as this run knows it: what was read, or what it made of it."""

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from kis_gateway_deploy.display import Word
-from kis_gateway_deploy.ending import NO_GATE, Ended, Gate, ended, failure, summary, what_runs
+from kis_gateway_deploy.ending import Ended, ended, failure, summary, what_runs
 from kis_gateway_deploy.hook import End
+from kis_gateway_deploy.outcomes import NO_GATE, Gate
 from tests.unit import builders
 from tests.unit.builders import container, reading
 

@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from kis_gateway_deploy.hook import WHY_LIMIT, End, document, runs_after, tell
+from kis_gateway_deploy.hook import WHY_LIMIT, End, document, tell
 from kis_gateway_deploy.issuance import Issuances
 from kis_gateway_deploy.plans import Plan, Step
 from kis_gateway_deploy.rollout import Rollout
+from kis_gateway_deploy.runs import ends
 from tests.unit.builders import FRESH, release
 from tests.unit.test_session import put, session
 
@@ -78,20 +79,6 @@ def test_what_a_host_says_is_bounded_and_escaped() -> None:
     assert len(why) == WHY_LIMIT
 
 
-@pytest.mark.parametrize(
-    ("outcome", "after"),
-    [
-        *dict.fromkeys(["switched", "already", "reverted"], NEW).items(),
-        *dict.fromkeys(["restarted", "started", "restored", "left", "refused"], OLD).items(),
-        *dict.fromkeys(
-            ["removed", "restored-adopted", "stopped", "down", "failed", "lost"]
-        ).items(),
-    ],
-)
-def test_which_release_runs_after_a_request(outcome: str, after: str | None) -> None:
-    assert runs_after(OLD, NEW, outcome) == after
-
-
 SWITCH = Plan((Step("switch", "a change"),))
 
 
@@ -100,10 +87,10 @@ def test_a_host_that_was_switched_and_reverted() -> None:
     put(run, "a", SWITCH)
     run.note_switch("a", NEW, "switched")
     run.note_switch("a", OLD, "refused")  # the revert: what runs is not as this run left it
-    [end] = run.ends()
+    [end] = ends(run)
     assert (end.before, end.after, end.outcome) == (release().id, NEW, "refused")
     run.note_switch("a", release().id, "reverted")
-    [end] = run.ends()
+    [end] = ends(run)
     assert (end.before, end.after, end.outcome) == (release().id, release().id, "reverted")
 
 
@@ -113,7 +100,7 @@ def test_a_host_without_a_container_runs_no_release() -> None:
     run.note_switch("a", NEW, "removed")
     run.failed["a"], run.why["a"] = "was not switched", "not healthy"
     run._rollout = Rollout([["a"]], {}, Issuances(), counted={"a": 2})
-    assert run.ends() == [End("a", "failed", None, None, "removed", 2, "not healthy")]
+    assert ends(run) == [End("a", "failed", None, None, "removed", 2, "not healthy")]
 
 
 def test_why_a_host_has_failed_or_was_blocked() -> None:
@@ -123,7 +110,7 @@ def test_why_a_host_has_failed_or_was_blocked() -> None:
     run.state.failed_hosts.add(run.inventory.get_host("d"))
     run.untouched |= {"b"}
     run.failed["c"] = "was not switched"
-    assert [(end.host, end.word, end.why) for end in run.ends()] == [
+    assert [(end.host, end.word, end.why) for end in ends(run)] == [
         ("a", "blocked", "the disk is full"),
         ("b", "blocked", "not touched, because of a, c, d (see there)"),
         ("c", "failed", "was not switched"),

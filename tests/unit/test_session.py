@@ -12,6 +12,7 @@ from pyinfra.api.state import State
 from pyinfra.context import ctx_state
 
 from kis_gateway_deploy.plans import Plan, Step
+from kis_gateway_deploy.runs import words
 from kis_gateway_deploy.session import NotAllReadError, Refused, Session, Target
 from kis_gateway_deploy.windows import KOREA, closes_at, opens_at
 from tests.unit import builders
@@ -73,18 +74,6 @@ def test_hosts_outside_of_the_limit_take_no_part() -> None:
     run = session(a={}, b={}, c={})
     run.state.limit_hosts = [run.inventory.get_host("c"), run.inventory.get_host("a")]
     assert run.names == ["a", "c"]  # in the inventory's order
-
-
-@pytest.mark.parametrize("outcome", ["restored", "started", "left"])
-def test_a_crash_loop_that_was_stopped_and_restored_runs_again(outcome: str) -> None:
-    run = session(a={})
-    put(run, "a", SWITCH)
-    before = run._ran_before("a")
-    assert before
-    run.note_switch("a", None, "stopped")
-    assert run.runs["a"] is None
-    run.note_switch("a", "0a1b2c3d4e5f", outcome)
-    assert run.runs["a"] == before
 
 
 def test_a_rollout_before_all_hosts_are_read_is_an_error() -> None:
@@ -337,4 +326,4 @@ def test_the_word_of_a_host(
     put(run, "a", plan)
     if has_failed:
         run.state.failed_hosts.add(run.inventory.get_host("a"))
-    assert run.words() == {"a": word}
+    assert words(run) == {"a": word}
