@@ -12,7 +12,7 @@ from .hiding import secrets_of, tokens_in
 from .neighbour import addresses
 from .token_files import Kept, TokenFiles
 from .tokens import MARGIN
-from .watch import TokenWatch, Watch, excerpt, first_error
+from .watch import LOG_LIMIT, TokenWatch, Watch, excerpt, first_error, lines_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,10 +21,6 @@ if TYPE_CHECKING:
 
     from .control import Control
     from .releases import State
-
-
-LOG_LIMIT = 1 << 20
-"""Bytes of a failed container's log that are searched."""
 
 
 class FailedError(Exception):
@@ -215,16 +211,13 @@ class Starter:
             log = self.engine.logs(container, watch.since, limit=LOG_LIMIT)
         except EngineError:
             return
-        if len(log) == LOG_LIMIT:  # the first line may begin with the rest of a secret
-            log = log.partition(b"\n")[2]
         releases = {self.state["from"], self.state["to"]} - {None}
         hidden = secrets_of(self.request["app_dir"], releases, watch.details)
         hidden |= tokens_in(manifest["token_dir"], manifest["token_file"])
-        text = log.decode("utf-8", "replace")
-        lines = excerpt(text, hidden)
-        self.log_error = self.log_error or first_error(text, hidden)
+        lines = lines_of(log, hidden, is_cut=len(log) == LOG_LIMIT)
+        self.log_error = self.log_error or first_error(lines)
         self.say(f"--- log of the container {container[:12]}, its first error and its last lines:")
-        for line in lines:
+        for line in excerpt(lines):
             self.say(line)
         self.say("---")
 

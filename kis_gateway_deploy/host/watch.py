@@ -32,6 +32,7 @@ UNTIL_IT_LISTENS = 0.05
 SAY_AGAIN = 10.0
 MEANWHILE = 0.005
 LOG_LIMIT = 1 << 20
+"""Maximum bytes of a log that are searched."""
 
 Seen = namedtuple("Seen", "evidence content stat")
 
@@ -345,22 +346,24 @@ ERROR = re.compile(
 """Words of a line with an error. gunicorn's logger of all messages is called `gunicorn.error`."""
 
 
-def lines_of(log: str, hidden: set[str]) -> list[str]:
-    """The log's lines without the strings in `hidden`; those that are empty are left out."""
-    return [line[:300] for line in hide(log, hidden).splitlines() if line.strip()]
+def lines_of(log: bytes, hidden: set[str], is_cut: bool) -> list[str]:
+    """The log's lines without the strings in `hidden`; those that are empty are left out.
 
-
-def first_error(log: str, hidden: set[str]) -> str:
-    """The log's first line with an error; empty if there is none."""
-    return next((line for line in lines_of(log, hidden) if ERROR.search(line)), "")
-
-
-def excerpt(log: str, hidden: set[str]) -> list[str]:
-    """The lines at a log's first error, or else its first lines; and its last lines.
-
-    The strings in `hidden` are not shown.
+    `is_cut`: whether the log's beginning is missing: its first line may be the rest of a secret.
     """
-    lines = lines_of(log, hidden)
+    if is_cut:
+        log = log.partition(b"\n")[2]
+    text = log.decode("utf-8", "replace")
+    return [line[:300] for line in hide(text, hidden).splitlines() if line.strip()]
+
+
+def first_error(lines: list[str]) -> str:
+    """A log's first line with an error; empty if there is none."""
+    return next(filter(ERROR.search, lines), "")
+
+
+def excerpt(lines: list[str]) -> list[str]:
+    """The lines at a log's first error, or else its first lines; and its last lines."""
     last = max(0, len(lines) - 10)
     first = next((n for n, line in enumerate(lines) if ERROR.search(line)), 0)
     shown = list(range(first, min(first + 5, last))) + list(range(last, len(lines)))

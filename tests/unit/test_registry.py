@@ -178,6 +178,22 @@ def test_a_credential_helper_is_asked(
     assert find_digest(f"{address}/team/kis:1.4", None) == DIGEST
 
 
+def test_a_credential_helper_that_hangs_is_ended(
+    registry: tuple[str, list[Answer]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address, answers = registry
+    helper = tmp_path / "docker-credential-test"
+    helper.write_text("#!/bin/sh\nexec sleep 600\n")
+    helper.chmod(0o755)
+    auth_file(tmp_path, {"credHelpers": {address: "test"}})
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setattr("kis_gateway_deploy.registry.HELPER_SECONDS", 0.1)
+    answers.append(with_tokens(f"http://{address}/token"))
+    with pytest.raises(NoDigestError, match="401"):
+        find_digest(f"{address}/team/kis:1.4", None)
+
+
 def test_a_login_is_sent_only_to_its_registry(
     registry: tuple[str, list[Answer]], tmp_path: Path
 ) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from kis_gateway_deploy.host.token_files import TokenFiles
-from kis_gateway_deploy.host.watch import TokenWatch, excerpt
+from kis_gateway_deploy.host.watch import TokenWatch, excerpt, first_error, lines_of
 from tests.unit.builders import jwt
 
 ENDS = 4102444800  # in 2100
@@ -85,18 +85,17 @@ def test_the_remaining_validity_of_a_replaced_token_is_recorded(path: Path) -> N
     assert watched.issuances == 2
 
 
-LOG = "\n".join(
-    [
-        *(f"start {n}" for n in range(5)),
-        "ERROR: the first",
-        "  why",
-        *(f"tick {n}" for n in range(50)),
-    ]
-)
+LOG = [
+    *(f"start {n}" for n in range(5)),
+    "ERROR: the first",
+    "  why",
+    *(f"tick {n}" for n in range(50)),
+]
 
 
 def test_the_first_error_and_the_last_lines_of_a_log_are_shown() -> None:
-    shown = excerpt(LOG, set())
+    assert first_error(LOG) == "ERROR: the first"
+    shown = excerpt(LOG)
     assert shown[:4] == ["...", "ERROR: the first", "  why", "tick 0"]
     assert shown[-1] == "tick 49"
     assert shown[shown.index("...", 1) + 1] == "tick 40"
@@ -104,22 +103,31 @@ def test_the_first_error_and_the_last_lines_of_a_log_are_shown() -> None:
 
 
 def test_the_beginning_and_the_end_of_a_log_without_errors_are_shown() -> None:
-    shown = excerpt("\n".join(f"tick {number}" for number in range(50)), set())
+    log = [f"tick {number}" for number in range(50)]
+    assert first_error(log) == ""
+    shown = excerpt(log)
     assert (shown[0], shown[4], shown[5], shown[6]) == ("tick 0", "tick 4", "...", "tick 40")
 
 
-@pytest.mark.parametrize("log", ["", "\n\n", "one line"])
-def test_a_short_log_is_shown_completely(log: str) -> None:
-    assert excerpt(log, set()) == [line for line in log.splitlines() if line]
+@pytest.mark.parametrize("log", [b"", b"\n\n", b"one line"])
+def test_a_short_log_is_shown_completely(log: bytes) -> None:
+    lines = lines_of(log, set(), is_cut=False)
+    assert excerpt(lines) == [line.decode() for line in log.splitlines() if line]
 
 
 def test_no_secret_and_no_token_of_a_log_is_shown() -> None:
     log = f"Error: bad secret s3cret-of-nobody\nBearer {jwt(exp=1)} was refused"
-    shown = "\n".join(excerpt(log, {"s3cret-of-nobody"}))
+    shown = "\n".join(lines_of(log.encode(), {"s3cret-of-nobody"}, is_cut=False))
     assert "s3cret" not in shown
     assert "eyJ" not in shown
     assert shown.count("(hidden)") == 2
 
 
 def test_a_long_line_is_cut() -> None:
-    assert excerpt("x" * 5000, set()) == ["x" * 300]
+    assert lines_of(b"x" * 5000, set(), is_cut=False) == ["x" * 300]
+
+
+def test_the_rest_of_a_secret_at_the_beginning_of_a_cut_log_is_not_shown() -> None:
+    log = b"of-nobody was refused\nERROR: the second line\n"
+    lines = lines_of(log, {"s3cret-of-nobody"}, is_cut=True)
+    assert lines == ["ERROR: the second line"]
