@@ -53,6 +53,8 @@ def test_every_link_within_the_repository_leads_somewhere(page: Path) -> None:
         target = page.parent / name if name else page
         if link.startswith(("https://", "http://")):
             continue
+        if workflow := re.match(r"\.\./\.\./actions/workflows/([a-z]+\.yml)", link):  # on GitHub
+            target = ROOT / ".github/workflows" / workflow[1]
         if not target.exists() or (part and part not in anchors(target)):
             dead.append(link)
     assert dead == []
