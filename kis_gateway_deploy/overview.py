@@ -218,19 +218,23 @@ def history_table(hosts: Hosts) -> str:
 
 
 def history_json(hosts: Hosts) -> str:
-    """The same as a JSON list with an object for each switch; hosts that were not read come last.
+    """The same as one JSON document: the hosts, with the state `read` or why it was not read, and
+    their switches.
 
     `began` in epoch seconds; `image`: the reference of the release `to`, null if that is no longer
     on the host.
     """
-    found: list[dict[str, Any]] = [
+    switches: list[dict[str, Any]] = [
         {"host": name}
         | event.model_dump(by_alias=True)
         | {"began": event.began // 1000, "image": reading.release_images.get(event.to)}
         for name, reading, event in _events(hosts)
     ]
-    found += [{"host": name, "state": why} for name, why in hosts.items() if isinstance(why, str)]
-    return json.dumps(found, indent=2)
+    states = [
+        {"host": name, "state": found if isinstance(found, str) else "read"}
+        for name, found in hosts.items()
+    ]
+    return json.dumps({"version": 1, "hosts": states, "switches": switches}, indent=2)
 
 
 def _events(hosts: Hosts) -> list[tuple[str, Reading, Event]]:

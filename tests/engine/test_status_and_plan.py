@@ -209,6 +209,8 @@ def test_the_history_names_the_release_to_go_back_to(deployed: Deployment) -> No
     assert "  up " in row
     assert f"  {first}  {tag[:7]}  " in row
     assert max(map(len, table.splitlines())) <= 100
-    *_, event = json.loads(run(deployed, "history", "--data", "json=1").stdout)
+    document = json.loads(run(deployed, "history", "--data", "json=1").stdout)
+    assert document["hosts"] == [{"host": "@local", "state": "read"}]
+    *_, event = document["switches"]
     assert (event["host"], event["to"], event["outcome"]) == ("@local", first, "switched")
     assert event["image"] == deployed.inspect("{{.Config.Image}}")
