@@ -1,9 +1,10 @@
 """Starts a verb as `make` does: `python -m deploy VERB INVENTORY [LIMIT] [PYINFRA_FLAG …]`.
 
 It is `pyinfra -y INVENTORY deploy/VERB.py --limit …`, with these differences, which pyinfra has no
-option for: it fails if the inventory is missing, has no hosts of ours, or has a group that cannot
-be read; an error in a file of the inventory is one line, its traceback is in `pyinfra-debug.log`; a
-host whose SSH key is missing or unusable fails alone. LIMIT: names of hosts or groups, with commas.
+option for: it fails if the inventory is missing, has no hosts of ours, has a group that cannot be
+read, or gives two hosts one name; an error in a file of the inventory is one line, its traceback is
+in `pyinfra-debug.log`; a host whose SSH key is missing or unusable fails alone. LIMIT: names of
+hosts or groups, with commas.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any, NoReturn
 import click
 from pyinfra import logger
 from pyinfra.api.exceptions import ConnectError, PyinfraError
+from pyinfra.api.inventory import Inventory, extract_name_data
 from pyinfra.connectors.ssh import SSHConnector
 from pyinfra.context import ctx_state
 from pyinfra_cli.exceptions import UnexpectedExternalError, UnexpectedInternalError
@@ -86,6 +88,22 @@ class _DroppedGroups(logging.Handler):
             raise PyinfraError(record.getMessage().replace("Ignoring", "cannot read the"))
 
 
+def _make_hosts(inventory: Inventory, names: list[Any], groups: dict[str, Any]) -> None:
+    """pyinfra merges two hosts of one name, and deploys to one of them only, without a word."""
+    known: dict[str, dict[str, Any]] = {}
+    for name, data in extract_name_data(
+        [*names, *(each for of, _ in groups.values() for each in of)]
+    ):
+        its = known.setdefault(name, {})
+        if twice := [key for key, value in data.items() if its.get(key, value) != value]:
+            raise PyinfraError(
+                f"{name} is in the inventory twice, with two values of {twice[0]}: give each host "
+                "a name of its own"
+            )
+        its |= data
+    _make_hosts_as_pyinfra(inventory, names, groups)
+
+
 def _show_error(error: Any, file: object = None) -> None:  # noqa: ARG001 - click's interface
     """Shows an error with its file and line, and writes the calls that led there to `DEBUG_LOG`.
 
@@ -123,5 +141,7 @@ if __name__ == "__main__":
     UnexpectedExternalError.show = _show_error
     UnexpectedInternalError.show = _show_error
     _connect_as_pyinfra = SSHConnector.connect
+    _make_hosts_as_pyinfra = Inventory.make_hosts_and_groups
+    Inventory.make_hosts_and_groups = _make_hosts  # type: ignore[method-assign,assignment]
     SSHConnector.connect = _connect  # type: ignore[method-assign,assignment]
     main(*sys.argv[1:])

@@ -206,6 +206,20 @@ def test_an_inventory_that_pyinfra_reads_in_part_is_an_error(deployed: Deploymen
         (group_data / "test.py").unlink()
 
 
+def test_a_name_that_is_given_to_two_hosts_is_an_error(deployed: Deployment) -> None:
+    """pyinfra would merge them, and deploy to one machine only."""
+    inventory = deployed.inventory()
+    good = inventory.read_text()
+    inventory.write_text(f"{good}test += [('@local', {{'gateway_port': 8099}})]\n")
+    front_door("plan", inventory).assert_refused(
+        "@local is in the inventory twice, with two values of gateway_port",
+        "give each host a name of its own",
+    )
+    inventory.write_text(f"{good}test += test\nagain = ['@local']\n")
+    outcome = front_door("plan", inventory)
+    assert outcome.status == 0, outcome.output
+
+
 def test_a_missing_ssh_key_fails_its_own_host(deployed: Deployment) -> None:
     inventory = deployed.inventory()
     settings = {name: value for name, value in deployed.data.items() if name != "_sudo"}
