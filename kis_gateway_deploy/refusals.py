@@ -88,7 +88,8 @@ def refusals(
         hint = (
             f"stop it (docker stop {holders[0]})"
             if holders
-            else f"end that (`ss -ltnp sport = {port}` shows it)"
+            else f"end that (`ss -ltnp sport = {port}` shows it; if it is docker-proxy, Docker "
+            "holds the port for a container that is gone: run `systemctl restart docker`)"
         )
         adopt = (
             f", adopt it (gateway_adopt_container = {holders[0]!r})"

@@ -354,11 +354,12 @@ class Change:
         try:
             self._restore(str(back.release), back.image)
         except (FailedError, EngineError, OSError) as error:
-            self.say(f"Restoring release {back.release} failed too: {error}")
+            failed = f"restoring release {back.release} failed, too: {_why_no_start(error)}"
+            self.say(failed)
             self._say_what_serves(str(back.release))
             self.say(f"See: docker compose --project-name {self.deployment.project} ps")
             self._leave()
-            return self._finish("failed", why)
+            return self._finish("failed", f"{why}\n{failed}")
         self.say(f"Restored: release {back.release} runs again and is healthy.")
         return self._finish("restored", why)
 
@@ -559,3 +560,15 @@ class Change:
                 return
             except EngineError:
                 time.sleep(0.5)
+
+
+def _why_no_start(error: Exception) -> str:
+    """The error; of a port that the engine itself may hold, in short and with what helps."""
+    text = str(error)
+    if "port is already allocated" not in text:
+        return text
+    return (
+        f"{text[max(0, text.rfind('Bind for')) :].strip()}. If no container has it (`docker ps`), "
+        "Docker holds it for one that is gone: run `systemctl restart docker` on the host, which "
+        "restarts its containers"
+    )

@@ -6,6 +6,7 @@ import json
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 
 from kis_gateway_deploy.host.change import STEPS
 from tests.engine.conftest import Deployment
-from tests.tools import BIN, command, docker, get, wait_for
+from tests.tools import BIN, command, docker, free_port, get, wait_for
 
 
 def changed() -> dict[str, Any]:
@@ -69,6 +70,31 @@ def test_another_worker_completes_a_restart_whose_worker_is_killed(
     assert outcome.status == 0, outcome.output
     assert state(deployed)["outcome"] == "restarted"
     assert get(f"{deployed.url}/health")[0] == 200
+
+
+def test_a_restore_whose_port_was_taken_meanwhile_says_both_causes_and_what_to_do(
+    deployed: Deployment,
+) -> None:
+    other, image = free_port(), deployed.inspect("{{.Config.Image}}")
+    broken = {"gateway_environment": deployed.data["gateway_environment"] | {"HABIT": "private"}}
+    with ThreadPoolExecutor() as pool:
+        run = pool.submit(deployed.up, gateway_port=other, rollout_healthy_deadline=8, **broken)
+        new = "ps", "--quiet", "--filter", f"publish={other}"
+        wait_for(lambda: docker(*new) != "", "the new container runs")
+        where = f"127.0.0.1:{deployed.data['gateway_port']}:80"
+        holder = docker("run", "--detach", "--publish", where, "--entrypoint", "sleep", image, "99")
+        try:
+            outcome = run.result()
+        finally:
+            docker("rm", "--force", holder)
+    assert outcome.status == 1
+    end = outcome.output[outcome.output.index("@local failed (failed): ") :].splitlines()
+    assert end[0].startswith("@local failed (failed): not healthy within 8 s: "), end
+    assert "failed, too: " in end[1], end
+    assert "port is already allocated" in end[1], end
+    assert "run `systemctl restart docker` on the host" in end[1], end
+    again = deployed.up()
+    assert again.status == 0, again.output
 
 
 def test_a_request_from_an_outdated_reading_is_refused(deployed: Deployment) -> None:

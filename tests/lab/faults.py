@@ -91,6 +91,20 @@ def on_a_host(script: str) -> Callable[..., Injection]:
     return at
 
 
+def kills_dockerd(chance: random.Random) -> Injection:
+    """Docker that was killed in a start may hold the port for no container: the run says so."""
+    moment, host = chance.random(), chance.choice(HOSTS)
+
+    def inject(bench: Bench) -> Iterator[Outcome]:
+        outcome = rollout(bench, moment, lambda _: bench.root("pkill -KILL dockerd", host))
+        if "systemctl restart docker" in outcome.output:
+            bench.root("systemctl restart docker", host)
+            bench.fleet.up()
+        yield outcome
+
+    return inject
+
+
 def kills_the_worker(chance: random.Random) -> Injection:
     step = chance.choice(STEPS)
 
@@ -143,7 +157,7 @@ def start_simulator(bench: Bench) -> None:
 AT_RANDOM: dict[str, Callable[[random.Random], Injection]] = {
     "SIGKILL of the controller": to_controller(sends(signal.SIGKILL)),
     "SIGKILL of the switch's worker": kills_the_worker,
-    "SIGKILL of dockerd": on_a_host("pkill -KILL dockerd"),
+    "SIGKILL of dockerd": kills_dockerd,
     "SIGKILL of containerd": on_a_host("pkill -KILL -x containerd"),
     "SIGKILL of the gateway": on_a_host("pkill -KILL gunicorn || true"),
     "SIGKILL of KIS (the simulator)": kills_the_simulator,

@@ -533,7 +533,7 @@ def held(plan: Plan) -> list[tuple[str, int]]:
 
 REFUSED_PORT = re.compile(
     r"port (?P<port>\d+) is held by something else: end that "
-    r"\(`ss -ltnp sport = (?P=port)` shows it\), or change (?P<setting>\w+)"
+    r"\(`ss -ltnp sport = (?P=port)` shows it; [^)]+\), or change (?P<setting>\w+)"
 )
 
 
