@@ -26,7 +26,7 @@ help:  ## this list | 이 목록
 
 .venv/ready: requirements.lock pyproject.toml
 	@python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo 'Python 3.11 or newer is needed.'; exit 1; }
-	@$(call saying,making .venv,python3 -m venv .venv >/dev/null 2>&1 || { rm -rf .venv && $(SUDO) apt-get update -qq && $(SUDO) apt-get install -qq -y python3-venv >/dev/null && python3 -m venv .venv; })
+	@$(call saying,making .venv,python3 -m venv .venv >/dev/null 2>&1 || { rm -rf .venv && $(SUDO) apt-get update -qq && $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y python3-venv >/dev/null && python3 -m venv .venv; })
 	@$(call saying,installing Python packages into .venv,.venv/bin/pip install --quiet --quiet --disable-pip-version-check --require-hashes -r requirements.lock)
 	@.venv/bin/pip install --quiet --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@

@@ -14,6 +14,7 @@ from pyinfra.api.host import Host
 from kis_gateway_deploy.adopted_inventory import SUFFIXES, Written, write
 from kis_gateway_deploy.description import parse_description
 from kis_gateway_deploy.reading import escaped
+from kis_gateway_deploy.refusals import BE_ROOT
 from kis_gateway_deploy.remote import NoPythonError, RemoteError, ask
 from kis_gateway_deploy.session import CANNOT_READ, Refused
 
@@ -65,10 +66,10 @@ def describe(host: Host, container: str, path: Path | None) -> Described:
         return Described(path, problems=("this host has no python3: install it",))
     except (RemoteError, ValueError) as error:
         return Described(path, problems=(*map(escaped, str(error).splitlines()), CANNOT_READ))
+    if described.uid:
+        return Described(path, problems=(f"only root may look into a container: {BE_ROOT}",))
     if described.engine_error:
         return Described(path, problems=(f"Docker: {described.engine_error}",))
-    if described.uid:
-        return Described(path, problems=(CANNOT_READ,))
     found = described.container
     if found is None:
         running = ", ".join(described.running) or "none"

@@ -142,7 +142,7 @@ def _why(found: Found) -> str:
         return ""
     sees = reading.client_sees
     if state == "failed" and sees and not sees.is_good:
-        return f"a client that asks {found.settings.health_path} gets: {sees}"
+        return f"a client gets: {sees}"
     reasons = [step.reason for step in plan.steps]
     causes = {"blocked": plan.refusals}.get(state, [*reasons, *plan.findings, *plan.refusals])
     return next(iter(causes), "")

@@ -19,9 +19,8 @@ KIB_PER_MIB = 1024
 # An image made from the distribution's packages takes some 400 MB with its build.
 DISK_FOR_AN_IMAGE_MIB = 1024
 DISK_FOR_A_RELEASE_MIB = 64
-NEEDS_ROOT = (
-    "the deploy needs root: set `_sudo` to True in the host's inventory data, or connect as root"
-)
+BE_ROOT = "set `_sudo` to True in the host's inventory data, or connect as root"
+NEEDS_ROOT = f"the deploy needs root: {BE_ROOT}"
 NOTHING_RUNS = "no release runs here: deploy first (make deploy)"
 SIMULATOR_PORTS = (9443, 29443)
 DEFAULT_ENGINE = "unix:///var/run/docker.sock"

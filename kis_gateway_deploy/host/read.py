@@ -74,8 +74,8 @@ def read(request: dict[str, Any]) -> dict[str, Any]:
     directory), the id of the desired `release`, references of `images`, `with_layers` (whether
     missing images are sent layer by layer), `adopt` (a container's name, or null) and `adopt_path`
     (the path of its token file or of their directory; null: as in its environment), `health` (null,
-    or address, port and path to ask), `probe` (null, or the parameters of `probe`), and `history`
-    (the number of lines).
+    or address, port and path to ask, unless the running release has others), `probe` (null, or the
+    parameters of `probe`), and `history` (the number of lines).
     """
     found = _machine()
     if found["uid"] != 0:
@@ -353,10 +353,11 @@ def _containers(request: dict[str, Any], host: dict[str, Any], engine: Engine) -
             path = f"{target}/{files.form}" if files.is_one else target
             contents = tokens_of_container(engine, gateway, files, path)
             found["mounted_token_expires"] = _ends(files, contents)
-        if request["health"] and gateway["State"]["Running"]:
-            found["client_sees"] = ask_health(**request["health"])
-        if request["probe"] and gateway["State"]["Running"]:
-            found["token_probe"] = probe(**request["probe"])
+        health, asked = _questions(request, manifest_of(request["app_dir"], host.get("current")))
+        if health and gateway["State"]["Running"]:
+            found["client_sees"] = ask_health(**health)
+        if asked and gateway["State"]["Running"]:
+            found["token_probe"] = probe(**asked)
         network = f"container:{gateway['Id']}"
         found["sidecars"] = sorted(name for name, each in networks.items() if each == network)
     if request["in_place"]:
@@ -369,6 +370,20 @@ def _containers(request: dict[str, Any], host: dict[str, Any], engine: Engine) -
         moments = [_refused(engine, each, host["clock"]) for each in talkers]
         found["refused"] = max(filter(None, moments), default=None)
     return found
+
+
+def _questions(
+    request: dict[str, Any], runs: dict[str, Any] | None
+) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+    """The request's `health` and `probe`, as the manifest of the release that runs has them.
+
+    The inventory may name another port or path by now.
+    """
+    if runs is None:
+        return request["health"], request["probe"]
+    client = {"address": runs["address"], "port": runs["port"]}
+    health = client | {"path": runs["health_path"]} if runs["health_path"] else None
+    return health, request["probe"] and request["probe"] | client
 
 
 def _in_place(

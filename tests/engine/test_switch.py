@@ -97,6 +97,20 @@ def test_a_restore_whose_port_was_taken_meanwhile_says_both_causes_and_what_to_d
     assert again.status == 0, again.output
 
 
+def test_what_runs_is_asked_where_it_listens_not_where_the_inventory_says_now(
+    deployed: Deployment,
+) -> None:
+    there: dict[str, Any] = {"gateway_port": free_port()}
+    assert (moved := deployed.up(**there)).status == 0, moved.output
+    status = deployed.run("status", "--data", "json=1").output
+    assert '"client_sees": "HTTP 200"' in status, status
+    back = deployed.run("rollback", **there)
+    assert back.status == 0, back.output
+    assert get(f"{deployed.url}/health")[0] == 200
+    status = deployed.run("status", "--data", "json=1", **there).output
+    assert '"client_sees": "HTTP 200"' in status, status
+
+
 def test_a_request_from_an_outdated_reading_is_refused(deployed: Deployment) -> None:
     """Another deploy is simulated between the reading and the first change."""
     container = deployed.container()

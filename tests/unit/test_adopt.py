@@ -14,6 +14,9 @@ import yaml
 from hypothesis import HealthCheck, given
 from hypothesis import settings as run
 from hypothesis import strategies as st
+from pyinfra.api.config import Config
+from pyinfra.api.inventory import Inventory
+from pyinfra.api.state import State
 
 from kis_gateway_deploy import adopting, fleet
 from kis_gateway_deploy.adopted_inventory import Written, write
@@ -518,3 +521,11 @@ def test_what_cannot_be_written_is_refused(
 ) -> None:
     with pytest.raises(Refused, match=said):
         adopting.checked(data, hosts)
+
+
+def test_without_root_the_error_says_how_to_be_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    denied = {"uid": 1000, "clock": CLOCK, "engine_error": "/run/docker.sock: Permission denied"}
+    monkeypatch.setattr(adopting, "ask", lambda *_: json.dumps({"result": denied}))
+    host = State(Inventory((["@local"], {})), Config()).inventory.get_host("@local")
+    [problem] = adopting.describe(host, "kis", None).problems
+    assert problem.endswith("set `_sudo` to True in the host's inventory data, or connect as root")

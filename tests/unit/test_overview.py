@@ -114,7 +114,7 @@ def test_a_row_of_the_status_table(changes: dict[str, Any], cells: list[str]) ->
 @pytest.mark.parametrize(
     ("changes", "cause"),
     [
-        ({"client_sees": {"status": 503}}, "a: a client that asks /health gets: HTTP 503"),
+        ({"client_sees": {"status": 503}}, "a: a client gets: HTTP 503"),
         ({"switching": True, "state": UNDER_WAY}, "a: up by ops@desk since 2026-11-24 06:39:50"),
         ({"containers": ()}, "a: no gateway container is there"),
         ({"current": "0123456789ab"}, f"a: release 0123456789ab runs, not {builders.release().id}"),
