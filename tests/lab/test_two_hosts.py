@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
@@ -68,11 +69,13 @@ def test_a_broken_release_stops_at_the_canary(fleet: Fleet, broken: dict[str, An
         **broken,
         gateway_environment={"STATUS": "500"},
         gateway_token_at_start=False,
+        gateway_health_path="/nowhere",  # what serves on lab-2 is not asked there
         rollout_healthy_deadline=10,
     )
     assert outcome.status == 1
     assert "Traceback" not in outcome.output
     assert "not healthy within 10 s" in outcome.output
+    assert re.search(r"Release \S+ \(\w+\) serves on all 2 hosts\.", outcome.output), outcome.output
     assert "the broken gateway speaks" in outcome.output  # its last log lines
     assert fleet.releases() == releases
     assert fleet.containers()["lab-2"] == before["lab-2"]
