@@ -142,7 +142,8 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         for outcome in ("passed", "failed")
         for report in terminalreporter.stats.get(outcome, ())
     ]
-    properties = [dict(report.user_properties) for report in reports]
+    in_order = sorted(reports, key=lambda report: report.start)
+    properties = [dict(report.user_properties) for report in in_order]
     rows = [each["fault"] for each in properties if "fault" in each]
     if not rows:
         return
