@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from traceback import extract_tb
+from types import SimpleNamespace
 from typing import Any, NoReturn
 
 import click
@@ -24,12 +26,12 @@ from pyinfra.api.exceptions import ConnectError, PyinfraError
 from pyinfra.api.inventory import Inventory, extract_name_data
 from pyinfra.connectors.ssh import SSHConnector
 from pyinfra.context import ctx_state
+from pyinfra_cli import main as pyinfra_main
 from pyinfra_cli.exceptions import UnexpectedExternalError, UnexpectedInternalError
-from pyinfra_cli.main import main as pyinfra
 
 from kis_gateway_deploy.display import UNREACHABLE, last_line
 from kis_gateway_deploy.overview import history_json, status_json
-from kis_gateway_deploy.runs import handle_signals, tell
+from kis_gateway_deploy.runs import EXIT_BY_SIGNAL, handle_signals, tell
 from kis_gateway_deploy.session import ADOPTS, ATTRIBUTE, REFUSED, Refused, Session
 
 DEBUG_LOG = Path("pyinfra-debug.log")
@@ -42,7 +44,7 @@ def main(verb: str, inventory: str, limit: str = "", *flags: str) -> None:
     limits = [word for name in limit.split(",") if name for word in ("--limit", name.strip())]
     sys.argv[1:] = ["-y", *limits, *flags, inventory, f"deploy/{verb}.py"]
     try:
-        pyinfra()
+        pyinfra_main.main()
     except SystemExit as end:
         state = ctx_state.get() if ctx_state.isset() else None
         session = getattr(state, ATTRIBUTE, None)
@@ -54,9 +56,11 @@ def main(verb: str, inventory: str, limit: str = "", *flags: str) -> None:
             _fail(verb, f"the inventory {inventory} has {lacks}", flags)
         if end.code and not (session or takes_part or hasattr(state, REFUSED)):
             # pyinfra has read no inventory, or reached none of its hosts.
+            by = "SIGINT" if end.code == EXIT_BY_SIGNAL + signal.SIGINT else ""
             if hasattr(state, "inventory"):
-                _tell_that_none_was_reached(verb)
-            _fail(verb, "see above", flags, [each.name for each in getattr(state, "inventory", ())])
+                _tell_that_none_was_reached(verb, by)
+            why = f"interrupted ({by})" if by else "see above"
+            _fail(verb, why, flags, [each.name for each in getattr(state, "inventory", ())])
         raise
 
 
@@ -70,11 +74,14 @@ def _fail(verb: str, why: str, flags: Sequence[str], hosts: Sequence[str] = ()) 
     sys.exit(1)
 
 
-def _tell_that_none_was_reached(verb: str) -> None:
-    """Runs `rollout_after`, which a run otherwise does at its end."""
+def _tell_that_none_was_reached(verb: str, interrupted: str) -> None:
+    """Runs `rollout_after`, which a run otherwise does at its end.
+
+    `interrupted`: by which signal, or empty.
+    """
     with suppress(Refused):  # nobody knows the command
         session = Session.current()
-        session.verb = verb
+        session.verb, session.interrupted = verb, interrupted
         handle_signals(session)
         if session.names:
             tell(session)
@@ -130,6 +137,11 @@ def _connect(connector: SSHConnector) -> None:
         raise ConnectError(str(error)) from None
 
 
+def _interrupted(number: int, _: object) -> None:
+    """pyinfra's own handler ends a run with 0. A session has another one, once it has begun."""
+    sys.exit(EXIT_BY_SIGNAL + number)
+
+
 def _no_color(_: bool | None = None) -> bool:
     return False
 
@@ -141,6 +153,10 @@ if __name__ == "__main__":
     UnexpectedExternalError.show = _show_error
     UnexpectedInternalError.show = _show_error
     _connect_as_pyinfra = SSHConnector.connect
+    # What pyinfra's command line uses of `signal`, which it imports as a module.
+    pyinfra_main.signal = SimpleNamespace(
+        SIGINT=signal.SIGINT, signal=lambda number, _: signal.signal(number, _interrupted)
+    )
     _make_hosts_as_pyinfra = Inventory.make_hosts_and_groups
     Inventory.make_hosts_and_groups = _make_hosts  # type: ignore[method-assign,assignment]
     SSHConnector.connect = _connect  # type: ignore[method-assign,assignment]

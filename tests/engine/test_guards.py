@@ -6,6 +6,9 @@ import base64
 import json
 import os
 import shutil
+import signal
+import socket
+import subprocess
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -17,6 +20,7 @@ from kis_gateway_deploy.paths import ROOT
 from kis_gateway_deploy.windows import KOREA
 from tests.engine.conftest import Deployment
 from tests.tools import BIN, Outcome, command, docker, get
+from tests.unit.builders import host_data
 
 VERBS = ["up", "plan", "drift", "status", "restart", "rollback", "down"]
 QUIET_VERBS = ["plan", "status", "drift"]
@@ -218,6 +222,37 @@ def test_a_name_that_is_given_to_two_hosts_is_an_error(deployed: Deployment) -> 
     inventory.write_text(f"{good}test += test\nagain = ['@local']\n")
     outcome = front_door("plan", inventory)
     assert outcome.status == 0, outcome.output
+
+
+def test_ctrl_c_while_hosts_are_connected_to_is_no_success(tmp_path: Path) -> None:
+    """pyinfra alone ends with 0 then."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        data = host_data() | {
+            "ssh_hostname": "127.0.0.1",
+            "ssh_port": silent.getsockname()[1],
+            "rollout_after": ["sh", "-c", f"cat > {tmp_path}/told"],
+        }
+        (tmp_path / "inventory.py").write_text(
+            f"from pathlib import PosixPath\nhosts = [('web-1', {data!r})]\n"
+        )
+        with (
+            subprocess.Popen(
+                [BIN / "python", "-m", "deploy", "up", tmp_path / "inventory.py"],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                cwd=ROOT,
+            ) as controller,
+            silent.accept()[0],
+        ):
+            controller.send_signal(signal.SIGINT)
+            output, _ = controller.communicate(timeout=60)
+    assert controller.returncode == 1, output
+    assert "no host was touched: interrupted (SIGINT)" in output
+    assert "up: failed on 1 of 1 hosts (web-1)" in output
+    assert "Traceback" not in output
+    [host] = json.loads((tmp_path / "told").read_text())["hosts"]
+    assert (host["word"], host["why"]) == ("failed", "interrupted (SIGINT)")
 
 
 def test_a_missing_ssh_key_fails_its_own_host(deployed: Deployment) -> None:

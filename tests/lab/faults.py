@@ -123,7 +123,7 @@ def kills_the_supervisor(chance: random.Random) -> Injection:
     def inject(bench: Bench) -> Iterator[Outcome]:
         def kill(_: object) -> None:
             time.sleep(after)
-            bench.root(f"pkill -KILL -f '{HOST_PROGRAM}'")
+            bench.root(f"pkill -KILL -f '{HOST_PROGRAM}' || true")  # or it has ended
 
         yield bench.fleet.interrupt(f"[{bench.host}] switch:", kill)
 

@@ -109,9 +109,9 @@ class Fleet:
         return self._pyinfra(inventory, deploy, *flags)
 
     def start_up(self, **changes: Any) -> subprocess.Popen[str]:
-        """Starts `up` in the background; the caller reads its output."""
+        """Starts `up` in the background, as `make` does; the caller reads its output."""
         return subprocess.Popen(
-            [BIN / "pyinfra", "-y", self._inventory(changes), "deploy/up.py"],
+            [BIN / "python", "-m", "deploy", "up", self._inventory(changes)],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
