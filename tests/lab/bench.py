@@ -201,7 +201,10 @@ class Bench:
         with contextmanager(fault.inject)(self) as outcome:
             row.ended = str(outcome.status)
             self._check_output(fault, outcome)
-            self._assert_served("under the fault", but=self.host if fault.is_down else "")
+            try:
+                self._assert_served("under the fault", but=self.host if fault.is_down else "")
+            except AssertionError as error:
+                raise AssertionError(f"{error}\n{outcome.output}") from None
         hosts = self.names if fault.on_all else [self.host]
         wait_for(lambda: not self._switching(hosts), "no switch is under way any more", 90)
         data = dict.fromkeys(hosts, self.fleet.settings)

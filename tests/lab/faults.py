@@ -612,6 +612,10 @@ HOST_FAULTS = [
         "host", "dockerd restarted in a switch",
         in_switch(lambda bench: bench.root("systemctl restart docker")), fails=None, on_all=True,
     ),
+    Fault(
+        "host", "containerd killed in a switch",
+        in_switch(lambda bench: bench.root("pkill -KILL -x containerd")), fails=None, on_all=True,
+    ),
     Fault("host", "rebooted in a switch", in_switch(reboot), fails=None, on_all=True),
     Fault(
         "host", "Docker's iptables chains flushed",
