@@ -9,10 +9,15 @@ hosts or groups, with commas.
 
 from __future__ import annotations
 
-import logging
-import os
 import signal
 import sys
+
+INTERRUPTED = "interrupted (SIGINT)"
+# The imports below take a second; without this, Ctrl-C in it shows a traceback.
+signal.signal(signal.SIGINT, lambda *_: sys.exit(f"no host was touched: {INTERRUPTED}"))
+
+import logging
+import os
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -56,10 +61,10 @@ def main(verb: str, inventory: str, limit: str = "", *flags: str) -> None:
             _fail(verb, f"the inventory {inventory} has {lacks}", flags)
         if end.code and not (session or takes_part or hasattr(state, REFUSED)):
             # pyinfra has read no inventory, or reached none of its hosts.
-            by = "SIGINT" if end.code == EXIT_BY_SIGNAL + signal.SIGINT else ""
+            is_interrupted = end.code == EXIT_BY_SIGNAL + signal.SIGINT
             if hasattr(state, "inventory"):
-                _tell_that_none_was_reached(verb, by)
-            why = f"interrupted ({by})" if by else "see above"
+                _tell_that_none_was_reached(verb, "SIGINT" if is_interrupted else "")
+            why = INTERRUPTED if is_interrupted else "see above"
             _fail(verb, why, flags, [each.name for each in getattr(state, "inventory", ())])
         raise
 

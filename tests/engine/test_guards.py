@@ -255,6 +255,28 @@ def test_ctrl_c_while_hosts_are_connected_to_is_no_success(tmp_path: Path) -> No
     assert (host["word"], host["why"]) == ("failed", "interrupted (SIGINT)")
 
 
+SIGINT_AT_AN_IMPORT = """
+import os, signal, sys
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == "pyinfra_cli":
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Finder())
+"""
+
+
+def test_ctrl_c_while_the_program_is_loaded_shows_no_traceback(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(SIGINT_AT_AN_IMPORT)
+    result = command(
+        BIN / "python", "-m", "deploy", "up", "inventory/local.py",
+        cwd=ROOT, env=os.environ | {"PYTHONPATH": str(tmp_path)},
+    )  # fmt: skip
+    assert result.returncode == 1
+    assert result.stderr == "no host was touched: interrupted (SIGINT)\n"
+
+
 def test_a_missing_ssh_key_fails_its_own_host(deployed: Deployment) -> None:
     inventory = deployed.inventory()
     settings = {name: value for name, value in deployed.data.items() if name != "_sudo"}
