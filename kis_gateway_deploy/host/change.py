@@ -555,11 +555,10 @@ class Change:
     def _wait_for_engine(self) -> None:
         deadline = time.monotonic() + ENGINE_SECONDS
         while time.monotonic() < deadline:
-            try:
-                self.engine.containers()
-                return
-            except EngineError:
-                time.sleep(0.5)
+            with suppress(EngineError):
+                if self.engine.can_start():
+                    return
+            time.sleep(0.5)
 
 
 def _why_no_start(error: Exception) -> str:

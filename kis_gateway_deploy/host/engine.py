@@ -117,6 +117,12 @@ class Engine:
         """The engine's state and configuration."""
         return checked(self.get("/info"), dict)
 
+    def can_start(self) -> bool:
+        """Whether its containerd answers, without which it can start no container."""
+        parts = checked(self.get("/version"), dict).get("Components") or []
+        names = [checked(each, dict).get("Name") for each in checked(parts, list)]
+        return not names or "containerd" in names
+
     def logs(
         self,
         container: str,

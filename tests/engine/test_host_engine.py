@@ -55,6 +55,10 @@ def state(client: Control, container: str) -> dict[str, Any]:
     return dict(found["State"])
 
 
+def test_this_engine_can_start_containers(client: Control) -> None:
+    assert client.can_start()
+
+
 def test_a_container_is_listed_started_and_stopped(
     client: Control, new_container: Callable[..., str]
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import re
 import subprocess
@@ -210,6 +211,18 @@ def test_a_body_of_every_form_is_read(fake: FakeEngine, engine: Control, answer:
     assert engine.info() == {"a": [1]}
     fake.answers["/info"] = lambda: (bytes([byte]) for byte in answer)
     assert engine.info() == {"a": [1]}
+
+
+@pytest.mark.parametrize(
+    ("parts", "can_start"),
+    [(["Engine", "containerd", "runc"], True), (["Engine", "runc"], False), ([], True)],
+)
+def test_without_containerd_an_engine_starts_nothing(
+    fake: FakeEngine, engine: Control, parts: list[str], can_start: bool
+) -> None:
+    fake.answers["/_ping"] = reply("OK")
+    fake.answers["/version"] = reply(json.dumps({"Components": [{"Name": name} for name in parts]}))
+    assert engine.can_start() is can_start
 
 
 def test_an_empty_answer_returns_none(fake: FakeEngine, engine: Control) -> None:
