@@ -380,6 +380,7 @@ class Change:
 
     def _leave(self) -> None:
         """Gives a failed container back to Docker; one that has just asked KIS stays stopped."""
+        self._wait_for_engine()
         details = self.deployment.container()
         if details is None:
             return
