@@ -6,6 +6,7 @@ Shell scripts are sent on standard input, too.
 from __future__ import annotations
 
 import json
+import logging
 import re
 import secrets
 import socket
@@ -28,6 +29,9 @@ from pyinfra.api.exceptions import PyinfraError
 from pyinfra.api.host import Host
 from pyinfra.api.output import set_echo
 from pyinfra.connectors.util import CommandOutput
+
+# paramiko logs the traceback of a cut connection; what happened is in the exception, too.
+logging.getLogger("paramiko").addHandler(logging.NullHandler())
 
 TOKENS = ("tokens", "directory", "token_files")
 RELEASES = ("processes", "compose", "releases", "in_place")

@@ -9,6 +9,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -253,6 +254,20 @@ def test_ctrl_c_while_hosts_are_connected_to_is_no_success(tmp_path: Path) -> No
     assert "Traceback" not in output
     [host] = json.loads((tmp_path / "told").read_text())["hosts"]
     assert (host["word"], host["why"]) == ("failed", "interrupted (SIGINT)")
+
+
+def test_an_ssh_connection_that_is_cut_shows_no_traceback(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(
+            target=lambda: [server.accept()[0].close() for _ in range(2)], daemon=True
+        ).start()
+        where = {"ssh_hostname": "127.0.0.1", "ssh_port": server.getsockname()[1]}
+        (tmp_path / "inventory.py").write_text(
+            "from pathlib import PosixPath\n"
+            f"hosts = [('@local', {host_data()!r}), ('web-1', {host_data() | where!r})]\n"
+        )
+        outcome = front_door("status", tmp_path / "inventory.py")
+    outcome.assert_refused("status: failed on 1 of 2 hosts (web-1)")
 
 
 SIGINT_AT_AN_IMPORT = """
