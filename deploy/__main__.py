@@ -56,6 +56,8 @@ def main(verb: str, inventory: str, limit: str = "", *flags: str) -> None:
         takes_part = bool(session and session.begun & session.desired.keys()) or hasattr(
             state, ADOPTS
         )
+        if session and end.code == EXIT_BY_SIGNAL + signal.SIGINT:  # perhaps while it was made
+            session.interrupted, session.exit_status = "SIGINT", end.code
         if end.code in (0, None) and not takes_part:
             lacks = f"no host that matches LIMIT={limit}" if limit else "no host of this package"
             _fail(verb, f"the inventory {inventory} has {lacks}", flags)

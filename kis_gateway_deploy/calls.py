@@ -282,7 +282,7 @@ def _token_from(session: Session, target: Target, donor: str, batch: int) -> str
 def _take_token(session: Session, donor: str, key: str) -> str:
     settings, release = session.desired[donor]
     mounted = session.mounted_elsewhere(donor)
-    request = requests.token_request(settings, release, key, mounted)
+    request = requests.token_request(settings, release, key, mounted, session.about)
     host = session.inventory.get_host(donor)
     answer = ask(host, "token", request, connector=session.connector.get(donor))
     token = json.loads(answer).get("result", {}).get("token")

@@ -13,6 +13,7 @@ from kis_gateway_deploy.refusals import (
     NOTHING_RUNS,
     refusals,
     shares_directory,
+    strangers_here,
     under_way,
 )
 from kis_gateway_deploy.release import Image, Release, simulator_image
@@ -247,7 +248,8 @@ def plan_to_remove(plan: Plan, settings: Settings, reading: Reading | None) -> P
     step = Step("down", "the container and its network are removed")
     if reading is None or reading.engine != "up":
         return replace(plan, steps=(step,))
-    refusals = [why for why in plan.refusals if why != NOTHING_RUNS] + under_way(reading)
+    refusals = [why for why in plan.refusals if why != NOTHING_RUNS]
+    refusals += [*strangers_here(settings, reading), *under_way(reading)]
     if settings.is_in_place:
         theirs = f"docker compose down {settings.service_name} in its project"
         refusals.append(f"the gateway is a service of your own compose file: {theirs} removes it")

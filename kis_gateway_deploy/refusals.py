@@ -99,7 +99,7 @@ def refusals(
     found += under_way(reading)
     if lack := _adopts_without_token(settings, release, reading):
         found.append(lack)
-    found += _strangers_here(settings, reading)
+    found += strangers_here(settings, reading)
     found += [
         f"the container {user.name} ({user.compose_file or 'no compose file'}) has the token "
         f"directory {settings.token_dir} mounted, with another app key or user: one would use the "
@@ -263,10 +263,10 @@ def refusals_to_run(settings: Settings, reading: Reading) -> list[str]:
         return [NEEDS_ROOT]
     if not reading.current or reading.engine != "up":
         return [NOTHING_RUNS]
-    return _strangers_here(settings, reading) + under_way(reading)
+    return strangers_here(settings, reading) + under_way(reading)
 
 
-def _strangers_here(settings: Settings, reading: Reading) -> list[str]:
+def strangers_here(settings: Settings, reading: Reading) -> list[str]:
     return [
         f"the container {stranger.name} (of {stranger.compose_file or 'no compose file'}) is the "
         f"service {SERVICE} of a compose project {settings.project}, too, and not of this "

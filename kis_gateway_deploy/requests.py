@@ -26,11 +26,17 @@ COMPOSE_PLUGIN = "/usr/local/lib/docker/cli-plugins/docker-compose"
 
 
 def read_request(
-    settings: Settings, release: Release, history: int = 0, probe: bool = False
+    settings: Settings,
+    release: Release,
+    history: int = 0,
+    probe: bool = False,
+    about: str = "",
 ) -> dict[str, Any]:
     """What `kis_gateway_deploy/host/read.py` is asked about a deployment.
 
-    `probe`: whether the gateway is asked with `gateway_probe`, whose headers may be secret.
+    `about`: the release on the host whose token is meant (see `releases.as_deployed`); empty for
+    the desired one. `probe`: whether the gateway is asked with `gateway_probe`, whose headers may
+    be secret.
     """
     images = release.images + ([simulator_image()] if settings.simulator else [])
     health = None
@@ -40,6 +46,7 @@ def read_request(
     place = place_of(settings)
     return _deployment(settings) | {
         "token_dir": settings.token_dir,
+        "about": about,
         "in_place": place and place | {"override": release.compose_file},
         "release": release.id,
         "images": [image.reference for image in images],
@@ -71,12 +78,14 @@ def _deployment(settings: Settings) -> dict[str, Any]:
     }
 
 
-def token_request(settings: Settings, release: Release, key: str, mounted: bool) -> dict[str, Any]:
-    """What `host/donor.py` is asked; its answer is secret.
+def token_request(
+    settings: Settings, release: Release, key: str, mounted: bool, about: str
+) -> dict[str, Any]:
+    """What `host/donor.py` is asked; its answer is secret. `about`: as for `read_request`.
 
     `mounted`: whether the directory that the running container has mounted counts, too.
     """
-    return read_request(settings, release) | {"key": key, "mounted": mounted}
+    return read_request(settings, release, about=about) | {"key": key, "mounted": mounted}
 
 
 def prepare_request(

@@ -111,6 +111,7 @@ class Session:
         self.says_steps = False
         self.is_rolling_out = False
         self.verb = self.release_asked = ""
+        self.about = ""  # the release whose token counts, if it is not the desired one
         self.begun: set[str] = set()
         self.is_executed = self.is_concluded = False
         self.untouched: set[str] = set()  # they were refused, or because others were
@@ -226,9 +227,12 @@ class Session:
             self._rollout = None  # it was planned from an older reading, and has done nothing yet
         return target
 
-    def _reading(self, host: Host, history: int = 0, probe: bool = False) -> Reading | None:
+    def _reading(
+        self, host: Host, history: int = 0, probe: bool = False, about: str = ""
+    ) -> Reading | None:
         """None if the host could not be read; its own words are then on the screen."""
-        request = requests.read_request(*self.desired[host.name], history, probe)
+        about = about or self.about
+        request = requests.read_request(*self.desired[host.name], history, probe, about)
         try:
             answer = ask(host, "read", request, connector=self.connector.get(host.name))
             return parse_reading(answer, arrived=time.time())
@@ -242,7 +246,7 @@ class Session:
     def look_at(self, name: str) -> str:
         """What is wrong with a host that was switched, as a client sees it; empty if nothing is."""
         host = self.inventory.get_host(name)
-        reading = self._reading(host)
+        reading = self._reading(host, about="current")
         if reading is None:
             return "could not be looked at after its switch"
         self.looked[name] = reading
@@ -260,6 +264,7 @@ class Session:
         container stays, with what it has mounted.
         """
         self.release_asked = release_id or ""
+        self.about = "current" if release_id is None else release_id or "previous"
         target = self.read(host)
         reading = target.reading
         refusals = [] if reading else target.plan.refusals or [INSTALL_PYTHON]
@@ -454,9 +459,9 @@ class Session:
 
         From six hours on a new token ends the old one for all (FACTS of KIS's token API).
         """
-        settings, release = self.desired[name]
+        settings, key = self.desired[name][0], self.targets[name].key_fingerprint
         if self.verb == "renew":
-            return self._left_out(release.key_fingerprint)
+            return self._left_out(key)
         if not settings.rollout_share_token or settings.is_in_place:
             return ""
         if name not in self.rollout.issuances.issuers:
@@ -464,7 +469,7 @@ class Session:
         others = [
             other
             for other, (_, theirs) in self.desired.items()
-            if other not in self.names and theirs.key_fingerprint == release.key_fingerprint
+            if other not in self.names and theirs.key_fingerprint == key
         ]
         if not others:
             return ""

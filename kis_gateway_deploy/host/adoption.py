@@ -28,7 +28,12 @@ class Adoption:
         self.request, self.engine, self.state, self.say = request, engine, state, say
 
     def find(self) -> dict[str, Any] | None:
-        """The container to replace, in the form of `state["adopted"]`; None if there is none."""
+        """The container to replace, in the form of `state["adopted"]`; None if there is none.
+
+        A rollback is to a release that ran here: it replaces no container of today's inventory.
+        """
+        if self.request["action"] == "rollback":
+            return None
         known = self.state.get("adopted")
         for summary in self.engine.containers(all=True):
             if not self.request["adopt"] or name_of(summary) != self.request["adopt"]:

@@ -9,7 +9,7 @@ from contextlib import suppress
 from .containers import engine_address, gateway_of, socket_path, tokens_of_container
 from .directory import Directory
 from .engine import Engine, EngineError
-from .releases import linked, token_target
+from .releases import as_deployed, linked, token_target
 from .token_files import PARKED_LIMIT, TokenFiles, kept_fingerprint, later
 from .tokens import examine
 
@@ -26,6 +26,7 @@ def token(request: dict[str, Any]) -> dict[str, str | None]:
     `request`: as for `read`, and `key`, the app key's fingerprint, and `mounted`: whether to look
     in the running container's mount, too.
     """
+    request = as_deployed(request)
     found: dict[str, bytes] = {}
     files = TokenFiles(request["token_file"])
     for place in _places(request, files):

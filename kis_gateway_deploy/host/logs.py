@@ -8,6 +8,7 @@ import time
 from .containers import engine_address, gateway_of, socket_path
 from .engine import Engine, EngineError
 from .hiding import hide, secrets_of, tokens_in
+from .releases import manifest_of
 from .tokens import is_id
 
 TYPE_CHECKING = False
@@ -75,11 +76,14 @@ def _followed(
 
 
 def _hidden(request: dict[str, Any], gateway: dict[str, Any]) -> set[str]:
-    """What is hidden: the values of every release on the host, and the tokens of now."""
-    releases = f"{request['app_dir']}/releases"
-    names = filter(is_id, os.listdir(releases)) if os.path.isdir(releases) else ()
-    found = secrets_of(request["app_dir"], names, gateway)
-    return found | tokens_in(request["token_dir"], request["token_file"])
+    """What is hidden: the values of every release on the host, and their tokens of now."""
+    app_dir = request["app_dir"]
+    releases = f"{app_dir}/releases"
+    names = list(filter(is_id, os.listdir(releases))) if os.path.isdir(releases) else []
+    found = secrets_of(app_dir, names, gateway)
+    for known in (request, *filter(None, (manifest_of(app_dir, name) for name in names))):
+        found |= tokens_in(known["token_dir"], known["token_file"])
+    return found
 
 
 def _shown(pieces: Iterable[bytes], hidden: set[str]) -> Iterator[dict[str, Any]]:

@@ -31,6 +31,7 @@ from .probe import probe
 from .releases import (
     COMPOSE_FILE,
     MANIFEST,
+    as_deployed,
     damage_of,
     is_locked,
     json_of,
@@ -71,8 +72,9 @@ def read(request: dict[str, Any]) -> dict[str, Any]:
 
     `request`: `project`, `service`, `app_dir`, `token_dir`, `token_file` (see `TokenFiles`),
     `token_mount` (the directory in the container), `token_env` (variables that name the file or its
-    directory), the id of the desired `release`, references of `images`, `with_layers` (whether
-    missing images are sent layer by layer), `adopt` (a container's name, or null) and `adopt_path`
+    directory), `about` (see `as_deployed`), the id of the desired `release`, references of
+    `images`, `with_layers` (whether missing images are sent layer by layer), `adopt` (a container's
+    name, or null) and `adopt_path`
     (the path of its token file or of their directory; null: as in its environment), `health` (null,
     or address, port and path to ask, unless the running release has others), `probe` (null, or the
     parameters of `probe`), and `history` (the number of lines).
@@ -80,6 +82,7 @@ def read(request: dict[str, Any]) -> dict[str, Any]:
     found = _machine()
     if found["uid"] != 0:
         return found  # the plan refuses it: the rest is for root's eyes
+    request = as_deployed(request)
     found.update(_token_directory(request))
     found.update(_kept_tokens(request, found))
     found.update(_app_directory(request))
@@ -379,7 +382,7 @@ def _questions(
 
     The inventory may name another port or path by now.
     """
-    if runs is None:
+    if runs is None or request["in_place"]:  # there the operator's compose file says the port
         return request["health"], request["probe"]
     client = {"address": runs["address"], "port": runs["port"]}
     health = client | {"path": runs["health_path"]} if runs["health_path"] else None

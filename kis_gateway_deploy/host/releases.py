@@ -51,6 +51,25 @@ def token_target(app_dir: str, release: str | None) -> str:
     return str((manifest_of(app_dir, release) or {}).get("token_mount") or "/app/tokens")
 
 
+def as_deployed(request: dict[str, Any]) -> dict[str, Any]:
+    """The request with the token settings of the release that it is about, if that is here.
+
+    `about`: `current`, `previous` or an id; empty for the desired release.
+    """
+    about = request["about"]
+    if about in ("current", "previous"):
+        about = linked(request["app_dir"], about)
+    manifest = manifest_of(request["app_dir"], about)
+    if manifest is None:
+        return request
+    return {
+        **request,
+        "token_dir": manifest["token_dir"],
+        "token_file": manifest["token_file"],
+        "token_mount": manifest["token_mount"],
+    }
+
+
 def damage_of(app_dir: str, release: str, manifest: dict[str, Any] | None) -> str:
     """What is wrong with a release's files; empty if they match its manifest."""
     if manifest is None:

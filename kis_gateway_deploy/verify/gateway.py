@@ -94,8 +94,9 @@ class Gateway:
 
     @property
     def compose_files(self) -> list[str]:
-        names = (COMPOSE_FILE, OVERRIDE_FILE) if self.settings.compose_override else (COMPOSE_FILE,)
-        return [f"{self.release_dir}/{name}" for name in names]
+        """Those of the release that runs, which may be another one than the inventory's."""
+        base, override = (f"{self.release_dir}/{name}" for name in (COMPOSE_FILE, OVERRIDE_FILE))
+        return [base, override] if self.host.file(override).exists else [base]
 
     @property
     def containers(self) -> list[str]:

@@ -258,9 +258,12 @@ def test_ctrl_c_while_hosts_are_connected_to_is_no_success(tmp_path: Path) -> No
 
 def test_an_ssh_connection_that_is_cut_shows_no_traceback(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
-        threading.Thread(
-            target=lambda: [server.accept()[0].close() for _ in range(2)], daemon=True
-        ).start()
+
+        def cut() -> None:
+            for _ in range(2):
+                server.accept()[0].close()
+
+        threading.Thread(target=cut, daemon=True).start()
         where = {"ssh_hostname": "127.0.0.1", "ssh_port": server.getsockname()[1]}
         (tmp_path / "inventory.py").write_text(
             "from pathlib import PosixPath\n"

@@ -102,6 +102,7 @@ def host(tmp_path: Path) -> dict[str, Any]:
     app_dir, token_dir = str(tmp_path / "app"), str(tmp_path / "tokens")
     nothing = {
         "images": [],
+        "about": "",
         "with_layers": False,
         "adopt": None,
         "adopt_path": None,

@@ -21,6 +21,7 @@ NOWHERE: dict[str, object] = {
     **dict.fromkeys(("app_dir", "token_dir", "adopt_path"), "/nonexistent"),
     **dict.fromkeys(("project", "service", "release", "compose", "token_file"), "-"),
     "images": [],
+    "about": "",
     "with_layers": False,
     "adopt": None,
     "health": None,
@@ -83,7 +84,7 @@ def test_an_error_on_the_host_is_one_line() -> None:
     done = run(stdin)
     assert (done.returncode, done.stderr) == (1, b"")
     error = json.loads(remote.answer(frame, done.stdout.decode().splitlines()))["error"]
-    assert re.fullmatch(r"KeyError: '\w+' \(line \d+ of read\.py\)", error)
+    assert re.fullmatch(r"KeyError: '\w+' \(line \d+ of \w+\.py\)", error)
 
 
 def test_the_environment_of_the_host_has_no_effect() -> None:

@@ -51,6 +51,7 @@ def test_a_host_is_asked_about_its_deployment() -> None:
         "token_file": "kis_token.json",
         "release": RELEASE.id,
         "images": ["kis:1.4"],
+        "about": "",
         "with_layers": False,
         "adopt": None,
         "adopt_path": None,
@@ -63,8 +64,8 @@ def test_a_host_is_asked_about_its_deployment() -> None:
 
 
 def test_a_donor_gets_the_same_request_with_the_key_of_the_token() -> None:
-    asked = requests.token_request(SETTINGS, RELEASE, RELEASE.key_fingerprint, mounted=True)
-    same = requests.read_request(SETTINGS, RELEASE)
+    asked = requests.token_request(SETTINGS, RELEASE, RELEASE.key_fingerprint, True, "current")
+    same = requests.read_request(SETTINGS, RELEASE, about="current")
     assert asked == same | {"key": "0a1b2c3d4e5f", "mounted": True}
 
 

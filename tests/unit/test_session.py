@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -201,6 +202,18 @@ def test_a_renewal_that_would_end_the_token_of_other_hosts_is_refused() -> None:
     alone.state.limit_hosts = [alone.inventory.get_host("c")]
     put(alone, "c", SWITCH)
     assert alone.why_untouched("c") == []
+
+
+def test_a_renewal_is_of_the_key_that_runs_not_of_the_inventorys() -> None:
+    """The app key of `a` was changed in the inventory, and is not deployed."""
+    run = session(a=OTHER_KEY, b={})
+    run.verb = "renew"
+    run.state.limit_hosts = [run.inventory.get_host("a")]
+    old, key_of_b = "0a1b2c3d4e5f", run.desired["b"][1].key_fingerprint
+    target = put(run, "a", SWITCH, releases={old: key_of_b}, current=old)
+    run.targets["a"] = replace(target, release_id=old)
+    [why] = run.why_untouched("a")
+    assert "a new token would end the token of b" in why
 
 
 def test_a_host_that_is_read_again_is_planned_again() -> None:
