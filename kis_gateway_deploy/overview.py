@@ -37,11 +37,15 @@ Deployment = Literal["switching", "not installed", "failed", "blocked", "drifted
 
 @dataclass(frozen=True)
 class Found:
-    """What is known of one host: its settings, its reading, and the plan that follows."""
+    """What is known of one host: its settings, its reading, and the plan that follows.
+
+    `is_desired`: whether the release that runs is the one of these settings.
+    """
 
     settings: Settings
     reading: Reading
     plan: Plan
+    is_desired: bool = True
 
 
 Hosts = Mapping[str, Found | str]
@@ -73,8 +77,8 @@ def _cells(found: Found, short: Mapping[str, str]) -> list[str]:
         release = label(tag, short[reading.current])
     return [
         release,
-        account(settings) or NOTHING,
-        address(settings),
+        account(found) or NOTHING,
+        address(found),
         str(container.restarts) if container else NOTHING,
         _token(settings, reading),
         deployment(found),
@@ -91,15 +95,16 @@ def _token(settings: Settings, reading: Reading) -> str:
     return f"{left}, accepted" if probe.is_accepted else f"refused {probe.code}"
 
 
-def account(settings: Settings) -> Literal["real", "paper", ""]:
+def account(found: Found) -> Literal["real", "paper", ""]:
     """Whether a gateway trades real money, by KIS's address among its variables, or else by the
-    name of the app key's field; empty if neither tells."""
-    if settings.simulator:
+    name of the app key's field; empty if neither tells, or another release runs."""
+    settings = found.settings
+    if settings.simulator or not found.is_desired:
         return ""
     named = {
-        "paper" if found[1] else "real"
+        "paper" if host[1] else "real"
         for value in settings.variables.values()
-        for found in KIS_HOST.finditer(value)
+        for host in KIS_HOST.finditer(value)
     }
     words = {*re.split("[-_.]", settings.app_key_field.lower())}
     is_real, is_paper = bool(words & WORDS_OF_REAL), bool(words & WORDS_OF_PAPER)
@@ -110,8 +115,12 @@ def account(settings: Settings) -> Literal["real", "paper", ""]:
     return "real" if is_real else "paper"
 
 
-def address(settings: Settings) -> str:
+def address(found: Found) -> str:
     """Where the gateway listens: `127.0.0.1:8080`."""
+    container, settings = found.reading.container, found.settings
+    published = container.published() if container else set()
+    if len(published) == 1:
+        return authority(*published.pop())
     everywhere = settings.network_mode == "host"
     host = "*" if everywhere else settings.bind_address
     return authority(host, settings.published_port)
@@ -166,8 +175,8 @@ def _object(name: str, found: Found | str) -> dict[str, Any]:
         "host": name,
         "state": "read",
         "deployment": deployment(found),
-        "account": account(found.settings) or None,
-        "address": address(found.settings),
+        "account": account(found) or None,
+        "address": address(found),
         "clock": reading.clock,
         "release": reading.current,
         "containers": len(reading.gateways),

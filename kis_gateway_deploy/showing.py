@@ -61,7 +61,8 @@ def _found(as_json: bool) -> dict[str, overview.Found | str]:
 
 def _found_of(target: Target) -> overview.Found | str:
     if target.reading:
-        return overview.Found(target.settings, target.reading, target.plan)
+        is_desired = target.reading.current == target.release.id
+        return overview.Found(target.settings, target.reading, target.plan, is_desired)
     return display.UNREADABLE if target.has_python else display.NO_PYTHON
 
 

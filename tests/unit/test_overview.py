@@ -9,7 +9,7 @@ import pytest
 
 from kis_gateway_deploy import display, overview
 from kis_gateway_deploy.overview import Found
-from kis_gateway_deploy.plans import make_plan
+from kis_gateway_deploy.plans import Plan, make_plan
 from kis_gateway_deploy.reading import Change, Event, Reading
 from tests.unit import builders
 from tests.unit.builders import container, reading
@@ -148,7 +148,10 @@ REAL, PAPER = URL.format("", 9443), URL.format("vts", 29443)
     ],
 )
 def test_real_or_paper(changes: dict[str, Any], account: str) -> None:
-    assert overview.account(builders.settings().model_copy(update=changes)) == account
+    its = builders.settings().model_copy(update=changes)
+    assert overview.account(Found(its, reading(), Plan())) == account
+    # The settings may be of another kind of trading than the release that runs.
+    assert overview.account(Found(its, reading(), Plan(), is_desired=False)) == ""
 
 
 @pytest.mark.parametrize(
@@ -160,7 +163,13 @@ def test_real_or_paper(changes: dict[str, Any], account: str) -> None:
     ],
 )
 def test_the_address(changes: dict[str, Any], shown: str) -> None:
-    assert overview.address(builders.settings(**changes)) == shown
+    nothing_runs = reading(containers=())
+    assert overview.address(Found(builders.settings(**changes), nothing_runs, Plan())) == shown
+
+
+def test_the_address_is_that_of_what_runs() -> None:
+    changed = builders.settings(port=8090)
+    assert overview.address(Found(changed, reading(), Plan())) == "127.0.0.1:8080"
 
 
 def objects(hosts: Mapping[str, Reading | str]) -> list[dict[str, Any]]:
