@@ -29,6 +29,7 @@ help:  ## this list | 이 목록
 	@$(call saying,making .venv,python3 -m venv .venv >/dev/null 2>&1 || { rm -rf .venv && $(SUDO) apt-get update -qq && $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y python3-venv >/dev/null && python3 -m venv .venv; })
 	@$(call saying,installing Python packages into .venv,.venv/bin/pip install --quiet --quiet --disable-pip-version-check --require-hashes -r requirements.lock)
 	@.venv/bin/pip install --quiet --quiet --disable-pip-version-check --no-deps --editable .
+	@.venv/bin/python -m compileall -q kis_gateway_deploy  # pyinfra caches no bytecode
 	@touch $@
 
 deploy: .venv/ready  ## bring the gateway up on every host of INVENTORY; FORCE=1: outside of rollout_window, too | INVENTORY의 모든 호스트에 게이트웨이 배포. FORCE=1: rollout_window 밖에서도 실행

@@ -44,7 +44,7 @@ _OUTCOMES = {
     "already": Outcome(True, Runs.REQUESTED, serves=True, has_passed=True, touched=False),
     "restarted": Outcome(True, Runs.BEFORE, serves=True, has_passed=True),
     "renewed": Outcome(True, Runs.BEFORE, serves=True, has_passed=True),
-    "started": Outcome(True, Runs.BEFORE, serves=True),
+    "started": Outcome(True, Runs.BEFORE),  # the crash loop that was stopped
     "reverted": Outcome(True, Runs.REQUESTED, serves=True),
     "stopped": Outcome(True, serves=False),
     "down": Outcome(True, serves=False),

@@ -180,6 +180,7 @@ BAD = {"status": 503}
         ({"outcome": "reverted", "after": None}, builders.FRESH, None, False),
         ({"outcome": "lost", "after": None}, {}, None, None),
         ({"outcome": "refused", "after": OLD}, {}, None, None),
+        ({"outcome": "started", "after": OLD}, {}, None, None),
         ({"outcome": None}, None, None, None),
         ({"outcome": None, "after": OLD}, {"current": OLD}, None, True),
         ({"outcome": None, "after": OLD}, {"current": OLD, "client_sees": BAD}, None, False),
