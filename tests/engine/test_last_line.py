@@ -135,11 +135,14 @@ def test_a_deploy_ends_with_the_hosts_and_a_failure_with_the_next_command(
     [done] = [line for line in lines if line.startswith("Deployed 1 host in ")]
     assert done.endswith(" s. To go back: make rollback " + f"INVENTORY={deployed.inventory()}")
 
-    failed = deployed.up(**FAILING)
+    # The restore has the same deadline.
+    failed = deployed.up(**FAILING | {"rollout_healthy_deadline": 15})
     assert failed.status == 1, failed.output
     lines = [line.strip() for line in failed.output.splitlines()]
-    [cause] = [line for line in lines if line.startswith("@local failed (restored): ")]
-    assert f"not healthy within 5 s: GET {deployed.url}/nowhere: HTTP 404" in cause
+    causes = [line for line in lines if line.startswith("@local failed (restored): ")]
+    assert causes, failed.output
+    [cause] = causes
+    assert f"not healthy within 15 s: GET {deployed.url}/nowhere: HTTP 404" in cause
     follows = lines[lines.index(cause) :]
     [runs] = [line for line in follows if line.endswith("serves on @local.")]
     assert f"({after[:4]})" in runs
