@@ -175,7 +175,7 @@ class Change:
         try:
             self._bring_up(release, manifest, image, adopted)
         except (FailedError, EngineError, OSError) as error:
-            return self._go_back(back, str(error))
+            return self._go_back(back, _why_no_start(error))
         self.state.note(passed=True)
         self._step("passed")
         return self._passed()
@@ -395,7 +395,7 @@ class Change:
             self.starter.set_restart_policy(details["Id"])
             self.engine.start(details["Id"])
         except EngineError as error:
-            self.say(f"The container cannot be started: {error}")
+            self.say(f"The container cannot be started: {_why_no_start(error)}")
 
     def _say_what_serves(self, release: str) -> None:
         manifest = manifest_of(self.app_dir, release)
@@ -481,10 +481,11 @@ class Change:
             self._step("created")
             self.starter.start(details, manifest, details)
         except (FailedError, EngineError, OSError) as error:
-            self.say(f"The {self.request['action']} failed: {error}")
+            why = _why_no_start(error)
+            self.say(f"The {self.request['action']} failed: {why}")
             self.starter.put_token_back(manifest)
             self._leave()
-            return self._finish("failed", str(error))
+            return self._finish("failed", why)
         return self._finish("renewed" if renews else "restarted", "")
 
     # State and result
