@@ -57,6 +57,15 @@ def read_request(
     }
 
 
+def machine_request() -> dict[str, Any]:
+    """The same about a machine without a deployment: its engine, its packages, its ports."""
+    paths = dict.fromkeys(("app_dir", "token_dir", "token_mount"), "/nonexistent")
+    names = dict.fromkeys(("project", "service", "release", "token_file"), "-")
+    left_out = dict.fromkeys(("adopt", "adopt_path", "health", "in_place", "probe"))
+    empty = {"about": "", "images": [], "token_env": [], "with_layers": False, "history": 0}
+    return paths | names | left_out | empty
+
+
 def _probe_of(settings: Settings) -> dict[str, Any] | None:
     if settings.probe is None:
         return None

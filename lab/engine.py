@@ -31,14 +31,15 @@ def run(*command: str, content: bytes | None = None, stdin: BinaryIO | None = No
     """The command's standard output; it reads `content` or `stdin`.
 
     Raises:
-        LabError: it failed; the message has the last lines of its standard error.
+        LabError: it failed; the message has the last lines of what it wrote.
     """
     try:
         result = subprocess.run(command, input=content, stdin=stdin, capture_output=True)
     except OSError as error:
         raise LabError(f"{command[0]} cannot be run: {error.strerror}. Install it.") from None
     if result.returncode:
-        words = result.stderr.decode(errors="replace").strip().splitlines()[-15:]
+        said = result.stderr.strip() or result.stdout.strip()
+        words = said.decode(errors="replace").splitlines()[-15:]
         raise LabError("\n".join([f"`{' '.join(command)[:200]}` failed:", *words]))
     return result.stdout.decode().strip()
 
@@ -76,11 +77,7 @@ def ensure_engine() -> None:
 
 def read_this_machine() -> Reading:
     """The reading of this machine, without a deployment."""
-    nowhere = dict.fromkeys(("app_dir", "token_dir"), "/nonexistent")
-    nothing = dict.fromkeys(("project", "service", "release", "token_file", "token_mount"), "-")
-    nobody = dict.fromkeys(("adopt", "adopt_path", "health", "in_place", "probe"))
-    others = nobody | {"images": [], "with_layers": False, "history": 0}
-    frame, stdin = remote.question("read", nowhere | nothing | others)
+    frame, stdin = remote.question("read", requests.machine_request())
     said = run(*AS_ROOT, "sh", "-c", remote.command(), content=stdin.encode())
     return parse_reading(remote.answer(frame, said.splitlines()))
 

@@ -13,20 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from kis_gateway_deploy import remote
+from kis_gateway_deploy import remote, requests
 from kis_gateway_deploy.paths import ROOT
 
 HOST = ROOT / "kis_gateway_deploy" / "host"
-NOWHERE: dict[str, object] = {
-    **dict.fromkeys(("app_dir", "token_dir", "adopt_path"), "/nonexistent"),
-    **dict.fromkeys(("project", "service", "release", "compose", "token_file"), "-"),
-    "images": [],
-    "about": "",
-    "with_layers": False,
-    "adopt": None,
-    "health": None,
-    "history": 0,
-}
 
 
 def run(stdin: remote.Octets, **environment: str) -> subprocess.CompletedProcess[bytes]:
@@ -71,7 +61,7 @@ def is_docstring(statement: ast.stmt) -> bool:
 
 
 def test_a_request_is_answered_in_its_frame() -> None:
-    frame, stdin = remote.question("read", NOWHERE)
+    frame, stdin = remote.question("read", requests.machine_request())
     done = run(stdin)
     assert (done.returncode, done.stderr) == (0, b"")
     lines = ["Welcome!", *done.stdout.decode("ascii").splitlines(), "bye"]
@@ -88,7 +78,7 @@ def test_an_error_on_the_host_is_one_line() -> None:
 
 
 def test_the_environment_of_the_host_has_no_effect() -> None:
-    _, stdin = remote.question("read", NOWHERE)
+    _, stdin = remote.question("read", requests.machine_request())
     done = run(stdin, PYTHONPATH="/nonexistent", LC_ALL="ko_KR.EUC-KR", PATH="/nowhere")
     assert done.returncode == 0, done.stderr
 
@@ -96,7 +86,7 @@ def test_the_environment_of_the_host_has_no_effect() -> None:
 def test_a_host_without_python_is_reported(tmp_path: Path) -> None:
     (tmp_path / "echo").symlink_to("/bin/echo")
     path = remote.command().partition(";")[0]
-    frame, stdin = remote.question("read", NOWHERE)
+    frame, stdin = remote.question("read", requests.machine_request())
     done = subprocess.run(
         ["/bin/sh", "-c", remote.command().replace(path, f"export PATH={tmp_path}")],
         input=stdin.encode(),
@@ -112,7 +102,7 @@ def test_a_host_without_python_is_reported(tmp_path: Path) -> None:
     [[], ["Welcome!"], ['{"result": {}}'], ['0123456789abcdef{"result": {}}']],
 )
 def test_lines_without_the_frame_are_no_answer(lines: list[str]) -> None:
-    frame, _ = remote.question("read", NOWHERE)
+    frame, _ = remote.question("read", requests.machine_request())
     with pytest.raises(remote.RemoteError, match="no answer"):
         remote.answer(frame, lines)
 
@@ -150,7 +140,7 @@ def other_python(version: str, stdin: bytes) -> subprocess.CompletedProcess[byte
 
 @pytest.mark.parametrize("version", ["3.9", "3.10", "3.11", "3.12", "3.13"])
 def test_other_python_versions_answer(version: str) -> None:
-    frame, stdin = remote.question("read", NOWHERE)
+    frame, stdin = remote.question("read", requests.machine_request())
     done = other_python(version, stdin.encode())
     assert (done.returncode, done.stderr) == (0, b"")
     assert "result" in json.loads(remote.answer(frame, done.stdout.decode().splitlines()))
@@ -158,7 +148,7 @@ def test_other_python_versions_answer(version: str) -> None:
 
 @pytest.mark.parametrize("version", ["3.6", "3.8"])
 def test_a_python_that_is_too_old_is_reported(version: str) -> None:
-    done = other_python(version, remote.question("read", NOWHERE)[1].encode())
+    done = other_python(version, remote.question("read", requests.machine_request())[1].encode())
     assert done.returncode == 1
     assert b"Python 3.9 or newer is needed" in done.stderr
     assert b"Traceback" not in done.stderr

@@ -69,6 +69,10 @@ def test_a_donor_gets_the_same_request_with_the_key_of_the_token() -> None:
     assert asked == same | {"key": "0a1b2c3d4e5f", "mounted": True}
 
 
+def test_a_machine_without_a_deployment_is_asked_the_same_questions() -> None:
+    assert requests.machine_request().keys() == requests.read_request(SETTINGS, RELEASE).keys()
+
+
 def test_an_enabled_simulator_is_looked_for() -> None:
     images = requests.read_request(settings(simulator=True), RELEASE)["images"]
     assert images == ["kis:1.4", simulator_image().reference]
