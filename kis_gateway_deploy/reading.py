@@ -93,10 +93,12 @@ class Container(_Read):
 
 
 class Stranger(_Read):
-    """A container with this deployment's labels that this package did not create."""
+    """A container of this deployment's compose project that this package did not create, or one
+    that it did create, in another project."""
 
     name: Text
     compose_file: Text
+    project: Text
 
 
 class TokenUser(_Read):

@@ -272,6 +272,10 @@ def strangers_here(settings: Settings, reading: Reading) -> list[str]:
         f"service {SERVICE} of a compose project {settings.project}, too, and not of this "
         "deployment: choose another gateway_project; to replace that container and keep its token, "
         f"set gateway_adopt_container to {stranger.name!r} as well"
+        if stranger.project == settings.project
+        else f"the container {stranger.name} is this deployment's, and its compose project is "
+        f"{stranger.project}: set gateway_project to {stranger.project!r} again; to change the "
+        "name, take the gateway down with the old one first (make down)"
         for stranger in reading.strangers
     ]
 

@@ -67,21 +67,29 @@ def compose_file_of(labels: dict[str, str]) -> str:
     return labels.get("com.docker.compose.project.config_files", "")
 
 
+def project_of(labels: dict[str, str]) -> str:
+    return labels.get("com.docker.compose.project", "")
+
+
 def kind_of(labels: dict[str, str], request: dict[str, Any]) -> str:
-    """`ours`: the gateway of this deployment; `stranger`: another one with its labels; or empty.
+    """`ours`: the gateway of this deployment; `stranger`: one that has only its project's name, or
+    only its compose file; or empty.
 
     Containers of `docker compose run` count as neither.
     """
     if request["in_place"]:
         return "ours" if is_of(labels, request["in_place"]) else ""
     if (
-        labels.get("com.docker.compose.project") != request["project"]
-        or labels.get("com.docker.compose.service") != request["service"]
+        labels.get("com.docker.compose.service") != request["service"]
         or labels.get("com.docker.compose.oneoff") == "True"
     ):
         return ""
-    files = compose_file_of(labels).split(",")
-    return "ours" if all(f.startswith(f"{request['app_dir']}/") for f in files) else "stranger"
+    files, releases = compose_file_of(labels).split(","), f"{request['app_dir']}/releases/"
+    of_project = project_of(labels) == request["project"]
+    of_file = all(file.startswith(releases) for file in files)
+    if of_project and of_file:
+        return "ours"
+    return "stranger" if of_project or of_file else ""
 
 
 def user_of(details: dict[str, Any]) -> str:

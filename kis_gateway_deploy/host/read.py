@@ -17,6 +17,7 @@ from .containers import (
     compose_file_of,
     engine_address,
     kind_of,
+    project_of,
     labels_of,
     name_of,
     socket_path,
@@ -307,7 +308,10 @@ def _containers(request: dict[str, Any], host: dict[str, Any], engine: Engine) -
         networks[name] = (summary.get("HostConfig") or {}).get("NetworkMode")
         kind = kind_of(labels, request)
         if kind == "stranger":
-            found["strangers"].append({"name": name, "compose_file": compose_file_of(labels)})
+            found["strangers"].append(
+                {"name": name, "compose_file": compose_file_of(labels)}
+                | {"project": project_of(labels)}
+            )
             continue
         is_ours = kind == "ours"
         is_adopted = (

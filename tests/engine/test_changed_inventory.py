@@ -62,3 +62,10 @@ def test_down_does_not_overlook_a_gateway_of_another_app_directory(deployed: Dep
     outcome = deployed.run("down", gateway_app_dir=str(deployed.directory / "other-app"))
     outcome.assert_refused("not of this deployment", "down: blocked on 1 of 1 hosts")
     assert deployed.inspect("{{.State.Status}}") == "running"
+
+
+def test_down_does_not_overlook_a_gateway_of_another_project(deployed: Deployment) -> None:
+    for verb in ("down", "up"):
+        outcome = deployed.run(verb, gateway_project=f"{deployed.project}-new")
+        outcome.assert_refused(f"set gateway_project to '{deployed.project}' again")
+    assert deployed.inspect("{{.State.Status}}") == "running"

@@ -50,7 +50,9 @@ def labels(**changes: str) -> dict[str, str]:
     [
         ({}, "ours"),
         ({"oneoff": "True"}, ""),
-        ({"project": "other"}, ""),
+        ({"project": "other"}, "stranger"),
+        ({"project": "other", "files": "/srv/trading/compose.yaml"}, ""),
+        ({"project": "other", "files": "/opt/kis-gateway/two/releases/a/docker-compose.yml"}, ""),
         ({"service": "redis"}, ""),
         ({"files": "/srv/trading/compose.yaml"}, "stranger"),
         ({"files": "/opt/kis-gateway-2/docker-compose.yml"}, "stranger"),

@@ -764,8 +764,8 @@ def test_a_container_that_cannot_be_started_again_is_not_adopted() -> None:
     assert "was started with --rm" in refusal(made)
 
 
-def stranger(name: str, compose_file: str) -> dict[str, str]:
-    return {"name": name, "compose_file": compose_file}
+def stranger(name: str, compose_file: str, project: str = "kis") -> dict[str, str]:
+    return {"name": name, "compose_file": compose_file, "project": project}
 
 
 BY_HAND = "/root/old/docker-compose.yml"
@@ -778,7 +778,7 @@ BY_HAND = "/root/old/docker-compose.yml"
 def test_a_container_of_the_same_compose_project_is_neither_replaced_nor_adopted(
     adopt_container: str | None, compose_file: str, shown: str
 ) -> None:
-    actual = reading(**FRESH, strangers=(stranger("old-gateway", compose_file),))
+    actual = reading(**FRESH, strangers=(stranger("old-gateway", compose_file, "theirs"),))
     wanted = settings(adopt_container=adopt_container, project="theirs")
     what = refusal(make_plan(wanted, release(), actual))
     assert f"the container old-gateway {shown} is the service kis-gateway" in what
@@ -994,8 +994,12 @@ def test_each_step_has_an_effect_in_words() -> None:
         ({"engine": "down"}, "no release runs here"),
         ({"engine": "unusable"}, "no release runs here"),
         (
-            {"strangers": ({"name": "theirs", "compose_file": "/srv/compose.yaml"},)},
+            {"strangers": (stranger("theirs", "/srv/compose.yaml"),)},
             "the container theirs (of /srv/compose.yaml) is the service kis-gateway",
+        ),
+        (
+            {"strangers": (stranger("old-kis-gateway-1", BY_HAND, "old"),)},
+            "is this deployment's, and its compose project is old: set gateway_project to 'old'",
         ),
     ],
 )
