@@ -205,7 +205,8 @@ def make_manifest(settings: Settings, image: str) -> dict[str, Any]:
     whether a healthy gateway has a token in its file.
     `probe`: see `gateway_probe`. `restart`: the restart policy; null for a gateway in place, whose
     compose file says it. `in_place`: see `place_of`. `key`: the fingerprint of the app key.
-    `image`: its reference. On the host it also has `files`: hash, mode, uid and gid by name.
+    `image`: its reference. On the host it also has `files`: hash, mode, uid and gid by name, and a
+    host takes a file without all of these names for damaged.
     """
     return {
         "v": MANIFEST_VERSION,

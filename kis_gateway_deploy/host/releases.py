@@ -23,6 +23,14 @@ MANIFEST = "release.json"
 COMPOSE_FILE = "docker-compose.yml"
 OVERRIDE_FILE = "override.yml"
 RELEASES_KEPT = 5
+MANIFEST_NAMES = frozenset(
+    [
+        *("v", "user", "token_dir", "token_file", "tokens_expected", "token_mount", "address"),
+        *("port", "network_mode", "health_path", "healthcheck", "probe", "token_at_start"),
+        *("restart", "key", "image", "files"),
+    ]
+)
+"""What every manifest has (see `make_manifest` in `kis_gateway_deploy/release.py`)."""
 FILE_LIMIT = 4 << 20
 TEXT_LIMIT = 1 << 20
 
@@ -36,8 +44,9 @@ def manifest_of(app_dir: str, release: str | None) -> dict[str, Any] | None:
     if not is_id(release):
         return None
     found = json_of(text_of(f"{app_dir}/releases/{release}/{MANIFEST}"))
-    is_ours = isinstance(found, dict) and found.get("v") == 1 and isinstance(found["files"], dict)
-    return found if is_ours else None
+    if not isinstance(found, dict) or not found.keys() >= MANIFEST_NAMES or found["v"] != 1:
+        return None
+    return found if isinstance(found["files"], dict) else None
 
 
 def compose_files(directory: str) -> list[str]:
@@ -48,7 +57,7 @@ def compose_files(directory: str) -> list[str]:
 
 def token_target(app_dir: str, release: str | None) -> str:
     """The directory in a release's container at which the token directory is mounted."""
-    return str((manifest_of(app_dir, release) or {}).get("token_mount") or "/app/tokens")
+    return str((manifest_of(app_dir, release) or {}).get("token_mount", "/app/tokens"))
 
 
 def as_deployed(request: dict[str, Any]) -> dict[str, Any]:

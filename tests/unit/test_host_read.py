@@ -22,7 +22,8 @@ from kis_gateway_deploy.host.donor import token
 from kis_gateway_deploy.host.engine import EngineError
 from kis_gateway_deploy.host.token_files import TokenFiles
 from kis_gateway_deploy.reading import Reading
-from tests.unit.builders import jwt
+from kis_gateway_deploy.release import make_manifest
+from tests.unit.builders import jwt, settings
 from tests.unit.test_reading import LEAST
 
 KEY, OTHER = "0a1b2c3d4e5f", "f5e4d3c2b1a0"
@@ -197,14 +198,14 @@ def test_a_donor_does_not_follow_links(host: dict[str, Any], tmp_path: Path) -> 
 COMPOSE = b"name: kis\n"
 
 
-def put_release(app_dir: Path, name: str, key: str) -> Path:
+def put_release(app_dir: Path, name: str, key: str, **changes: Any) -> Path:
     directory = app_dir / "releases" / name
     directory.mkdir(parents=True)
     (directory / "docker-compose.yml").write_bytes(COMPOSE)
     (directory / "docker-compose.yml").chmod(0o600)
     owner = [0o600, os.getuid(), os.getgid()]
     files = {"docker-compose.yml": {"sha256": sha256(COMPOSE).hexdigest(), "owner": owner}}
-    manifest = {"v": 1, "key": key, "image": "kis:1.4", "files": files}
+    manifest = make_manifest(settings(), "kis:1.4") | {"key": key, "files": files} | changes
     (directory / "release.json").write_text(json.dumps(manifest))
     return directory
 
@@ -241,6 +242,7 @@ def test_the_app_directory_is_read(host: dict[str, Any]) -> None:
         ("mode", "docker-compose.yml has another owner or mode"),
         ("file", "docker-compose.yml is missing"),
         ("manifest", "release.json is missing"),
+        ("name", "release.json is missing"),
     ],
 )
 def test_a_release_is_intact_if_its_files_match_its_manifest(
@@ -256,9 +258,18 @@ def test_a_release_is_intact_if_its_files_match_its_manifest(
         file.chmod(0o644)
     elif name == "file":
         file.unlink()
-    else:
+    elif name == "manifest":
         (directory / "release.json").write_text("{")
+    else:
+        manifest = json.loads((directory / "release.json").read_text())
+        del manifest["port"]
+        (directory / "release.json").write_text(json.dumps(manifest))
     assert read._app_directory(host)["release_damage"] == damage
+
+
+def test_every_manifest_has_the_names_that_a_host_uses() -> None:
+    made = make_manifest(settings(), "kis:1.4").keys() | {"files"}
+    assert made == releases.MANIFEST_NAMES
 
 
 def test_the_change_under_way_and_its_author_are_read(host: dict[str, Any]) -> None:
@@ -413,10 +424,7 @@ def test_the_owners_of_the_token_directorys_files_are_read(host: dict[str, Any])
 
 def test_a_release_tells_that_the_token_directory_is_ours(host: dict[str, Any]) -> None:
     assert not read._app_directory(host)["token_dir_is_ours"]
-    release = Path(host["app_dir"]) / "releases" / OTHER
-    release.mkdir(parents=True)
-    manifest = {"v": 1, "key": KEY, "files": {}, "token_dir": host["token_dir"]}
-    (release / "release.json").write_text(json.dumps(manifest))
+    put_release(Path(host["app_dir"]), OTHER, KEY, token_dir=host["token_dir"])
     assert read._app_directory(host)["token_dir_is_ours"]
 
 
@@ -451,10 +459,7 @@ def test_an_adopted_token_is_looked_for_where_its_own_variables_say(
 def test_the_mount_of_a_release_without_one_is_the_default(host: dict[str, Any]) -> None:
     app_dir = host["app_dir"]
     assert releases.token_target(app_dir, KEY) == "/app/tokens"
-    release = Path(app_dir) / "releases" / OTHER
-    release.mkdir(parents=True)
-    manifest = {"v": 1, "key": KEY, "files": {}, "token_mount": "/root/.cache"}
-    (release / "release.json").write_text(json.dumps(manifest))
+    put_release(Path(app_dir), OTHER, KEY, token_mount="/root/.cache")
     assert releases.token_target(app_dir, OTHER) == "/root/.cache"
 
 
