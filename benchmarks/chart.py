@@ -11,12 +11,14 @@ from kis_gateway_deploy.paths import ROOT
 
 RESULTS = ROOT / "benchmarks/results/results.json"
 IMAGES = ROOT / "docs/images"
-HOSTS = 4
-CONTENDERS = ("ours", "floor", "pyinfra", "kamal", "ansible")
+HOSTS = 8
+OTHERS = ("floor", "pyinfra", "kamal", "ansible")
 CASES = {"changed": "a changed setting", "noop": "nothing has changed"}
+CONTENDERS = {"changed": ("defaults", "ours", *OTHERS), "noop": ("ours", *OTHERS)}
+"""With nothing to switch, there is neither a batch nor a gate."""
 # Text, bars of this package and of the others.
 THEMES = {"light": ("#1f2328", "#0969da", "#afb8c1"), "dark": ("#e6edf3", "#4493f8", "#6e7681")}
-LEFT, TOP, ROW, PER_SECOND = 190, 44, 24, 70
+LEFT, TOP, ROW, LONGEST = 190, 44, 24, 460
 
 
 def seconds(contender: str, case: str) -> float:
@@ -32,13 +34,14 @@ def seconds(contender: str, case: str) -> float:
 
 def chart(theme: str) -> str:
     text, ours, others = THEMES[theme]
-    parts, y = [], TOP
+    all_bars = [seconds(contender, case) for case in CASES for contender in CONTENDERS[case]]
+    parts, y, per_second = [], TOP, LONGEST / max(all_bars)
     for case, title in CASES.items():
         parts.append(f'<text x="0" y="{y}" font-weight="600">{title}, {HOSTS} hosts</text>')
-        for contender in CONTENDERS:
+        for contender in CONTENDERS[case]:
             y += ROW
             took = seconds(contender, case)
-            width, colour = took * PER_SECOND, ours if contender == "ours" else others
+            width, colour = took * per_second, others if contender in OTHERS else ours
             parts += [
                 f'<text x="{LEFT - 10}" y="{y}" text-anchor="end">{NAMES[contender]}</text>',
                 f'<rect x="{LEFT}" y="{y - 13}" width="{width:.0f}" height="16" fill="{colour}"/>',
