@@ -12,9 +12,19 @@ from __future__ import annotations
 import signal
 import sys
 
-INTERRUPTED = "interrupted (SIGINT)"
-# The imports below take a second; without this, Ctrl-C in it shows a traceback.
-signal.signal(signal.SIGINT, lambda *_: sys.exit(f"no host was touched: {INTERRUPTED}"))
+
+def _interrupted_early(number: int, _: object) -> None:
+    sys.exit(f"no host was touched: interrupted ({signal.Signals(number).name})")
+
+
+# The imports below take a second, in which Ctrl-C would show a traceback.
+ENDING = [
+    each
+    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    if signal.getsignal(each) != signal.SIG_IGN  # as by nohup
+]
+for each in ENDING:
+    signal.signal(each, _interrupted_early)
 
 import logging
 import os
@@ -56,17 +66,18 @@ def main(verb: str, inventory: str, limit: str = "", *flags: str) -> None:
         takes_part = bool(session and session.begun & session.desired.keys()) or hasattr(
             state, ADOPTS
         )
-        if session and end.code == EXIT_BY_SIGNAL + signal.SIGINT:  # perhaps while it was made
-            session.interrupted, session.exit_status = "SIGINT", end.code
+        signals = {EXIT_BY_SIGNAL + each: each.name for each in ENDING}
+        interrupted = signals.get(end.code, "") if isinstance(end.code, int) else ""
+        if session and interrupted:  # perhaps while it was made
+            session.interrupted, session.exit_status = interrupted, end.code
         if end.code in (0, None) and not takes_part:
             lacks = f"no host that matches LIMIT={limit}" if limit else "no host of this package"
             _fail(verb, f"the inventory {inventory} has {lacks}", flags)
         if end.code and not (session or takes_part or hasattr(state, REFUSED)):
             # pyinfra has read no inventory, or reached none of its hosts.
-            is_interrupted = end.code == EXIT_BY_SIGNAL + signal.SIGINT
             if hasattr(state, "inventory"):
-                _tell_that_none_was_reached(verb, "SIGINT" if is_interrupted else "")
-            why = INTERRUPTED if is_interrupted else "see above"
+                _tell_that_none_was_reached(verb, interrupted)
+            why = f"interrupted ({interrupted})" if interrupted else "see above"
             _fail(verb, why, flags, [each.name for each in getattr(state, "inventory", ())])
         raise
 
@@ -145,7 +156,7 @@ def _connect(connector: SSHConnector) -> None:
 
 
 def _interrupted(number: int, _: object) -> None:
-    """pyinfra's own handler ends a run with 0. A session has another one, once it has begun."""
+    """In place of pyinfra's own handler, which ends a run with 0. A session has another one."""
     sys.exit(EXIT_BY_SIGNAL + number)
 
 
@@ -161,9 +172,9 @@ if __name__ == "__main__":
     UnexpectedInternalError.show = _show_error
     _connect_as_pyinfra = SSHConnector.connect
     # What pyinfra's command line uses of `signal`, which it imports as a module.
-    pyinfra_main.signal = SimpleNamespace(
-        SIGINT=signal.SIGINT, signal=lambda number, _: signal.signal(number, _interrupted)
-    )
+    pyinfra_main.signal = SimpleNamespace(SIGINT=signal.SIGINT, signal=lambda *_: None)
+    for each in ENDING:
+        signal.signal(each, _interrupted)
     _make_hosts_as_pyinfra = Inventory.make_hosts_and_groups
     Inventory.make_hosts_and_groups = _make_hosts  # type: ignore[method-assign,assignment]
     SSHConnector.connect = _connect  # type: ignore[method-assign,assignment]

@@ -289,10 +289,12 @@ class Change:
         if before == release:
             return Back("same", release)
         manifest = manifest_of(self.app_dir, before) or manifest_of_container(details)
-        why = "it was not made by a release" if before is None else ""
-        if before and manifest and "files" in manifest:
+        why = ""
+        if before is None:
+            why = "it was not made by a release"
+        elif manifest is None or "files" in manifest:
             why = damage_of(self.app_dir, before, manifest)
-        elif before and not os.path.isfile(f"{release_dir(self.app_dir, before)}/{COMPOSE_FILE}"):
+        elif not os.path.isfile(f"{release_dir(self.app_dir, before)}/{COMPOSE_FILE}"):
             why = "is no longer on the host"
         image = str(details["Image"]) if details else self.deployment.noted_image(str(before))
         if not why and (not image or self.engine.image(image) is None):
@@ -324,7 +326,7 @@ class Change:
 
     def _go_back(self, back: Back, why: str) -> dict[str, Any]:
         release, action = self.state["to"], self.state["action"]
-        self.say(f"The {action} to release {release} failed: {why}")
+        self.say(f"The switch to release {release} ({action}) failed: {why}")
         self._wait_for_engine()
         if back.kind == "same":
             self._leave()

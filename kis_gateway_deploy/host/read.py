@@ -368,7 +368,9 @@ def _containers(request: dict[str, Any], host: dict[str, Any], engine: Engine) -
         network = f"container:{gateway['Id']}"
         found["sidecars"] = sorted(name for name, each in networks.items() if each == network)
     if request["in_place"]:
-        found["in_place"] = _in_place(request, gateway, engine)
+        runs = gateway is not None and gateway["State"]["Running"]
+        is_settled = runs and host.get("current") == request["release"]
+        found["in_place"] = _in_place(request, gateway, engine, is_settled)
         if gateway and not found["in_place"]["keeps_token"]:
             found["adopted_path"], contents = adopted_tokens(engine, gateway, request)
             found["adopted_token_expires"] = _ends(TokenFiles(request["token_file"]), contents)
@@ -394,11 +396,11 @@ def _questions(
 
 
 def _in_place(
-    request: dict[str, Any], gateway: dict[str, Any] | None, engine: Engine
+    request: dict[str, Any], gateway: dict[str, Any] | None, engine: Engine, is_settled: bool
 ) -> dict[str, Any]:
     """The operator's compose project, as `reading.InPlace` describes it.
 
-    Compose is asked only if the container does not keep its token as it should.
+    Compose is asked unless the desired release runs (`is_settled`) and keeps its token.
     """
     asked = request["in_place"]
     found: dict[str, Any] = {"is_there": os.path.isfile(asked["compose_file"])}
@@ -423,10 +425,9 @@ def _in_place(
             request | asked,
         )
     needs_override = bool(text) or place.override in made_from
-    if found["keeps_token"] and (found["is_written"] or not needs_override):
-        found["is_written"] = True
-        return found
-    if not found["is_there"]:
+    is_in_effect = found["keeps_token"] and (found["is_written"] or not needs_override)
+    found["is_written"] = found["is_written"] or is_in_effect
+    if not found["is_there"] or (is_in_effect and is_settled):
         return found
     os.environ["DOCKER_HOST"] = engine_address()
     labels = gateway["Config"]["Labels"] if gateway else {}

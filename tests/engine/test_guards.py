@@ -225,8 +225,14 @@ def test_a_name_that_is_given_to_two_hosts_is_an_error(deployed: Deployment) -> 
     assert outcome.status == 0, outcome.output
 
 
-def test_ctrl_c_while_hosts_are_connected_to_is_no_success(tmp_path: Path) -> None:
-    """pyinfra alone ends with 0 then."""
+INTERRUPTS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+
+
+@pytest.mark.parametrize("which", INTERRUPTS)
+def test_a_signal_while_hosts_are_connected_to_is_no_success(
+    tmp_path: Path, which: signal.Signals
+) -> None:
+    """pyinfra alone ends with 0 after SIGINT."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         data = host_data() | {
             "ssh_hostname": "127.0.0.1",
@@ -246,14 +252,14 @@ def test_ctrl_c_while_hosts_are_connected_to_is_no_success(tmp_path: Path) -> No
             ) as controller,
             silent.accept()[0],
         ):
-            controller.send_signal(signal.SIGINT)
+            controller.send_signal(which)
             output, _ = controller.communicate(timeout=60)
     assert controller.returncode == 1, output
-    assert "no host was touched: interrupted (SIGINT)" in output
+    assert f"no host was touched: interrupted ({which.name})" in output
     assert "up: failed on 1 of 1 hosts (web-1)" in output
     assert "Traceback" not in output
     [host] = json.loads((tmp_path / "told").read_text())["hosts"]
-    assert (host["word"], host["why"]) == ("failed", "interrupted (SIGINT)")
+    assert (host["word"], host["why"]) == ("failed", f"interrupted ({which.name})")
 
 
 def test_an_ssh_connection_that_is_cut_shows_no_traceback(tmp_path: Path) -> None:
@@ -273,26 +279,29 @@ def test_an_ssh_connection_that_is_cut_shows_no_traceback(tmp_path: Path) -> Non
     outcome.assert_refused("status: failed on 1 of 2 hosts (web-1)")
 
 
-SIGINT_AT_AN_IMPORT = """
-import os, signal, sys
+SIGNAL_AT_AN_IMPORT = """
+import os, sys
 
 class Finder:
     def find_spec(self, name, path=None, target=None):
         if name == "pyinfra_cli":
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), int(os.environ["SIGNAL"]))
 
 sys.meta_path.insert(0, Finder())
 """
 
 
-def test_ctrl_c_while_the_program_is_loaded_shows_no_traceback(tmp_path: Path) -> None:
-    (tmp_path / "sitecustomize.py").write_text(SIGINT_AT_AN_IMPORT)
+@pytest.mark.parametrize("which", INTERRUPTS)
+def test_a_signal_while_the_program_is_loaded_shows_no_traceback(
+    tmp_path: Path, which: signal.Signals
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(SIGNAL_AT_AN_IMPORT)
     result = command(
         BIN / "python", "-m", "deploy", "up", "inventory/local.py",
-        cwd=ROOT, env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        cwd=ROOT, env=os.environ | {"PYTHONPATH": str(tmp_path), "SIGNAL": str(int(which))},
     )  # fmt: skip
     assert result.returncode == 1
-    assert result.stderr == "no host was touched: interrupted (SIGINT)\n"
+    assert result.stderr == f"no host was touched: interrupted ({which.name})\n"
 
 
 def test_a_missing_ssh_key_fails_its_own_host(deployed: Deployment) -> None:

@@ -258,6 +258,24 @@ def test_what_would_change_more_than_the_token_is_refused(stack: Stack) -> None:
     assert stack.counts()[1] == 0
 
 
+def test_a_later_deploy_applies_no_change_of_the_operator(stack: Stack) -> None:
+    assert stack.deployment.up().status == 0
+    compose_file = stack.directory / "docker-compose.yml"
+    changed = compose_file.read_text().replace("restart: always", "restart: on-failure")
+    assert changed != compose_file.read_text()
+    compose_file.write_text(changed)
+    assert stack.deployment.up().changes() == 0
+    before = stack.ids()
+    outcome = stack.deployment.up(gateway_health_path="/health?deep=1")
+    outcome.assert_refused("the file was changed since", "run that first, then deploy")
+    assert stack.ids() == before
+    stack.compose("up", "--detach", "--no-build", "kis-gateway")
+    wait_for(stack.serves, "it serves after the operator's own change")
+    outcome = stack.deployment.up(gateway_health_path="/health?deep=1")
+    assert outcome.status == 0, outcome.output
+    assert stack.counts() == (1, 0)
+
+
 def test_a_sidecar_that_shares_the_network_is_not_cut_off(
     stack: Stack, stubborn_image: str
 ) -> None:

@@ -191,15 +191,16 @@ def test_a_release_whose_image_lost_its_name_can_be_restored(deployed: Deploymen
     assert deployed.up().status == 0
 
 
-def test_without_a_way_back_nothing_is_stopped(deployed: Deployment) -> None:
+@pytest.mark.parametrize("name", ["docker-compose.yml", "release.json"])
+def test_without_a_way_back_nothing_is_stopped(deployed: Deployment, name: str) -> None:
     container, release = deployed.container(), (deployed.app_dir / "current").resolve()
     kept = release.with_name("kept")
     shutil.copytree(release, kept)
-    (release / "docker-compose.yml").unlink()
+    (release / name).unlink()
     outcome = deployed.up(**changed())
     assert outcome.status == 1, outcome.output
     assert "what runs now could not be restored" in outcome.output
-    assert "docker-compose.yml is missing" in outcome.output
+    assert f"{name} is missing" in outcome.output
     assert deployed.container() == container
     shutil.rmtree(release)
     shutil.move(kept, release)
