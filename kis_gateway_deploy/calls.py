@@ -201,7 +201,8 @@ def switch(session: Session, name: str, action: str, release: str | None, batch:
     """
     rollout, target = session.rollout, session.targets[name]
     token = None
-    donor = rollout.issuances.donor_of.get(name) if action in {"up", "renew"} else None
+    may_ask = action not in {"stop", "start", "revert"}
+    donor = rollout.issuances.donor_of.get(name) if may_ask else None
     if donor:
         token = _token_from(session, target, donor, batch)
         if not token:

@@ -150,9 +150,8 @@ def _roll_out(session: Session, action: str) -> bool:
         return result.is_good
 
     def revert(name: str) -> bool:
-        target = session.targets[name]
-        before = target.reading.current if target.reading else None
-        if before == target.release_id:
+        before = session.ran_before(name)
+        if before == session.targets[name].release_id:
             return True  # it ran that before, too
         return calls.switch(session, name, "revert", before).is_good
 

@@ -41,15 +41,19 @@ class Adoption:
             details = self.engine.inspect(str(summary.get("Id")))
             if details is None or kind_of(labels_of(summary), self.request) == "ours":
                 return None
+            is_running = bool(details["State"].get("Running"))
             if known and known["id"] == details["Id"]:
-                return None if known.get("replaced") else dict(known)
+                if not known.get("replaced"):
+                    return dict(known)
+                if not is_running:
+                    return None
             policy = details["HostConfig"].get("RestartPolicy") or {}
             return {
                 "id": details["Id"],
                 "name": self.request["adopt"],
                 "policy": policy.get("Name") or "no",
                 "retries": policy.get("MaximumRetryCount") or 0,
-                "running": bool(details["State"].get("Running")),
+                "running": is_running,
             }
         return None
 

@@ -96,10 +96,18 @@ class Change:
             previous_was=state.get("previous_was"),
             adopted=state.get("adopted"),
             restart=state.get("restart"),
-            was_down=state.get("action") == "down" and state.get("outcome") == "down",
+            was_down=state.get("outcome") in ("down", "removed")
+            or (state.get("phase") == "begun" and bool(state.get("was_down"))),
         )
-        self.state["from"] = self.deployment.running_release()
+        self.state["from"] = self._runs_now()
         return self._act()
+
+    def _runs_now(self) -> str | None:
+        """The release that has passed its gate last, or was made current by hand."""
+        state = self.before
+        if state.get("phase") == "begun" and "back" in state:  # cut off, as by a reboot
+            return state.get("to" if state.get("passed") else "from")
+        return self.deployment.running_release()
 
     def recover(self) -> dict[str, Any]:
         """Completes the change of a worker that died if its gate was passed, else restores."""
@@ -296,7 +304,10 @@ class Change:
             why = damage_of(self.app_dir, before, manifest)
         elif not os.path.isfile(f"{release_dir(self.app_dir, before)}/{COMPOSE_FILE}"):
             why = "is no longer on the host"
-        image = str(details["Image"]) if details else self.deployment.noted_image(str(before))
+        if details and before == self.deployment.running_release():
+            image = str(details["Image"])
+        else:
+            image = self.deployment.noted_image(str(before))
         if not why and (not image or self.engine.image(image) is None):
             why = "its image is no longer on the host"
         if not why:
@@ -325,6 +336,14 @@ class Change:
         return details is not None and bool(details["State"].get("Running"))
 
     def _go_back(self, back: Back, why: str) -> dict[str, Any]:
+        try:
+            return self._gone_back(back, why)
+        except (EngineError, OSError) as error:
+            failed = f"going back failed, too: {_why_no_start(error)}"
+            self.say(failed)
+            return self._finish("failed", f"{why}\n{failed}")
+
+    def _gone_back(self, back: Back, why: str) -> dict[str, Any]:
         release, action = self.state["to"], self.state["action"]
         self.say(f"The switch to release {release} ({action}) failed: {why}")
         self._wait_for_engine()
@@ -471,15 +490,15 @@ class Change:
         kept, renews = kept_of(self.request, manifest), self.request["action"] == "renew"
         self._begin()
         self.say(f"{self.request['action']} of release {release}; {self._gate(manifest)}")
-        is_given = renews and self.request["token"]
-        if not is_given and (renews or must_ask(kept, manifest)):
+        given = self.request["token"]
+        if not given and (renews or must_ask(kept, manifest)):
             wait_for_kis(self.starter.left_of_kis_minute(), self.say)
         try:
             self.engine.stop(details["Id"])
             if renews:
                 self.starter.set_old_aside(kept, manifest)
-            if is_given:
-                kept.bring(kept.files.unpack(a2b_base64(is_given)), manifest["key"])
+            if given:
+                kept.bring(kept.files.unpack(a2b_base64(given)), manifest["key"])
             self._step("created")
             self.starter.start(details, manifest, details)
         except (FailedError, EngineError, OSError) as error:

@@ -84,9 +84,11 @@ def kind_of(labels: dict[str, str], request: dict[str, Any]) -> str:
         or labels.get("com.docker.compose.oneoff") == "True"
     ):
         return ""
-    files, releases = compose_file_of(labels).split(","), f"{request['app_dir']}/releases/"
+    files, app_dir = compose_file_of(labels).split(","), f"{request['app_dir']}/"
     of_project = project_of(labels) == request["project"]
-    of_file = all(file.startswith(releases) for file in files)
+    of_file = files[0].startswith(f"{app_dir}releases/") and all(
+        file.startswith(app_dir) for file in files
+    )
     if of_project and of_file:
         return "ours"
     return "stranger" if of_project or of_file else ""

@@ -317,7 +317,8 @@ def _containers(request: dict[str, Any], host: dict[str, Any], engine: Engine) -
         is_adopted = (
             not is_ours
             and name == request["adopt"]
-            and summary.get("Id") != host.get("replaced_id")
+            # One that was replaced, and was started again by hand, is to be replaced again.
+            and (summary.get("Id") != host.get("replaced_id") or summary.get("State") == "running")
         )
         is_another = not (is_ours or is_adopted) and summary.get("State") != "exited"
         uses_tokens = is_another and _mounts(summary, request["token_dir"])

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from .control import Control
     from .releases import State
+    from .tokens import Evidence
 
 
 class FailedError(Exception):
@@ -190,11 +191,16 @@ class Starter:
             self.say(f"the old token is set aside: {manifest['token_dir']}/{name}")
 
     def put_token_back(self, manifest: dict[str, Any]) -> None:
+        """Puts back what was set aside, except tokens that have got a successor."""
         if not self.state.get("aside"):
             return
         with Directory(manifest["token_dir"]) as directory:
             for name, aside in self.state["aside"]:
-                if directory.stat(aside) is None:
+                old, new = directory.examine(aside), directory.examine(name)
+                if old is None:
+                    continue
+                if new and old.state == "token" and lasts_longer(new, old):
+                    self.say(f"the new token is kept: {manifest['token_dir']}/{name}")
                     continue
                 if directory.stat(name) is not None:
                     directory.set_aside(name, "new")
@@ -225,6 +231,11 @@ class Starter:
 def kept_of(request: dict[str, Any], manifest: dict[str, Any]) -> Kept:
     expected = manifest.get("tokens_expected", 1)
     return Kept(request["app_dir"], manifest["token_dir"], manifest["token_file"], expected)
+
+
+def lasts_longer(new: Evidence, old: Evidence) -> bool:
+    """Whether a token is valid, and expires later than another one."""
+    return new.state == "token" and (new.valid_until or 0) > max(old.valid_until or 0, time.time())
 
 
 def must_ask(kept: Kept, manifest: dict[str, Any]) -> bool:

@@ -147,7 +147,8 @@ class _Supervisor:
 
     def say(self, text: str) -> None:
         self._write({"say": text})
-        os.write(self.log, f"{text}\n".encode("utf-8", "replace"))
+        with suppress(OSError):  # a full disk must not end the switch
+            os.write(self.log, f"{text}\n".encode("utf-8", "replace"))
 
     def _end(self, result: dict[str, Any]) -> int:
         self._write({"result": result})

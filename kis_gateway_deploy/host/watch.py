@@ -76,9 +76,9 @@ class TokenWatch:
         if new or (not was_there and self.files.is_one):
             self.issuances += max(1, len(new))
             self.last_issued = time.monotonic()
-            ends = before.evidence.valid_until if before and was_there else None
-            left = (ends or 0) - time.time()
-            self.replaced = max(self.replaced, left)
+            if before and was_there and not _has_the_last(before, after):
+                left = (before.evidence.valid_until or 0) - time.time()
+                self.replaced = max(self.replaced, left)
         elif was_there:
             self.rewritten = True
 
@@ -114,6 +114,12 @@ class TokenWatch:
             return str(evidence.state)
         valid = sum(end > time.time() for end in evidence.expiries)
         return "valid" if valid >= self.expected else "few" if valid else "expired"
+
+
+def _has_the_last(before: Seen, after: Seen) -> bool:
+    """Whether the token that expired last is still in the file, beside a new one."""
+    some = any(token in after.content for token in before.evidence.tokens or ())
+    return some and before.evidence.valid_until in after.evidence.expiries
 
 
 class Watch:

@@ -208,6 +208,31 @@ def test_without_a_way_back_nothing_is_stopped(deployed: Deployment, name: str) 
     assert deployed.up().status == 0
 
 
+def test_after_a_switch_that_was_cut_off_the_release_before_it_is_the_way_back(
+    deployed: Deployment,
+) -> None:
+    """As by a reboot: the container of the new release is there, and has passed no gate."""
+    before = (deployed.app_dir / "current").resolve()
+    environment = deployed.data["gateway_environment"] | {"HABIT": "private"}
+    broken = {"gateway_environment": environment, "rollout_healthy_deadline": 5}
+    outcome = deployed.up(**broken)
+    assert "Restored:" in outcome.output, outcome.output
+    ended = state(deployed)
+    files = ["-f", str(deployed.app_dir / "releases" / ended["to"] / "docker-compose.yml")]
+    docker("compose", "--project-name", deployed.project, *files, "up", "--no-start")
+    assert deployed.inspect("{{.State.Running}}") == "false"
+    cut_off = {
+        "phase": "begun",
+        "outcome": None,
+        "back": {"kind": "release", "release": before.name, "image": None, "adopted": None},
+    }
+    (deployed.app_dir / "state.json").write_text(json.dumps(ended | cut_off))
+    outcome = deployed.up(**broken)
+    assert outcome.status == 1, outcome.output
+    assert f"Restored: release {before.name} runs again" in outcome.output, outcome.output
+    assert (deployed.app_dir / "current").resolve() == before
+
+
 def test_a_project_name_in_roots_environment_changes_nothing(deployed: Deployment) -> None:
     outcome = deployed.run("up", environment={"COMPOSE_PROJECT_NAME": "other"}, **changed())
     assert outcome.status == 0, outcome.output
@@ -323,6 +348,13 @@ def test_an_adopted_container_runs_again_after_its_worker_is_killed(
         assert docker(*status, name) == "exited no"
         assert (adopting.account.count("issuances"), adopting.account.count("rejections")) == (1, 0)
         assert adopting.up(gateway_adopt_container=name).changes() == 0
+        assert adopting.run("down").status == 0
+        docker("start", name)  # back to the old container by hand, and forward again
+        wait_for(lambda: get(f"{adopting.url}/health")[0] == 200, "the old container serves")
+        outcome = adopting.up(gateway_adopt_container=name)
+        assert outcome.status == 0, outcome.output
+        assert docker(*status, name) == "exited no"
+        assert (adopting.account.count("issuances"), adopting.account.count("rejections")) == (1, 0)
     finally:
         docker("rm", "--force", name)
 

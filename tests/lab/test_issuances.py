@@ -425,6 +425,12 @@ def test_a_broken_release_and_its_revert(four: Event) -> None:
     assert four.counted() == [(1, 0)]
     assert four.on("readlink /opt/" + four.project + "/current") == before
     assert four.restarts() == ["0"] * 4
+    four.must(verb="down")
+    outcome = four.up(per_host={"lab-2": {"gateway_healthcheck": never}}, **changed())
+    assert outcome.status == 1
+    assert "[lab-1] runs what it ran before" in outcome.output
+    assert four.on(four.container()) == [""] * 4  # none ran before
+    assert four.counted() == [(1, 0)]
 
 
 def get_price(url: str) -> int:
@@ -659,7 +665,12 @@ def test_a_token_that_kis_has_ended_on_one_of_four_hosts(
     assert event.counted() == [(1, 0), (1, 0), (2, 0), (1, 0)]
 
 
-def test_a_renewal_of_a_shared_token(four: Event) -> None:
+def test_a_restart_brings_a_lost_token_back_and_a_renewal_shares_a_new_one(four: Event) -> None:
+    tokens = four.on(f"sha256sum <{four.token_file}")
+    four.on(f"mv {four.token_file} /root/{four.project}", ALL[1])
+    four.must("--limit", ALL[0], "--limit", ALL[1], verb="restart")
+    assert four.on(f"sha256sum <{four.token_file}") == tokens
+    assert four.counted() == [(1, 0)]
     limited = four.up("--limit", ALL[0], verb="renew")
     assert limited.status == 1
     assert "a new token would end the token of lab-2, lab-3, lab-4" in limited.output

@@ -50,6 +50,13 @@ def labels(**changes: str) -> dict[str, str]:
     ("changes", "kind"),
     [
         ({}, "ours"),
+        (
+            {
+                "files": "/opt/kis-gateway/releases/0a1b2c3d4e5f/docker-compose.yml,"
+                "/opt/kis-gateway/.image.yml"
+            },
+            "ours",
+        ),
         ({"oneoff": "True"}, ""),
         ({"project": "other"}, "stranger"),
         ({"project": "other", "files": "/srv/trading/compose.yaml"}, ""),

@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from kis_gateway_deploy.host.control import Control
 from kis_gateway_deploy.host.directory import Directory
+from kis_gateway_deploy.host.releases import State
+from kis_gateway_deploy.host.starting import Starter
 from kis_gateway_deploy.host.token_files import Kept
 
 KEY, OTHER = "0a1b2c3d4e5f", "f5e4d3c2b1a0"
@@ -274,3 +277,34 @@ def test_for_a_renewal_the_old_tokens_are_set_aside(kept: Kept, path: Path) -> N
     assert kept.best(KEY) == ("missing", 0)
     assert list(remembered(kept).values()) == [token(ENDS + 1)]
     assert kept.set_old_aside(KEY) == []
+
+
+@pytest.fixture
+def starter(tmp_path: Path) -> Starter:
+    """One whose change has set the file `t.json.old` aside."""
+    (tmp_path / "app").mkdir()
+    state = State(str(tmp_path / "app"), {"aside": [["t.json", "t.json.old"]]})
+    return Starter({"kis_wait": 0}, Control("/nonexistent"), state, lambda _: None, lambda _: None)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "stays"),
+    [
+        (token(), None, "old"),
+        (token(), "", "old"),
+        (token(), token(), "old"),
+        (token(), token(ENDS - 9), "old"),
+        (token(), token(ENDS + 9), "new"),
+        (token(1), token(2), "old"),  # both have expired
+        ("of unknown form", token(), "old"),  # the restored release may need it
+    ],
+)
+def test_a_newer_token_is_not_replaced_by_the_one_that_was_set_aside(
+    starter: Starter, path: Path, old: str, new: str | None, stays: str
+) -> None:
+    path.with_name("t.json.old").write_text(old)
+    if new is not None:
+        path.write_text(new)
+    starter.put_token_back({"token_dir": str(path.parent)})
+    assert path.read_text() == {"old": old, "new": new}[stays]
+    assert {*files_in(path.parent).values()} == {old, *filter(lambda each: each is not None, [new])}

@@ -30,7 +30,12 @@ NOT_REPORTED = (
     *("is running", "the container is running", ", its token is not probed", "no host was asked"),
     *("was switched and kept", "runs what it ran before", "runs here and is kept"),
     *("layers are on the host", ", once for all hosts", ", its first error", "Warning: Docker"),
-    *("the token file was put back", "the token file is set aside", "the old token is set aside"),
+    *(
+        "the new token is kept",
+        "the token file was put back",
+        "the token file is set aside",
+        "the old token is set aside",
+    ),
     *("the token is set aside, and", "in the container is taken over", "see the output of the run"),
     *("crash loop (EGW00133) detected", "kind release image", "min_healthy deadline", "t status"),
     *("good_since start", "putting the release on", "starting the KIS simulator", "A price: curl"),

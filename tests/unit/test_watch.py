@@ -85,6 +85,24 @@ def test_the_remaining_validity_of_a_replaced_token_is_recorded(path: Path) -> N
     assert watched.issuances == 2
 
 
+def test_a_token_that_stays_in_the_file_was_not_replaced(path: Path) -> None:
+    """The expired one of two accounts is renewed."""
+    real, expired, new = (
+        jwt(exp=4000000000, sub="a"),
+        jwt(exp=1000000000, sub="b"),
+        jwt(exp=3000000000, sub="b"),
+    )
+    path.write_text(json.dumps([real, expired]))
+    watched = watch(path)
+    path.write_text(json.dumps([real, new]))
+    watched.look()
+    assert (watched.issuances, watched.replaced) == (1, 0.0)
+    path.write_text(json.dumps([jwt(exp=4100000000, sub="c"), new]))
+    watched.look()
+    assert watched.issuances == 2
+    assert watched.replaced > 1e9
+
+
 LOG = [
     *(f"start {n}" for n in range(5)),
     "ERROR: the first",
