@@ -160,6 +160,12 @@ def _interrupted(number: int, _: object) -> None:
     sys.exit(EXIT_BY_SIGNAL + number)
 
 
+def _handle_signals(*_: object) -> None:
+    """To be called when pyinfra has set its handlers."""
+    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(each, _interrupted if each in ENDING else signal.SIG_IGN)
+
+
 def _no_color(_: bool | None = None) -> bool:
     return False
 
@@ -172,9 +178,7 @@ if __name__ == "__main__":
     UnexpectedInternalError.show = _show_error
     _connect_as_pyinfra = SSHConnector.connect
     # What pyinfra's command line uses of `signal`, which it imports as a module.
-    pyinfra_main.signal = SimpleNamespace(SIGINT=signal.SIGINT, signal=lambda *_: None)
-    for each in ENDING:
-        signal.signal(each, _interrupted)
+    pyinfra_main.signal = SimpleNamespace(SIGINT=signal.SIGINT, signal=_handle_signals)
     _make_hosts_as_pyinfra = Inventory.make_hosts_and_groups
     Inventory.make_hosts_and_groups = _make_hosts  # type: ignore[method-assign,assignment]
     SSHConnector.connect = _connect  # type: ignore[method-assign,assignment]
