@@ -43,15 +43,25 @@ def logs(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield {"result": {"outcome": "refused", "why": why}}
         return
     since = time.time() - request["ago"]
-    if request["follow"]:
-        yield from _followed(request, engine, gateway, since)
-    else:
-        log = engine.logs(str(gateway["Id"]), since, limit=LOG_LIMIT)
-        if len(log) == LOG_LIMIT:  # the first line may begin with the rest of a secret
-            log = log.partition(b"\n")[2]
-            yield {"say": f"(the log is longer: its last {LOG_LIMIT >> 20} MiB follow)"}
-        yield from _shown([log], _hidden(request, gateway))
+    try:
+        if request["follow"]:
+            yield from _followed(request, engine, gateway, since)
+        else:
+            yield from _latest(request, engine, gateway, since)
+    except EngineError as error:
+        yield {"result": {"outcome": "refused", "why": f"the log cannot be read: {error}"}}
+        return
     yield {"result": {"outcome": "shown", "why": ""}}
+
+
+def _latest(
+    request: dict[str, Any], engine: Engine, gateway: dict[str, Any], since: float
+) -> Iterator[dict[str, Any]]:
+    log = engine.logs(str(gateway["Id"]), since, limit=LOG_LIMIT)
+    if len(log) == LOG_LIMIT:  # the first line may begin with the rest of a secret
+        log = log.partition(b"\n")[2]
+        yield {"say": f"(the log is longer: its last {LOG_LIMIT >> 20} MiB follow)"}
+    yield from _shown([log], _hidden(request, gateway))
 
 
 def _followed(

@@ -524,10 +524,16 @@ def _layers(engine: Engine, info: dict[str, Any]) -> list[list[str]]:
 
 
 def _refused(engine: Engine, container: str, clock: int) -> int | None:
-    """When KIS last refused a token, by the gateway's log; wrong credentials do not count."""
+    """When KIS last refused a token, by the gateway's log; wrong credentials do not count.
+
+    None if that is unknown: not every log can be read (`docker run --log-driver none`).
+    """
     from datetime import datetime
 
-    log = engine.logs(container, clock - REFUSED_WITHIN, timestamps=True, limit=1 << 20)
+    try:
+        log = engine.logs(container, clock - REFUSED_WITHIN, timestamps=True, limit=1 << 20)
+    except EngineError:
+        return None
     lines = log.decode("utf-8", "replace").splitlines()
     for line in reversed(lines):
         if REFUSAL.search(line) and not CREDENTIALS.search(line):

@@ -126,6 +126,18 @@ def test_a_container_of_docker_run_is_copied_and_its_token_is_kept(
     assert wild.deployment.inspect("{{.HostConfig.Memory}}") == str(256 << 20)
 
 
+def test_a_container_whose_log_cannot_be_read_is_adopted(wild: Wild, stubborn_image: str) -> None:
+    """The engine answers 501 for its log."""
+    start(
+        wild, stubborn_image, *SHAPES["in a directory of its own"],
+        *mounted(wild, "/secrets.json"), "--user", "0:0", "--env", "SECRETS_FILE=/secrets.json",
+        "--log-driver", "none",
+    )  # fmt: skip
+    written = wild.adopt()
+    assert written.status == 0, written.output
+    deploy(wild)
+
+
 def test_keys_in_the_environment_and_a_fixed_path(wild: Wild, stubborn_image: str) -> None:
     account = wild.deployment.account
     start(

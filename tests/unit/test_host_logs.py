@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from kis_gateway_deploy.host import logs
+from kis_gateway_deploy.host.engine import Engine, EngineError
 from kis_gateway_deploy.host.logs import BUFFER_LIMIT, LINE_LIMIT, _hidden, _lines, _shown
 from tests.unit.builders import jwt
 
@@ -66,3 +68,20 @@ def test_the_values_of_every_release_and_the_tokens_are_hidden(tmp_path: Path) -
     token = {"access_token": "an-opaque-token", "expires_at": "2027-01-15T08:00:00Z"}
     (token_dir / "kis_token.json").write_text(json.dumps(token))
     assert _hidden(request, gateway) == values | {"an-opaque-token"}
+
+
+@pytest.mark.parametrize("follow", [0, 5])
+def test_a_log_that_cannot_be_read_is_said(follow: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with `--log-driver none`."""
+    why = "configured logging driver does not support reading"
+
+    def no_log(*_: object, **__: object) -> None:
+        raise EngineError(why, 501)
+
+    monkeypatch.setattr(logs, "gateway_of", lambda *_: {"Id": "c0ffee"})
+    monkeypatch.setattr(logs, "_hidden", lambda *_: set())
+    for name in ("logs", "follow"):
+        monkeypatch.setattr(Engine, name, no_log)
+    [document] = logs.logs({"ago": 60, "follow": follow})
+    refused = {"outcome": "refused", "why": f"the log cannot be read: {why}"}
+    assert document == {"result": refused}
