@@ -32,7 +32,19 @@ def _code(found: re.Match[str]) -> str:
     return found[0].encode("unicode_escape", "surrogatepass").decode()
 
 
-Text = Annotated[str, BeforeValidator(_escaped), StringConstraints(max_length=4096)]
+TEXT_LIMIT = 4096
+
+
+def _cut(value: object) -> object:
+    """An image's label or a file's name may be long: that must not hide the rest of a reading."""
+    return value[:TEXT_LIMIT] if isinstance(value, str) else value
+
+
+Text = Annotated[
+    str,
+    BeforeValidator(lambda value: _cut(_escaped(value))),
+    StringConstraints(max_length=TEXT_LIMIT),
+]
 Id = Annotated[str, StringConstraints(pattern="^[0-9a-f]{12}$")]
 Moment = Annotated[int, Field(ge=0, lt=10**11)]
 """Epoch seconds."""

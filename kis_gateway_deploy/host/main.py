@@ -39,13 +39,26 @@ def main(serve: Serve) -> int:
     request = json.loads(sys.stdin.buffer.readline(REQUEST_LIMIT))
     document: dict[str, Any] = {}
     for document in _documents(serve, request):
-        line = json.dumps(document)  # ASCII: no terminal or locale changes it
+        line = line_of(document)
         if len(line) > ANSWER_LIMIT:
             document = {"error": "the answer of this host is too long"}
             line = json.dumps(document)
         # Earlier output may have ended without a line break.
         _write(f"\n{request['frame']}{line}\n".encode())
     return STATUS.get(document["result"].get("outcome"), 0) if "result" in document else 1
+
+
+def line_of(document: dict[str, Any]) -> str:
+    """A document as JSON in ASCII, which no terminal or locale changes.
+
+    A lone surrogate, which is no character, becomes `?`: a container may put one into a file's name
+    or an answer, and the controller's parser refuses it.
+    """
+    line = json.dumps(document)
+    if "\\ud" not in line:
+        return line
+    octets = json.dumps(document, ensure_ascii=False).encode("utf-8", "replace")
+    return json.dumps(json.loads(octets))
 
 
 _is_writing = False

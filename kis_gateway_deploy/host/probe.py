@@ -71,5 +71,7 @@ def _said(status: int, data: Any) -> str:
     """The HTTP status, and KIS's code and message if there is one; never the rest of the answer."""
     fields = data if isinstance(data, dict) else {}
     names = ("msg_cd", "msg1", "error_code", "error_description")
-    words = [str(fields[name]).strip()[:120] for name in names if fields.get(name)]
+    # Only texts and numbers: anything else may be nested too deep for str().
+    said = [fields[name] for name in names if isinstance(fields.get(name), (str, int, float))]
+    words = [str(each).strip()[:120] for each in said if each]
     return " ".join([f"HTTP {status}", *words])

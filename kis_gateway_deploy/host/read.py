@@ -194,7 +194,8 @@ def _token_directory(request: dict[str, Any]) -> dict[str, Any]:
         described = {n: status for n in names[:EXPIRIES] if (status := directory.stat(n))}
         if evidence and described:
             found["token_files"] = {name: _described(s) for name, s in described.items()}
-            found["token_written"] = int(max(s.st_mtime for s in described.values()))
+            written = [_moment(s.st_mtime) for s in described.values()]
+            found["token_written"] = max(filter(None, written), default=None)
             found["token_state"] = evidence.state
             found["token_expires"] = evidence.valid_until
             # The gateway asks KIS if there is no file of today.
@@ -207,7 +208,7 @@ def _token_directory(request: dict[str, Any]) -> dict[str, Any]:
         attempt = json_of((attempt_file or b"").decode("utf-8", "replace"))
         if isinstance(attempt, dict) and is_id(attempt.get("app_key_fingerprint")):
             moment = attempt.get("attempted_at")
-            if isinstance(moment, (int, float)) and 0 < moment < 10**11:
+            if isinstance(moment, (int, float)) and _moment(moment):
                 found["attempted"] = {attempt["app_key_fingerprint"]: int(moment)}
     return found
 
@@ -238,6 +239,11 @@ def _ends(files: TokenFiles, contents: dict[str, bytes]) -> int | None:
     """When the last of the tokens in these files expires; None if that is unknown."""
     found = files.together(map(examine, contents.values()))
     return found.valid_until if found else None
+
+
+def _moment(seconds: float) -> int | None:
+    """Epoch seconds that the container decides; None if the controller would refuse the answer."""
+    return int(seconds) if 0 < seconds < 10**11 else None
 
 
 def _described(at: os.stat_result) -> dict[str, str]:
@@ -534,11 +540,12 @@ def _refused(engine: Engine, container: str, clock: int) -> int | None:
         log = engine.logs(container, clock - REFUSED_WITHIN, timestamps=True, limit=1 << 20)
     except EngineError:
         return None
-    lines = log.decode("utf-8", "replace").splitlines()
+    # Not splitlines(): what follows a form feed of the container has no timestamp of the engine.
+    lines = log.decode("utf-8", "replace").split("\n")
     for line in reversed(lines):
         if REFUSAL.search(line) and not CREDENTIALS.search(line):
             try:
-                return int(datetime.fromisoformat(f"{line[:19]}+00:00").timestamp())
+                return _moment(datetime.fromisoformat(f"{line[:19]}+00:00").timestamp())
             except ValueError:
                 return None
     return None

@@ -6,6 +6,7 @@ import http.server
 import json
 import os
 import socket
+import tempfile
 import threading
 import time
 from base64 import b64decode
@@ -14,16 +15,22 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from kis_gateway_deploy.host import client, containers, read, releases
 from kis_gateway_deploy.host.deployment import manifest_of_container
 from kis_gateway_deploy.host.donor import token
 from kis_gateway_deploy.host.engine import EngineError
+from kis_gateway_deploy.host.main import line_of
+from kis_gateway_deploy.host.probe import _said
 from kis_gateway_deploy.host.token_files import TokenFiles
-from kis_gateway_deploy.reading import Reading
+from kis_gateway_deploy.reading import Reading, parse_reading
 from kis_gateway_deploy.release import make_manifest
 from tests.unit.builders import jwt, settings
+from tests.unit.test_hostile_answers import JSON
 from tests.unit.test_reading import LEAST
 
 KEY, OTHER = "0a1b2c3d4e5f", "f5e4d3c2b1a0"
@@ -478,3 +485,99 @@ def test_without_root_only_the_machine_is_read(
     assert found["uid"] == 1000
     assert "token_dir" not in found
     assert Reading.model_validate(found).uid == 1000
+
+
+# What a container puts into its token directory, its log and its answers must not make its host
+# unreadable: a deploy to the fleet would be refused, and so would `make down`.
+
+
+def arrives(found: dict[str, Any]) -> Reading:
+    return parse_reading(line_of({"result": LEAST | found}))
+
+
+def test_a_token_file_of_1960_is_read(host: dict[str, Any]) -> None:
+    path = Path(host["token_dir"]) / "t.json"
+    path.write_text(file(3600))
+    os.utime(path, (-315619200, -315619200))
+    read = arrives(read_tokens(host))
+    assert (read.token_written, read.token_state) == (None, "token")
+
+
+@pytest.mark.parametrize("form", [None, "*.json", "KIS{date:%Y}"])
+def test_a_token_file_whose_name_is_not_utf8_is_read(
+    host: dict[str, Any], form: str | None
+) -> None:
+    name = b"KIS2026" if form and "date" in form else b"\xff\xfe.json"
+    (Path(host["token_dir"]) / os.fsdecode(name)).write_text(file(3600))
+    read = arrives(read_tokens(host | {"token_file": form}))
+    assert read.token_state == "token"
+    assert list(read.token_files) == [name.decode("utf-8", "replace").replace("\ufffd", "?")]
+
+
+@pytest.mark.parametrize("said", ["\ud800", "a\udfffb", ["["] * 3, 7, {}, True])
+def test_any_message_of_a_probe_is_read(said: object) -> None:
+    shown = _said(403, {"msg_cd": "EGW00123", "msg1": said})
+    read = arrives({"token_probe": {"is_accepted": False, "code": "EGW00123", "said": shown}})
+    assert read.token_probe is not None
+    assert read.token_probe.said.startswith("HTTP 403 EGW00123")
+
+
+def test_a_message_that_is_nested_deep_is_left_out() -> None:
+    deep: list[Any] = []
+    for _ in range(100_000):
+        deep = [deep]
+    assert _said(403, {"msg1": deep}) == "HTTP 403"
+
+
+@pytest.mark.parametrize(
+    ("line", "moment"),
+    [
+        ("2026-11-24T09:00:00.5Z 403 EGW00133", 1795510800),
+        ("2026-11-24T09:00:00.5Z x\x0c0001-01-01T00:00:00Z EGW00133", 1795510800),
+        ("2026-11-24T09:00:00.5Z x\x1c9999-01-01T00:00:00Z EGW00133", 1795510800),
+        ("0001-01-01T00:00:00.5Z EGW00133", None),  # cut: the line began before the limit
+        ("9999-01-01T00:00:00.5Z EGW00133", None),
+        ("EGW00133", None),
+    ],
+)
+def test_the_time_of_a_refusal_is_the_engines(line: str, moment: int | None) -> None:
+    class Engine:
+        def logs(self, *_: object, **__: object) -> bytes:
+            return line.encode()
+
+    found = read._refused(Engine(), "c0ffee", 1795510900)  # type: ignore[arg-type]
+    assert found == moment
+    assert arrives({"refused": found}).refused == moment
+
+
+def test_a_long_label_of_an_image_is_cut() -> None:
+    stranger = {"name": "web", "compose_file": "/" + "x" * 10_000, "project": "\x1b" * 4000}
+    [found] = arrives({"strangers": [stranger]}).strangers
+    assert (len(found.compose_file), len(found.project)) == (4096, 4096)
+
+
+FIELDS = ("access_token", "expires_at", "access_token_token_expired", "attempted_at", "exp")
+CONTENTS = st.binary(max_size=40) | st.dictionaries(
+    st.sampled_from([*FIELDS, "app_key_fingerprint"]), JSON | st.just(KEY)
+).map(lambda fields: json.dumps(fields).encode())
+NAMES = st.binary(min_size=1, max_size=40).filter(lambda name: not {0, 47} & {*name})
+MOMENTS = st.integers(-(2**31), 2**34) | st.just(0)
+
+
+@hypothesis_settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    files=st.dictionaries(NAMES | st.sampled_from([b"t.json", b"t.json.attempt"]), CONTENTS),
+    moment=MOMENTS,
+    form=st.sampled_from([None, "t.json", "*"]),
+)
+def test_whatever_is_in_the_token_directory_the_host_is_read(
+    files: dict[bytes, bytes], moment: int, form: str | None
+) -> None:
+    with tempfile.TemporaryDirectory() as path:
+        for name, content in files.items():
+            if name not in (b".", b".."):
+                at = Path(path) / os.fsdecode(name)
+                at.write_bytes(content)
+                os.utime(at, (moment, moment))
+        request = {"token_dir": path, "token_file": form, "app_dir": "/nonexistent"}
+        arrives(read_tokens(request))
