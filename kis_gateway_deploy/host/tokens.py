@@ -62,7 +62,7 @@ def examine(content: bytes) -> Evidence:
     found = _jwts(content)
     for fields in objects:
         for token in _named_tokens(fields):
-            if not _jwts(token):
+            if len(found) < 2 * JWTS and not _jwts(token):
                 found.setdefault(token, _expiry_beside(fields))
     ends = sorted((end, source) for end, source in found.values() if end)
     valid_until, source = ends[-1] if ends else (None, NOT_KNOWN)
@@ -167,7 +167,8 @@ JWT = re.compile(rb"(eyJ[A-Za-z0-9_-]{2,256}\.[A-Za-z0-9_-]{4,4096})\.")
 are bounded, so that hostile content is searched in linear time."""
 
 JWTS = 200
-"""Maximum number of JWTs of a file that are read: `FILE_LIMIT` holds fewer of KIS's."""
+"""Maximum number of JWTs of a file that are read, and of other tokens: `FILE_LIMIT` holds fewer of
+KIS's."""
 
 JWT_EXP = "JWT exp"
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
 
-from kis_gateway_deploy.host.hiding import secrets_of, tokens_in, values_of
+from kis_gateway_deploy.host.describe import APP_KEY
+from kis_gateway_deploy.host.hiding import hide, secrets_of, tokens_in, values_of
+from tests.unit.builders import jwt
 
 KEY, PHRASE = "PSs3cret0123456789", "pass phrase of two"
 
@@ -84,3 +87,47 @@ def test_each_line_of_a_value_is_hidden(tmp_path: Path) -> None:
     lines = ["-----BEGIN KEY-----", "MIIEpAIBAAKCAQEA", "x"]
     found = hidden(tmp_path, {"secrets.json": json.dumps({"key": "\n".join(lines)})}, None)
     assert found == {"\n".join(lines), *lines[:2]}
+
+
+MEBIBYTE = 1 << 20
+REAL = jwt(exp=1795555400)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        (f"Bearer {REAL}", "Bearer (hidden)"),
+        (f"token={REAL}&x", "token=(hidden)&x"),
+        (f"eyJ.eyJ {REAL} eyJx", "eyJ.eyJ (hidden) eyJx"),
+        (f"eyJeyJ\n{REAL},{REAL}", "eyJeyJ\n(hidden),(hidden)"),
+        (f"eyJ{'a' * 3000}.{'b' * 4000}.{'c' * 3000}!", "(hidden)!"),
+        ("eyJhbGciOiJI.abc eyJ.eyJh", "eyJhbGciOiJI.abc eyJ.eyJh"),
+    ],
+)
+def test_a_jwt_is_hidden_wherever_it_is(text: str, shown: str) -> None:
+    assert hide(text, set()) == shown
+
+
+@pytest.mark.parametrize("text", ["eyJ", "eyJaa.", "eyJaa.x ", "eyJ" * 100 + "."])
+def test_a_hostile_log_is_searched_in_linear_time(text: str) -> None:
+    """A restore waits for it."""
+    log = text * (MEBIBYTE // len(text))
+    began = time.monotonic()
+    hide(f"{log} {REAL}", set())
+    assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize("content", [b"appkey", b"app_key-", b"appkey "])
+def test_a_hostile_file_is_searched_for_app_keys_in_linear_time(content: bytes) -> None:
+    content *= MEBIBYTE // len(content)
+    began = time.monotonic()
+    assert APP_KEY.search(content) is None
+    assert APP_KEY.search(b'{"my_appkey_real" : "x"}')
+    assert time.monotonic() - began < 5
+
+
+def test_a_file_of_many_tokens_gives_no_more_than_the_log_is_searched_for(tmp_path: Path) -> None:
+    tokens = [{"token": f"{number:08d}"} for number in range(2800)]
+    for number in range(3):
+        (tmp_path / f"{number}.json").write_text(json.dumps(tokens).replace("00", f"x{number}"))
+    assert 200 <= len(tokens_in(str(tmp_path), "*.json")) <= 400
