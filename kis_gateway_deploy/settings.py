@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from functools import cached_property
 from ipaddress import ip_address
 from pathlib import Path
@@ -170,7 +172,7 @@ class Settings(BaseModel):
     """Memory limit of the container, as compose's `mem_limit`."""
     cpus: Annotated[Number, Field(gt=0)] = 1.0
     """Number of processors that the container may use, as in compose."""
-    stop_grace_period: Annotated[str, Field(pattern=r"^([0-9]+(h|m|s|ms))+$")] = "10s"
+    stop_grace_period: Annotated[str, Field(pattern=r"^([0-9]{1,6}(h|m|s|ms)){1,4}$")] = "10s"
     """Time for the gateway to stop before it is killed, as in compose."""
     labels: dict[Label, Text] = {}
     """Additional labels of the container."""
@@ -298,6 +300,13 @@ class Settings(BaseModel):
         """What the env file and `environment` set. Raises OSError, ValueError."""
         of_file = values_in(self.env_content.content) if self.env_content else {}
         return of_file | self.environment
+
+    @property
+    def stop_grace_seconds(self) -> int:
+        """How long the gateway may take to stop, rounded up."""
+        seconds = {"h": 3600, "m": 60, "s": 1, "ms": 0.001}
+        parts = re.findall("([0-9]+)(ms|[hms])", self.stop_grace_period)
+        return math.ceil(sum(int(number) * seconds[unit] for number, unit in parts))
 
     @property
     def is_open(self) -> bool:

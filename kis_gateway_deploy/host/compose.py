@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
+SECONDS = 120.0
+"""Time limit of a command that waits for no gateway."""
+
+
 class ComposeError(Exception):
     """Compose failed; the text is its output."""
 
@@ -27,7 +31,7 @@ def compose(
     project: str,
     files: list[str],
     words: list[str],
-    seconds: float = 120,
+    seconds: float = SECONDS,
     apart: bool = False,
     stdin: int | None = None,
 ) -> str:

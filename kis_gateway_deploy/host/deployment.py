@@ -6,7 +6,7 @@ import json
 import os
 
 from .client import client_address
-from .compose import compose
+from .compose import SECONDS, compose
 from .containers import compose_file_of, kind_of, labels_of
 from .engine import EngineError
 from .in_place import Place, keeps_token
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 NO_CHAIN = 1
 """The exit status of iptables if there is no such chain."""
+
+DAY = 24 * 3600
 
 PROBE = "kis-probe"
 """The bridge of the network that proves whether the engine can use iptables."""
@@ -140,7 +142,13 @@ class Deployment:
         if image:
             files.append(self._with_image(image))
         flags = ["--force-recreate"] if again else []
-        compose(self.project, files, ["up", "--no-start", "--no-build", *flags])
+        words = ["up", "--no-start", "--no-build", *flags]
+        compose(self.project, files, words, self._seconds_to_create())
+
+    def _seconds_to_create(self) -> float:
+        """Compose first stops what runs, which may take as long as the container says."""
+        graces = [each["Config"].get("StopTimeout") for each in self.containers()]
+        return SECONDS + sum(min(DAY, max(0, 10 if each is None else each)) for each in graces)
 
     def _create_in_place(self, release: str) -> None:
         """The same with the operator's files, and this package's override if they need it."""
@@ -156,7 +164,8 @@ class Deployment:
             files = [*files, str(place.override)]
         place.write(text)
         flags = ["--no-start", "--no-build", "--no-deps", "--pull", "never"]
-        place.compose(project, files, ["up", *flags, place.service])
+        words = ["up", *flags, place.service]
+        place.compose(project, files, words, seconds=self._seconds_to_create())
 
     def store_baseline(self, details: dict[str, Any], manifest: dict[str, Any], path: str) -> str:
         """Stores, as a release to go back to, what runs without this package; returns its id.

@@ -11,7 +11,7 @@ import json
 import os
 import re
 
-from .compose import ComposeError, compose
+from .compose import SECONDS, ComposeError, compose
 from .directory import Directory
 from .releases import text_of
 
@@ -96,14 +96,19 @@ class Place:
                 directory.remove(name)
 
     def compose(
-        self, project: str, files: list[str], words: list[str], stdin: int | None = None
+        self,
+        project: str,
+        files: list[str],
+        words: list[str],
+        stdin: int | None = None,
+        seconds: float = SECONDS,
     ) -> str:
         """Runs compose in the operator's project directory, where its `.env` is.
 
         `project`: the project's name; empty: as the project itself says. Raises ComposeError.
         """
         words = ["--project-directory", self.directory, *words]
-        return compose(project, files, words, apart=True, stdin=stdin)
+        return compose(project, files, words, seconds, apart=True, stdin=stdin)
 
     def config(self, project: str, files: list[str]) -> str:
         """What these files define, resolved, as JSON. It holds secrets. Raises ComposeError."""

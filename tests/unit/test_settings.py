@@ -169,6 +169,7 @@ ANYWHERE = "0.0.0.0"  # noqa: S104 - never bound
         ("gateway_cpus", float("inf"), "finite"),
         ("gateway_stop_grace_period", "10", "pattern"),
         ("gateway_stop_grace_period", "soon", "pattern"),
+        ("gateway_stop_grace_period", f"{10**9}h", "pattern"),
         ("gateway_stop_grace_period", "\u0663s", "pattern"),
         ("gateway_token_dir", "kis_tokens", "absolute path"),
         ("gateway_token_dir", "~/tokens", "absolute path"),
@@ -918,3 +919,11 @@ def test_the_command_after_a_rollout_is_the_same_for_all_hosts() -> None:
     assert validate_fleet({"a": host_data(**same), "b": host_data(**HOST_MODE, **same)})
     with pytest.raises(SettingsError, match="b: rollout_after  differs from a's"):
         validate_fleet({"a": host_data(**same), "b": host_data(**HOST_MODE)})
+
+
+@pytest.mark.parametrize(
+    ("period", "seconds"),
+    [("10s", 10), ("1m30s", 90), ("2h", 7200), ("1500ms", 2), ("1h1m1s1ms", 3662), ("0s", 0)],
+)
+def test_the_time_to_stop_is_known_in_seconds(period: str, seconds: int) -> None:
+    assert settings(stop_grace_period=period).stop_grace_seconds == seconds
