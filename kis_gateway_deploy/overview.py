@@ -222,7 +222,7 @@ def history_table(hosts: Hosts) -> str:
     ]
     unread = [f"{name}: {found}" for name, found in hosts.items() if isinstance(found, str)]
     if not rows:
-        return "\n".join([*unread, "no switch yet"])
+        return "\n".join(unread if len(unread) == len(hosts) else [*unread, "no switch yet"])
     return "\n".join([table([header, *rows]), *unread, "NEW: issuances, new tokens that were seen"])
 
 

@@ -40,8 +40,6 @@ def refusals(
     fetch_image: bool,
 ) -> list[str]:
     """Why this host cannot be deployed to, each with what to do about it."""
-    if reading.uid != 0:
-        return [NEEDS_ROOT]  # without it nothing else can be told
     if problem := _engine_problem(reading):
         return [problem]
     found = _why_not_in_place(settings, reading)
@@ -259,8 +257,6 @@ def _adopts_without_token(settings: Settings, release: Release, reading: Reading
 
 def refusals_to_run(settings: Settings, reading: Reading) -> list[str]:
     """Why no release that is on this host may be started, restarted or taken down."""
-    if reading.uid != 0:
-        return [NEEDS_ROOT]
     if not reading.current or reading.engine != "up":
         return [NOTHING_RUNS]
     return strangers_here(settings, reading) + under_way(reading)

@@ -32,7 +32,7 @@ from kis_gateway_deploy.outcomes import NO_GATE, Gate, Switches
 from kis_gateway_deploy.plans import Plan, Step, make_plan, plan_to_remove, plan_without_python
 from kis_gateway_deploy.reading import Reading, escaped, parse_reading
 from kis_gateway_deploy.reasons import old_directory
-from kis_gateway_deploy.refusals import refusals_to_run
+from kis_gateway_deploy.refusals import NEEDS_ROOT, refusals_to_run
 from kis_gateway_deploy.registry import (
     ImageReference,
     NoDigestError,
@@ -204,6 +204,8 @@ class Session:
             target = Target(host.name, settings, release, release.id, None, plan)
             return self._note(replace(target, has_python=False))
         refusals: list[str] = []
+        if reading and reading.uid != 0:  # it holds nothing but the machine
+            reading, refusals = None, [NEEDS_ROOT]
         missing = self._digest(settings)
         if reading and isinstance(missing, NoDigestError):
             kept = kept_digest(settings.image, reading.current_compose) if missing.silent else ""

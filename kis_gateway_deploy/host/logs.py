@@ -28,14 +28,22 @@ LINE_LIMIT = 1000
 LOOK_SECONDS = 1.0
 """How often a host is asked for the next container of the gateway."""
 
+NEEDS_ROOT = (
+    "the log needs root: set `_sudo` to True in the host's inventory data, or connect as root"
+)
+
 
 def logs(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Yields each line as `{"say": line}`, at the end `{"result": …}` with `outcome` and `why`.
 
     `request`: `project`, `service`, `app_dir`, `token_dir` and `token_file` as for `read`; `ago`:
     how many seconds of the log; `follow`: for how many seconds more lines are waited for, also of
-    the gateway's next container, or 0. `outcome`: `shown`, or `refused` without a container.
+    the gateway's next container, or 0. `outcome`: `shown`, or `refused` without a container or
+    without root.
     """
+    if os.getuid() != 0:  # a user of the group docker cannot read the secrets to hide
+        yield {"result": {"outcome": "refused", "why": NEEDS_ROOT}}
+        return
     engine = Engine(socket_path(engine_address()))
     gateway = gateway_of(request, engine)
     if gateway is None:

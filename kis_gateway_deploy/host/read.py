@@ -82,7 +82,7 @@ def read(request: dict[str, Any]) -> dict[str, Any]:
     """
     found = _machine()
     if found["uid"] != 0:
-        return found  # the plan refuses it: the rest is for root's eyes
+        return found  # the host counts as not read: the rest is for root's eyes
     request = as_deployed(request)
     found.update(_token_directory(request))
     found.update(_kept_tokens(request, found))

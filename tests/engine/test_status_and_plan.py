@@ -214,3 +214,35 @@ def test_the_history_names_the_release_to_go_back_to(deployed: Deployment) -> No
     *_, event = document["switches"]
     assert (event["host"], event["to"], event["outcome"]) == ("@local", first, "switched")
     assert event["image"] == deployed.inspect("{{.Config.Image}}")
+
+
+WITHOUT_ROOT: dict[str, Any] = {"_su_user": "nobody", "_su_shell": "sh"}
+"""As if `_sudo` was forgotten."""
+
+
+@pytest.mark.parametrize(
+    "verb",
+    ["status", "history", "logs", "plan", "drift", "up", "restart", "renew", "rollback", "down"],
+)
+def test_without_root_a_host_counts_as_not_read(deployed: Deployment, verb: str) -> None:
+    before = deployed.host_state()
+    result = run(deployed, verb, **WITHOUT_ROOT)
+    assert result.returncode == 1, result.stdout
+    assert "needs root: set `_sudo` to True" in result.stderr
+    assert result.stdout.splitlines()[-1] == f"{verb}: failed on 1 of 1 hosts (@local)"
+    assert "no switch yet" not in result.stdout
+    assert deployed.host_state() == before
+
+
+@pytest.mark.parametrize("verb", ["status", "history"])
+def test_without_root_the_json_says_unreadable(deployed: Deployment, verb: str) -> None:
+    result = run(deployed, verb, "--data", "json=1", **WITHOUT_ROOT)
+    assert result.returncode == 1
+    assert json.loads(result.stdout)["hosts"] == [{"host": "@local", "state": "unreadable"}]
+    assert "needs root: set `_sudo` to True" in result.stderr
+
+
+def test_without_root_nothing_is_adopted(deployed: Deployment) -> None:
+    result = run(deployed, "adopt", "--data", f"container={deployed.container()}", **WITHOUT_ROOT)
+    assert result.returncode == 1
+    assert "only root may look into a container: set `_sudo` to True" in result.stderr

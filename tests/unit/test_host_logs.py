@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,15 @@ import pytest
 
 from kis_gateway_deploy.host import logs
 from kis_gateway_deploy.host.engine import Engine, EngineError
-from kis_gateway_deploy.host.logs import BUFFER_LIMIT, LINE_LIMIT, _hidden, _lines, _shown
+from kis_gateway_deploy.host.logs import (
+    BUFFER_LIMIT,
+    LINE_LIMIT,
+    NEEDS_ROOT,
+    _hidden,
+    _lines,
+    _shown,
+)
+from kis_gateway_deploy.refusals import BE_ROOT
 from tests.unit.builders import jwt
 
 SECRET = "s3cret-of-nobody"
@@ -78,6 +87,7 @@ def test_a_log_that_cannot_be_read_is_said(follow: int, monkeypatch: pytest.Monk
     def no_log(*_: object, **__: object) -> None:
         raise EngineError(why, 501)
 
+    monkeypatch.setattr(os, "getuid", lambda: 0)
     monkeypatch.setattr(logs, "gateway_of", lambda *_: {"Id": "c0ffee"})
     monkeypatch.setattr(logs, "_hidden", lambda *_: set())
     for name in ("logs", "follow"):
@@ -85,3 +95,10 @@ def test_a_log_that_cannot_be_read_is_said(follow: int, monkeypatch: pytest.Monk
     [document] = logs.logs({"ago": 60, "follow": follow})
     refused = {"outcome": "refused", "why": f"the log cannot be read: {why}"}
     assert document == {"result": refused}
+
+
+def test_without_root_no_log_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user of the group docker could read the log, but not the secrets to hide in it."""
+    monkeypatch.setattr(os, "getuid", lambda: 1000)
+    assert list(logs.logs({})) == [{"result": {"outcome": "refused", "why": NEEDS_ROOT}}]
+    assert BE_ROOT in NEEDS_ROOT

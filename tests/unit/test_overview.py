@@ -99,7 +99,7 @@ FORM_UNKNOWN = {"token_state": "unknown", "token_expires": None, "token_file_say
         ({"containers": (container(status="exited"), container())}, ["20 h"]),
         ({"containers": ()}, [f"{builders.release().id[:7]}", "-", "failed"]),
         ({"current": "0123456789ab"}, ["1.4 (0123456)", "drifted"]),
-        ({"uid": 1000}, ["blocked"]),
+        ({"podman": True}, ["blocked"]),
         ({"switching": True, "state": UNDER_WAY}, ["switching"]),
     ],
 )
@@ -317,6 +317,7 @@ def test_the_history_of_a_fleet_is_in_the_order_of_time() -> None:
 def test_a_fleet_without_a_switch_has_no_history() -> None:
     hosts: dict[str, Found | str] = {"a": found(reading()), "b": display.UNREADABLE}
     assert overview.history_table(hosts) == "b: unreadable\nno switch yet"
+    assert overview.history_table({"b": display.UNREADABLE}) == "b: unreadable"
     assert json.loads(overview.history_json({"a": found(reading())}))["switches"] == []
 
 

@@ -18,7 +18,7 @@ from kis_gateway_deploy.plans import (
 )
 from kis_gateway_deploy.reading import Container, HostPath
 from kis_gateway_deploy.reasons import why_recreate
-from kis_gateway_deploy.refusals import NEEDS_ROOT, NOTHING_RUNS, refusals_to_run
+from kis_gateway_deploy.refusals import NOTHING_RUNS, refusals_to_run
 from kis_gateway_deploy.release import COMPOSE_FILE, File, Image, Release, simulator_image
 from kis_gateway_deploy.saved_image import SavedImage
 from tests.unit.builders import (
@@ -341,15 +341,6 @@ def test_a_simulator_that_is_not_enabled_is_left_alone() -> None:
 
 
 PROBLEMS: dict[str, Any] = {"os": ("arch", ""), "apt": False, "disk_free_kb": 0}
-
-
-def test_a_user_without_root_is_told_how_to_become_root() -> None:
-    assert "`_sudo`" in refusal(plan(uid=1000))
-
-
-def test_without_root_no_other_problem_is_reported() -> None:
-    unknown = {"podman": True, "engine": "unusable", "engine_error": "permission denied"}
-    assert refusal(plan(**FRESH | PROBLEMS | unknown, uid=1000)) == NEEDS_ROOT
 
 
 PODMAN = ["`docker` is Podman", "docs.docker.com"]
@@ -989,7 +980,6 @@ def test_each_step_has_an_effect_in_words() -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"uid": 1000}, "needs root"),
         ({"current": None}, "no release runs here"),
         ({"engine": "down"}, "no release runs here"),
         ({"engine": "unusable"}, "no release runs here"),
@@ -1089,7 +1079,6 @@ def test_a_container_is_made_from_the_override_too() -> None:
         ({"current": None, "containers": ()}, [NOTHING_RUNS], 0, []),
         ({"containers": ()}, [], 0, []),
         ({"containers": (), "engine": "down"}, [NOTHING_RUNS], 1, [NOTHING_RUNS]),
-        ({"containers": (), "uid": 1000}, [NEEDS_ROOT], 1, [NEEDS_ROOT]),
     ],
 )
 def test_down_removes_any_container_and_refuses_what_it_cannot_tell(

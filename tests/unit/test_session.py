@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 import pytest
 from pyinfra.api.config import Config
+from pyinfra.api.host import Host
 from pyinfra.api.inventory import Inventory
 from pyinfra.api.state import State
 from pyinfra.context import ctx_state
 
 from kis_gateway_deploy.plans import Plan, Step
+from kis_gateway_deploy.refusals import NEEDS_ROOT
 from kis_gateway_deploy.runs import words
 from kis_gateway_deploy.session import NotAllReadError, Refused, Session, Target
 from kis_gateway_deploy.windows import KOREA, closes_at, opens_at
@@ -223,6 +228,32 @@ def test_a_host_that_is_read_again_is_planned_again() -> None:
     assert run.rollout.batches == []
     run._note(put(run, "a", SWITCH))
     assert run.rollout.batches == [["a"]]
+
+
+WITHOUT_ROOT = {"uid": 1000, "clock": 1795470000, "architecture": "x86_64", "disk_free_kb": 0}
+
+
+@pytest.mark.parametrize(
+    "plan_for",
+    [
+        Session.read,
+        partial(Session.plan_to_run, release_id=None),
+        partial(Session.plan_to_run, release_id=""),
+        Session.plan_to_renew,
+        Session.plan_to_remove,
+    ],
+)
+def test_a_host_that_is_read_without_root_counts_as_not_read(
+    plan_for: Callable[[Session, Host], Target], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = json.dumps({"result": WITHOUT_ROOT})
+    monkeypatch.setattr("kis_gateway_deploy.session.ask", lambda *_, **__: answer)
+    run = session(a={"gateway_image_source": "host"})
+    with ctx_state.use(run.state):
+        target = plan_for(run, run.inventory.get_host("a"))
+    assert target.reading is None
+    assert target.plan.refusals == [NEEDS_ROOT]
+    assert words(run) == {"a": "failed"}
 
 
 def test_a_second_verb_in_one_run_is_refused() -> None:
