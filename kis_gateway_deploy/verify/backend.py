@@ -7,7 +7,7 @@ from typing import Any
 from pyinfra.api.arguments import CONNECTOR_ARGUMENT_KEYS, pop_global_arguments
 from pyinfra.api.command import StringCommand
 from pyinfra.api.config import Config
-from pyinfra.api.exceptions import ConnectError
+from pyinfra.api.exceptions import PyinfraError
 from pyinfra.api.host import Host as PyinfraHost
 from pyinfra.api.inventory import Inventory
 from pyinfra.api.state import State
@@ -65,8 +65,11 @@ def connect(hosts: dict[str, dict[str, Any]]) -> dict[str, Host | str]:
         state.activate_host(each)
         try:
             each.connect(raise_exceptions=True)
-        except ConnectError as error:
+        except PyinfraError as error:  # not only ConnectError: a key is read before that
             found[each.name] = str(error)
+            continue
+        except (OSError, ValueError) as error:  # of a key that may not be read, or is not text
+            found[each.name] = f"the SSH key cannot be used: {error}"
             continue
         backend = PyinfraBackend(each)
         host = Host(backend)

@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,12 +73,24 @@ def _read(inventory: str) -> dict[str, dict[str, Any]]:
     if not Path(inventory).exists():
         raise InventoryError(f"there is no inventory {inventory}")
     answer = subprocess.run(
-        [PYINFRA, "--json", inventory, "debug-inventory"], capture_output=True, text=True
+        [PYINFRA, "--json", inventory, "debug-inventory"],
+        capture_output=True,
+        text=True,
+        errors="replace",
     )
     if answer.returncode or "Ignoring host group" in answer.stderr:
         raise InventoryError(f"pyinfra cannot read {inventory}: {why_not_read(answer.stderr)}")
-    hosts = json.loads(answer.stdout)
-    return {host["name"]: host["data"] for host in hosts}
+    return {host["name"]: host["data"] for host in _hosts_in(answer.stdout)}
+
+
+def _hosts_in(output: str) -> list[dict[str, Any]]:
+    """pyinfra's JSON; before and after it may be what the inventory itself prints."""
+    for start in re.finditer(r"\[", output):
+        with suppress(ValueError):
+            hosts, _ = json.JSONDecoder().raw_decode(output, start.start())
+            if hosts and all(isinstance(each, dict) and "data" in each for each in hosts):
+                return list(hosts)
+    return []
 
 
 def why_not_read(said: str) -> str:

@@ -118,3 +118,8 @@ def test_verify_says_what_is_wrong_with_an_inventory(tmp_path: Path) -> None:
     message = verify(silent)
     assert "silent-host" in message
     assert "Unable to connect to port 1" in message
+    silent.write_text(f"print('loading')\nhosts = [('silent-host', {data!r})]\n")
+    assert "Unable to connect to port 1" in verify(silent)
+    key = str(tmp_path / "no-key")
+    silent.write_text(f"hosts = [('silent-host', {data | {'ssh_key': key}!r})]\n")
+    assert f"  silent-host: No such private key file: {key}" in verify(silent).splitlines()
