@@ -153,6 +153,8 @@ def _connect(connector: SSHConnector) -> None:
         raise
     except PyinfraError as error:
         raise ConnectError(str(error)) from None
+    except (OSError, ValueError) as error:  # of a key that may not be read, or is not text
+        raise ConnectError(f"the SSH key cannot be used: {error}") from None
 
 
 def _interrupted(number: int, _: object) -> None:

@@ -304,13 +304,22 @@ def test_a_signal_while_the_program_is_loaded_shows_no_traceback(
     assert result.stderr == f"no host was touched: interrupted ({which.name})\n"
 
 
-def test_a_missing_ssh_key_fails_its_own_host(deployed: Deployment) -> None:
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        ("/nowhere/key", "No such private key file: /nowhere/key"),
+        ("/bin/sh", "the SSH key cannot be used: "),  # it is not text
+    ],
+)
+def test_an_ssh_key_that_cannot_be_used_fails_its_own_host(
+    deployed: Deployment, key: str, said: str
+) -> None:
     inventory = deployed.inventory()
     settings = {name: value for name, value in deployed.data.items() if name != "_sudo"}
-    other = settings | {"gateway_project": "other", "ssh_key": "/nowhere/key"}
+    other = settings | {"gateway_project": "other", "ssh_key": key}
     inventory.write_text(f"{inventory.read_text()}other = [('web-1', {other!r})]\n")
     outcome = front_door("status", inventory)
-    outcome.assert_refused("[web-1]", "No such private key file: /nowhere/key")
+    outcome.assert_refused("[web-1]", said)
     assert "\n@local " in outcome.output
     assert "status: failed on 1 of 2 hosts (web-1)" in outcome.output
 
