@@ -188,6 +188,22 @@ def test_every_verb_works_in_place(stack: Stack) -> None:
     assert stack.counts() == (1, 0)
 
 
+def test_a_gateway_in_place_without_a_published_port(stack: Stack) -> None:
+    path = stack.directory / "docker-compose.yml"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(line for line in lines if "ports:" not in line))
+    stack.change()
+    issued = stack.counts()
+    group_data = stack.deployment.directory / "group_data"  # `up` leaves out what is None
+    group_data.mkdir()
+    (group_data / "all.py").write_text("gateway_health_path = None\n")
+    outcome = stack.deployment.up()
+    assert outcome.status == 0, outcome.output
+    verified = stack.deployment.verify()
+    assert verified.status == 0, verified.output
+    assert stack.counts() == issued
+
+
 def test_a_gate_that_fails_puts_back_what_was_there(stack: Stack) -> None:
     theirs, before = stack.files(), stack.ids()
     outcome = stack.deployment.up(gateway_health_path="/health", gateway_token_mount="/usr/lib")

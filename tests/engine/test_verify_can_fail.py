@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from kis_gateway_deploy.paths import ROOT
-from tests.engine.conftest import Deployment
+from tests.engine.conftest import SIMULATOR, Deployment
+from tests.tools import free_port
 
 VOLUME = re.compile(
     r"      - type: bind\n        source: {{ token_dir.*?create_host_path: false\n", re.DOTALL
@@ -41,6 +42,27 @@ def test_verify_passes_on_a_sound_deployment(
     safe = deployment.verify("-m", "not restarts")
     assert safe.status == 0
     assert "4 deselected" in safe.output
+
+
+def test_verify_passes_on_a_gateway_in_the_hosts_network_that_listens_on_loopback(
+    new_deployment: Callable[..., Deployment], stubborn_settings: dict[str, Any]
+) -> None:
+    deployment = new_deployment(
+        "loopback",
+        **stubborn_settings,
+        gateway_network_mode="host",
+        gateway_open_to_network=True,
+        gateway_port=None,
+        gateway_container_port=free_port(),
+        gateway_cached_token_log=None,
+    )
+    deployment.data["gateway_environment"] = {"KIS_BASE_URL": SIMULATOR, "HABIT": "private"}
+    outcome = deployment.up()
+    assert outcome.status == 0, outcome.output
+    verified = deployment.verify()
+    assert verified.status == 0, verified.output
+    elsewhere = deployment.verify("-k", "the_port_is_open", gateway_container_port=free_port())
+    assert elsewhere.status == 1, elsewhere.output
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,9 @@ from kis_gateway_deploy.verify.test_container import (
 from kis_gateway_deploy.verify.test_host import (
     test_secrets_are_readable_for_the_containers_user_alone as check_files,
 )
+from kis_gateway_deploy.verify.test_host import (
+    test_the_port_is_open_where_the_settings_say_and_nowhere_else as check_port,
+)
 from tests.unit.builders import settings
 
 KEY = "PSs3cret0123456789"
@@ -129,3 +132,50 @@ def test_the_files_of_a_release_are_those_of_its_settings(
     else:
         with pytest.raises(AssertionError):
             check_files(checked)
+
+
+IN_HOSTS_NETWORK = {"network_mode": "host", "container_port": 9000}
+IN_PLACE = {"compose_file": "/srv/docker-compose.yml", "service": "trader"}
+WITHOUT_HTTP = {"health_path": None}
+EVERYWHERE = {"tcp://0.0.0.0:8080", "tcp://127.0.0.1:8080"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "listening", "expected"),
+    [
+        ({}, {"tcp://127.0.0.1:8080"}, "passes"),
+        ({}, set(), "fails"),
+        ({}, EVERYWHERE, "fails"),
+        (WITHOUT_HTTP, {"tcp://127.0.0.1:8080"}, "passes"),
+        (WITHOUT_HTTP, set(), "fails"),  # the engine itself listens
+        ({"bind_address": "10.0.0.1"}, {"tcp://10.0.0.1:8080"}, "passes"),
+        ({"bind_address": "::1"}, {"tcp://::1:8080"}, "passes"),
+        ({"bind_address": "::1"}, {"tcp://:::8080"}, "fails"),
+        (IN_HOSTS_NETWORK, {"tcp://127.0.0.1:9000"}, "passes"),
+        (IN_HOSTS_NETWORK, {"tcp://0.0.0.0:9000"}, "passes"),
+        (IN_HOSTS_NETWORK, {"tcp://10.0.0.1:9000"}, "fails"),
+        (IN_HOSTS_NETWORK, {"tcp://127.0.0.1:8080"}, "fails"),
+        (IN_HOSTS_NETWORK | WITHOUT_HTTP, set(), "is skipped"),
+        (IN_PLACE, {"tcp://127.0.0.1:8080"}, "passes"),
+        (IN_PLACE, {"tcp://0.0.0.0:8080"}, "passes"),
+        (IN_PLACE, set(), "fails"),
+        (IN_PLACE | {"port": 80}, {"tcp://127.0.0.1:8080"}, "fails"),
+        (IN_PLACE | WITHOUT_HTTP, set(), "is skipped"),
+    ],
+)
+def test_a_listener_is_demanded_where_a_client_asks(
+    changes: dict[str, Any], listening: set[str], expected: str
+) -> None:
+    def socket(spec: str) -> Any:
+        return SimpleNamespace(is_listening=spec in listening)
+
+    checked = gateway(settings(**changes))
+    checked.host = SimpleNamespace(socket=socket)
+    found = "passes"
+    try:
+        check_port(checked)
+    except AssertionError:
+        found = "fails"
+    except pytest.skip.Exception:
+        found = "is skipped"
+    assert found == expected
