@@ -84,14 +84,12 @@ def kind_of(labels: dict[str, str], request: dict[str, Any]) -> str:
         or labels.get("com.docker.compose.oneoff") == "True"
     ):
         return ""
-    files, app_dir = compose_file_of(labels).split(","), f"{request['app_dir']}/"
-    of_project = project_of(labels) == request["project"]
-    of_file = files[0].startswith(f"{app_dir}releases/") and all(
-        file.startswith(app_dir) for file in files
-    )
-    if of_project and of_file:
-        return "ours"
-    return "stranger" if of_project or of_file else ""
+    files = compose_file_of(labels).split(",")
+    of_files = all(file.startswith(f"{request['app_dir']}/") for file in files)
+    if project_of(labels) == request["project"]:
+        return "ours" if of_files else "stranger"
+    is_release = files[0].startswith(f"{request['app_dir']}/releases/")
+    return "stranger" if of_files and is_release else ""
 
 
 def user_of(details: dict[str, Any]) -> str:

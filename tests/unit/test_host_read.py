@@ -64,6 +64,7 @@ def labels(**changes: str) -> dict[str, str]:
             },
             "ours",
         ),
+        ({"files": "/opt/kis-gateway/edited/docker-compose.yml"}, "ours"),
         ({"oneoff": "True"}, ""),
         ({"project": "other"}, "stranger"),
         ({"project": "other", "files": "/srv/trading/compose.yaml"}, ""),
