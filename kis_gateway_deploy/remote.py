@@ -41,7 +41,7 @@ VERBS = {
     "read": (*FOUND, "client", "probe", "read"),
     "describe": (*FOUND, "describe"),
     "token": (*FOUND, "donor"),
-    "prepare": (*TOKENS, *RELEASES, "prepare"),
+    "prepare": (*TOKENS, *RELEASES, "hiding", "prepare"),
     "fetch": (*FETCH, "fetch"),
     "simulator": (*FETCH, "fetch"),
     "switch": (

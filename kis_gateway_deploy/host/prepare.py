@@ -10,6 +10,7 @@ from binascii import a2b_base64
 
 from .compose import ComposeError, compose
 from .directory import Directory, make_token_dir
+from .hiding import SHORTEST, hide, values_of
 from .in_place import Place
 from .releases import (
     changed_since,
@@ -19,6 +20,7 @@ from .releases import (
     release_dir,
     state_of,
     sync,
+    text_of,
     write_file,
 )
 from .token_files import TokenFiles
@@ -122,6 +124,8 @@ def _refused_by_compose(request: dict[str, Any], staging: str) -> str:
         said = str(error)
     if not said:
         return ""
+    values = values_of("".join(map(text_of, files[1:])))  # of the operator's override
+    said = hide(said, {each for each in values if len(each) >= SHORTEST})
     return (
         f"{said}\ndocker compose rejects the compose file or warns about it: see above. The "
         "running gateway was not touched. Correct the settings that the message names, then deploy "

@@ -274,6 +274,26 @@ def test_what_would_change_more_than_the_token_is_refused(stack: Stack) -> None:
     assert stack.counts()[1] == 0
 
 
+def test_an_error_of_compose_shows_no_value_of_the_operators_files(stack: Stack) -> None:
+    theirs = stack.files()
+    text = theirs["docker-compose.yml"].decode()
+    broken = text.replace("- MODE=", "- KEY=abc${def-\n      - MODE=")
+    assert broken != text
+    (stack.directory / "docker-compose.yml").write_text(broken)
+    secret = "super-secret-value"
+    for words in ("services.kis-gateway.environment", "unterminated quoted value"):
+        for verb in ("plan", "up"):
+            outcome = stack.deployment.run(verb)
+            outcome.assert_refused("docker compose cannot read", words)
+            assert "abc$" not in outcome.output
+            assert secret not in outcome.output
+        (stack.directory / "docker-compose.yml").write_text(text)
+        with (stack.directory / "gateway.env").open("a") as file:
+            file.write(f'KEY="{secret}\n')
+    (stack.directory / "gateway.env").write_bytes(theirs["gateway.env"])
+    assert stack.files() == theirs
+
+
 def test_a_later_deploy_applies_no_change_of_the_operator(stack: Stack) -> None:
     assert stack.deployment.up().status == 0
     compose_file = stack.directory / "docker-compose.yml"

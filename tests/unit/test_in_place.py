@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from kis_gateway_deploy.fleet import SettingsError, validate_fleet
+from kis_gateway_deploy.host.compose import without_values
 from kis_gateway_deploy.host.in_place import MARK, Place, is_of, keeps_token
 from kis_gateway_deploy.plans import make_plan
 from kis_gateway_deploy.reading import InPlace, Reading
@@ -278,3 +279,31 @@ def test_an_image_that_is_on_the_host_is_not_fetched() -> None:
     assert not plan.does("image")
     missing = make_plan(wanted, release, reading(images={}))
     assert any(f"the image {image} is not on this host" in why for why in missing.refusals)
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        (
+            "invalid interpolation format for services.gw.environment.KIS_SECRET.\n"
+            "You may need to escape any $ with another $.\nabc${def-",
+            "invalid interpolation format, services.gw.environment.KIS_SECRET",
+        ),
+        (
+            'failed to read FILE: line 3: unterminated quoted value "supersecretvalue123',
+            "FILE, line 3, unterminated quoted value",
+        ),
+        ('time="…" level=warning msg="The \\"s3cret\\" variable is not set."', "an error"),
+        (
+            "Error response from daemon: Bind for 127.0.0.1:80 failed: port is already allocated",
+            "Error response from daemon: Bind for 127.0.0.1:80 failed: port is already allocated",
+        ),
+    ],
+)
+def test_an_error_of_compose_names_the_place_and_shows_no_value(
+    said: str, shown: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "gw.env"
+    file.touch()
+    found = without_values(said.replace("FILE", str(file)))
+    assert found.partition(" (its text may quote a secret")[0] == shown.replace("FILE", str(file))

@@ -24,7 +24,14 @@ SHORTEST = 4
 """Words of the shortest string that is taken for a message."""
 # Beginnings of strings that do not stop a deploy: shell and Python code, hints, progress, reports.
 NOT_REPORTED = (
-    *("import sys, types", "export PATH", "read -r n", "^ *#", "these hosts have not been read"),
+    *(
+        "import sys, types",
+        "export PATH",
+        r"\b(?:services",
+        "read -r n",
+        "^ *#",
+        "these hosts have not been read",
+    ),
     *("and its network", "curl -H", "A price: curl", "The gateway listens", "It keeps its token"),
     *("and outlives the container", ", where that outlives", ", the releases in the app"),
     *("is running", "the container is running", ", its token is not probed", "no host was asked"),
