@@ -243,7 +243,8 @@ def change(
         host.data.get("die_at"),
         session.is_forced_now,
     )
-    seconds = 2 * int(settings.rollout_healthy_deadline + BEYOND_THE_DEADLINE) + wait
+    limit = settings.rollout_healthy_deadline + BEYOND_THE_DEADLINE + settings.stop_grace_seconds
+    seconds = 2 * int(limit) + wait
     result = _call(session, host, "switch", request, seconds)
     if result.outcome == DIED:
         said = "no answer to 'switch': the host is asked how it ended, or to end it now"

@@ -201,7 +201,7 @@ class Engine:
                     if len(archive) > limit:
                         break
         except EngineError as error:
-            if error.status != 404:
+            if error.status < 400:  # else missing, below a file, or behind too many links
                 raise
         return bytes(archive)
 

@@ -92,6 +92,15 @@ def test_a_stop_without_a_grace_uses_the_containers_stop_timeout(
     assert state(client, name)["ExitCode"] == 137
 
 
+@pytest.mark.parametrize("path", ["/nowhere", "/etc/passwd/below", "/proc/self/fd/x/y"])
+def test_a_path_that_a_container_does_not_have(
+    client: Control, new_container: Callable[..., str], path: str
+) -> None:
+    container = new_container("true")
+    assert client.file(container, path, 100) is None
+    assert client.directory(container, path, 100) == {}
+
+
 def test_missing_objects(client: Control) -> None:
     name = f"kis-test-{secrets.token_hex(6)}"
     assert client.inspect(name) is None

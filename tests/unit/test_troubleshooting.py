@@ -24,29 +24,18 @@ SHORTEST = 4
 """Words of the shortest string that is taken for a message."""
 # Beginnings of strings that do not stop a deploy: shell and Python code, hints, progress, reports.
 NOT_REPORTED = (
-    *(
-        "import sys, types",
-        "export PATH",
-        r"\b(?:services",
-        "read -r n",
-        "^ *#",
-        "these hosts have not been read",
-    ),
+    *("import sys, types", "export PATH", "read -r n", "^ *#", "these hosts have not been read"),
     *("and its network", "curl -H", "A price: curl", "The gateway listens", "It keeps its token"),
     *("and outlives the container", ", where that outlives", ", the releases in the app"),
     *("is running", "the container is running", ", its token is not probed", "no host was asked"),
     *("was switched and kept", "runs what it ran before", "runs here and is kept"),
     *("layers are on the host", ", once for all hosts", ", its first error", "Warning: Docker"),
-    *(
-        "the new token is kept",
-        "the token file was put back",
-        "the token file is set aside",
-        "the old token is set aside",
-    ),
+    *("the token file was put back", "the token file is set aside", "the old token is set aside"),
     *("the token is set aside, and", "in the container is taken over", "see the output of the run"),
     *("crash loop (EGW00133) detected", "kind release image", "min_healthy deadline", "t status"),
     *("good_since start", "putting the release on", "starting the KIS simulator", "A price: curl"),
-    *("must answer well for", "its container must run for"),
+    *("must answer well for", "its container must run for", "the new token is kept"),
+    r"\b(?:services",
 )
 
 
