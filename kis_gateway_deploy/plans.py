@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from ipaddress import ip_address
 from typing import Literal, NamedTuple
 
 from kis_gateway_deploy.packages import missing_packages, packages_with_compose
@@ -197,11 +198,11 @@ def _lacks_token(reading: Reading) -> str:
 def warnings(settings: Settings, release: Release, reading: Reading) -> list[str]:
     """What is right to go on with, but not as it should be."""
     found = []
-    if settings.is_open:
-        found.append(
-            f"other machines may trade through port {settings.published_port} on "
-            f"{_where(settings)} of this host, without authentication: restrict it by a firewall"
-        )
+    found += [
+        f"other machines may trade through port {port} on {where} of this host, without "
+        "authentication: restrict it by a firewall"
+        for where, port in _open_ports(settings, reading)
+    ]
     if reading.token_state == "unknown":
         found.append(
             f"{settings.token_path} has a form that is not known here: it is left alone, and how "
@@ -232,12 +233,29 @@ def warnings(settings: Settings, release: Release, reading: Reading) -> list[str
     return found
 
 
-def _where(settings: Settings) -> str:
-    """The addresses on which an open gateway is published, in words."""
-    if settings.network_mode == "host":
-        return "every address"
+def _open_ports(settings: Settings, reading: Reading) -> list[tuple[str, int]]:
+    """Where other machines reach the gateway: addresses of the host in words, and the port.
+
+    In place the operator's compose file says that.
+    """
+    if settings.is_open and settings.network_mode == "host":
+        return [("every address", settings.published_port)]
+    ports = {(settings.bind_address, settings.published_port)} if settings.is_open else set()
+    if settings.is_in_place:
+        ports = {each for gateway in reading.gateways for each in gateway.published()}
     everywhere = {ANYWHERE: "every IPv4 address", "::": "every IPv6 address"}
-    return everywhere.get(settings.bind_address, settings.bind_address)
+    return [
+        (everywhere.get(address, address), port)
+        for address, port in sorted(ports)
+        if not _is_loopback(address)
+    ]
+
+
+def _is_loopback(address: str) -> bool:
+    try:
+        return ip_address(address).is_loopback
+    except ValueError:  # the host says so
+        return False
 
 
 def plan_to_remove(plan: Plan, settings: Settings, reading: Reading | None) -> Plan:

@@ -215,6 +215,20 @@ def test_nothing_is_changed_if_the_token_is_kept() -> None:
     assert (plan.steps, plan.refusals, plan.findings) == ((), [], [])
 
 
+@pytest.mark.parametrize(
+    ("address", "where"),
+    [("", ["every IPv4 address"]), ("10.0.0.7", ["10.0.0.7"]), ("::1", []), ("?", ["?"])],
+)
+def test_a_gateway_that_its_own_compose_file_opens_is_a_warning(
+    address: str, where: list[str]
+) -> None:
+    wanted, release = settings(health_path=None), make_release(settings(health_path=None))
+    ports = {"8080/tcp": [{"HostIp": address, "HostPort": "9"}]}
+    plan = make_plan(wanted, release, here(release, containers=(container(ports=ports),)))
+    words = [f"other machines may trade through port 9 on {each} of this host" for each in where]
+    assert [each.partition(", without")[0] for each in plan.warnings] == words
+
+
 OUT = {"keeps_token": False, "is_written": False, "adopted_path": "/tmp/t.json"}  # noqa: S108
 TOKEN_THERE = {"adopted_token_expires": 1795470000 + 7200}
 
