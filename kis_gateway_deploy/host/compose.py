@@ -21,7 +21,7 @@ WITHOUT_VALUES = re.compile(
     r"|invalid interpolation format|unterminated quoted value|additional propert\w+"
     r"|undefined (?:network|volume|secret|config|service)|required variable|not found"
     r"|no such file or directory|neither an image nor a build context|did not find expected"
-    r"|mapping values are not allowed|must be an? \w+|was stopped after \d+ s"
+    r"|mapping values are not allowed|must be an? \w+|was stopped after [\d.]+ s"
     r"|Error response from daemon: .*"
 )
 """What of compose's errors may be shown: where the error is, and compose's own words."""

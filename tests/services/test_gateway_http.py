@@ -92,6 +92,8 @@ def metric(url: str, line: str) -> float:
 def test_ready_and_forwarding(gateway: StartGateway, simulator: RunningSimulator) -> None:
     url = gateway()
     assert requests.get(f"{url}/health", timeout=5).json() == {"status": "alive"}
+    # On a busy machine the first attempt may fail.
+    wait_until(lambda: requests.get(f"{url}/ready", timeout=5).ok, "it is ready")
     ready = requests.get(f"{url}/ready", timeout=5)
     assert (ready.status_code, ready.json()["ready"]) == (200, True)
     answer = requests.get(url + PRICE, headers={"tr-id": "FHKST01010100"}, timeout=5)
