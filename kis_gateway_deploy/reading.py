@@ -40,11 +40,7 @@ def _cut(value: object) -> object:
     return value[:TEXT_LIMIT] if isinstance(value, str) else value
 
 
-Text = Annotated[
-    str,
-    BeforeValidator(lambda value: _cut(_escaped(value))),
-    StringConstraints(max_length=TEXT_LIMIT),
-]
+Text = Annotated[str, BeforeValidator(lambda value: _cut(_escaped(value)))]
 Id = Annotated[str, StringConstraints(pattern="^[0-9a-f]{12}$")]
 Moment = Annotated[int, Field(ge=0, lt=10**11)]
 """Epoch seconds."""
