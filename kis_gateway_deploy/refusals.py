@@ -8,7 +8,7 @@ from pathlib import Path
 from kis_gateway_deploy.host.client import authority
 from kis_gateway_deploy.issuance import gateway_of
 from kis_gateway_deploy.packages import packages_with_compose
-from kis_gateway_deploy.reading import InPlace, Reading, TokenUser
+from kis_gateway_deploy.reading import InPlace, Reading, Stranger, TokenUser
 from kis_gateway_deploy.reasons import why_recreate
 from kis_gateway_deploy.release import Image, Release
 from kis_gateway_deploy.settings import SERVICE, Settings
@@ -263,17 +263,22 @@ def refusals_to_run(settings: Settings, reading: Reading) -> list[str]:
 
 
 def strangers_here(settings: Settings, reading: Reading) -> list[str]:
-    return [
+    return [_why_strange(settings, stranger) for stranger in reading.strangers]
+
+
+def _why_strange(settings: Settings, stranger: Stranger) -> str:
+    if stranger.project != settings.project:
+        return (
+            f"the container {stranger.name} is this deployment's, and its compose project is "
+            f"{stranger.project}: set gateway_project to {stranger.project!r} again; to change the "
+            "name, take the gateway down with the old one first (make down)"
+        )
+    return (
         f"the container {stranger.name} (of {stranger.compose_file or 'no compose file'}) is the "
         f"service {SERVICE} of a compose project {settings.project}, too, and not of this "
         "deployment: choose another gateway_project; to replace that container and keep its token, "
         f"set gateway_adopt_container to {stranger.name!r} as well"
-        if stranger.project == settings.project
-        else f"the container {stranger.name} is this deployment's, and its compose project is "
-        f"{stranger.project}: set gateway_project to {stranger.project!r} again; to change the "
-        "name, take the gateway down with the old one first (make down)"
-        for stranger in reading.strangers
-    ]
+    )
 
 
 def _engine_problem(reading: Reading) -> str:
