@@ -17,6 +17,7 @@ from kis_gateway_deploy.reading import escaped
 from kis_gateway_deploy.refusals import BE_ROOT
 from kis_gateway_deploy.remote import NoPythonError, RemoteError, ask
 from kis_gateway_deploy.session import CANNOT_READ, Refused
+from kis_gateway_deploy.settings import Settings
 
 SECONDS = 120
 STEM = "adopted"
@@ -61,7 +62,8 @@ def checked(data: Any, hosts: Sequence[str]) -> tuple[str, Path | None]:
 def describe(host: Host, container: str, path: Path | None) -> Described:
     """Asks a host about a container; touches nothing."""
     try:
-        described = parse_description(ask(host, "describe", {"container": container}, SECONDS))
+        request = {"container": container, "app_dir": Settings.model_fields["app_dir"].default}
+        described = parse_description(ask(host, "describe", request, SECONDS))
     except NoPythonError:
         return Described(path, problems=("this host has no python3: install it",))
     except (RemoteError, ValueError) as error:

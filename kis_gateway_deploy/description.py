@@ -56,7 +56,11 @@ class SecretsFile(_Found):
 
 
 class Container(_Found):
-    """A container: see `kis_gateway_deploy/host/describe.py`. Sizes in bytes, durations in ns."""
+    """A container: see `kis_gateway_deploy/host/describe.py`. Sizes in bytes, durations in ns.
+
+    `app_dir_in_use`: whether its host has another gateway of this package in the default
+    `gateway_app_dir`.
+    """
 
     name: Text
     image: Raw
@@ -92,6 +96,7 @@ class Container(_Found):
     cap_add: Annotated[tuple[Raw, ...], Several] = ()
     privileged: bool = False
     sharers: Annotated[tuple[Text, ...], Several] = ()
+    app_dir_in_use: bool = False
     tokens: Annotated[tuple[TokenFile, ...], Several] = ()
     secrets: Annotated[tuple[SecretsFile, ...], Several] = ()
 

@@ -298,6 +298,8 @@ class Reading(_Read):
     layers: tuple[tuple[Text, ...], ...] = ()
     containers: tuple[Container, ...] = ()
     strangers: tuple[Stranger, ...] = ()
+    # Names of containers that are another gateway with the same app directory.
+    residents: tuple[Text, ...] = ()
     token_users: tuple[TokenUser, ...] = ()
     # Addresses and ports of the host that lead to other containers, with the containers' names.
     others: tuple[tuple[Text, int, Text], ...] = ()

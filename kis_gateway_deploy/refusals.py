@@ -98,6 +98,7 @@ def refusals(
     if lack := _adopts_without_token(settings, release, reading):
         found.append(lack)
     found += strangers_here(settings, reading)
+    found += _other_gateways(settings, reading)
     found += [
         f"the container {user.name} ({user.compose_file or 'no compose file'}) has the token "
         f"directory {settings.token_dir} mounted, with another app key or user: one would use the "
@@ -279,6 +280,22 @@ def _why_strange(settings: Settings, stranger: Stranger) -> str:
         "deployment: choose another gateway_project; to replace that container and keep its token, "
         f"set gateway_adopt_container to {stranger.name!r} as well"
     )
+
+
+def _other_gateways(settings: Settings, reading: Reading) -> list[str]:
+    """The running gateways of this app directory that a deploy would lose sight of, or replace."""
+    others = list(reading.residents)
+    adopted = reading.adopted
+    # One that was replaced before, and was started again by hand, is replaced once more.
+    if adopted and adopted.is_up and adopted.id != reading.replaced_id:
+        others += [each.name.lstrip("/") for each in reading.gateways if each.is_up]
+    return [
+        f"the container {name} is another gateway, which has the directory {settings.app_dir} and "
+        "would be replaced: choose another gateway_app_dir, gateway_token_dir and gateway_project "
+        "for this one; if it is to be replaced, take it down with its own inventory first "
+        "(make down)"
+        for name in others
+    ]
 
 
 def _engine_problem(reading: Reading) -> str:

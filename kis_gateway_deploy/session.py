@@ -47,7 +47,8 @@ from kis_gateway_deploy.windows import KOREA, Window, closes_at, is_open
 
 CANNOT_READ = (
     "the host could not be read as root; its own words are above. If they are sudo's: let the "
-    "SSH user use sudo without a password, or run with --use-sudo-password"
+    "SSH user use sudo without a password, or run with --use-sudo-password; for a user who is root "
+    "already, set `_sudo` to False"
 )
 INSTALL_PYTHON = "this host has no python3: deploy to it (make deploy), or install it"
 ATTRIBUTE = "kis_gateway_session"

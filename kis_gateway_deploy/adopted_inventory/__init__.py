@@ -6,6 +6,7 @@ variable or of a secrets file is in the inventory unless it is `compose_changes.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -54,6 +55,8 @@ def write(host: str, data: Mapping[str, Any], found: Container, clock: int, stem
         _in_place(draft, place)
     else:
         _on_its_own(draft, place)
+    if found.app_dir_in_use:
+        _apart_from_another(draft)
     return Written(
         source(draft, host, data), draft.companions, tuple(draft.notes), tuple(draft.env_names)
     )
@@ -74,6 +77,16 @@ def _in_place(draft: Draft, place: TokenPlace) -> None:
     files = found.labels.get("com.docker.compose.project.config_files", "").split(",")
     if len(files) > 1:
         draft.note(f"its compose project has several files: {', '.join(files)}")
+
+
+def _apart_from_another(draft: Draft) -> None:
+    """Names of its own: with the defaults, it would replace the gateway that has them."""
+    name = re.sub("[^a-z0-9]+", "-", draft.found.name.lower()).strip("-") or "adopted"
+    why = "the host has another gateway of this package: this one has its own names"
+    draft.put("gateway_app_dir", f"/opt/kis-gateway-{name}", why)
+    draft.put("gateway_token_dir", f"/docker_data/kis_tokens_{name}")
+    if not draft.found.compose_file:
+        draft.put("gateway_project", f"kis-{name}")
 
 
 def _on_its_own(draft: Draft, place: TokenPlace) -> None:

@@ -21,6 +21,7 @@ from .containers import (
     user_of,
 )
 from .engine import Engine, EngineError, quote
+from .releases import linked
 from .tokens import FILE_LIMIT, examine
 
 TYPE_CHECKING = False
@@ -62,7 +63,7 @@ APP_KEY = re.compile(rb"app[-_]?key[\w-]{0,64}[\"']?\s{0,64}:", re.I)
 def describe(request: dict[str, Any]) -> dict[str, Any]:
     """What `kis_gateway_deploy.adopted_inventory` must know of a container.
 
-    `request`: `container`, its name.
+    `request`: `container`, its name; `app_dir`: where a deployment would be.
     `container` of the answer is None if there is none; `running` are the names of those that run.
     """
     found: dict[str, Any] = {"uid": os.getuid(), "clock": int(time.time()), "running": []}
@@ -70,7 +71,9 @@ def describe(request: dict[str, Any]) -> dict[str, Any]:
         engine = Engine(socket_path(engine_address()))
         found["running"] = sorted(map(name_of, engine.containers()))[:NAMES_LIMIT]
         details = engine.inspect(request["container"])
-        found["container"] = _described(engine, details) if details else None
+        if details:
+            in_use = linked(request["app_dir"], "current") is not None
+            found["container"] = _described(engine, details) | {"app_dir_in_use": in_use}
     except EngineError as error:
         found["engine_error"] = str(error)
     return found

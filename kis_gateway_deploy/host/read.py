@@ -27,7 +27,7 @@ from .containers import (
 )
 from .directory import Directory
 from .engine import IMAGES_RUN, Engine, EngineError
-from .in_place import Place, keeps_token
+from .in_place import Place, is_of, keeps_token
 from .probe import probe
 from .releases import (
     COMPOSE_FILE,
@@ -302,10 +302,11 @@ def _last(path: str, limit: int = 64 * 1024) -> str:
 
 def _containers(request: dict[str, Any], host: dict[str, Any], engine: Engine) -> dict[str, Any]:
     found: dict[str, Any] = {"containers": [], "strangers": [], "token_users": [], "images": {}}
-    found["others"], found["image_architectures"] = [], {}
+    found["others"], found["image_architectures"], found["residents"] = [], {}, []
     gateway: dict[str, Any] | None = None
     talkers = []
     networks = {}
+    place = (manifest_of(request["app_dir"], host.get("current")) or {}).get("in_place")
     for summary in engine.containers(all=True):
         labels, name = labels_of(summary), name_of(summary)
         if summary.get("Image") in request["images"]:
@@ -320,6 +321,8 @@ def _containers(request: dict[str, Any], host: dict[str, Any], engine: Engine) -
             )
             continue
         is_ours = kind == "ours"
+        if not is_ours and name != request["adopt"] and _is_resident(labels, request, place):
+            found["residents"].append(name)
         is_adopted = (
             not is_ours
             and name == request["adopt"]
@@ -386,6 +389,20 @@ def _containers(request: dict[str, Any], host: dict[str, Any], engine: Engine) -
         moments = [_refused(engine, each, host["clock"]) for each in talkers]
         found["refused"] = max(filter(None, moments), default=None)
     return found
+
+
+def _is_resident(
+    labels: dict[str, str], request: dict[str, Any], place: dict[str, Any] | None
+) -> bool:
+    """Whether a container that is not ours is the gateway of the releases in our app directory.
+
+    `place`: the `in_place` of the current release (see `place_of`).
+    """
+    if place:
+        return is_of(labels, place)
+    releases = f"{request['app_dir']}/releases/"
+    is_gateway = labels.get("com.docker.compose.service") == "kis-gateway"
+    return is_gateway and compose_file_of(labels).startswith(releases) and bool(request["in_place"])
 
 
 def _questions(

@@ -221,6 +221,16 @@ def test_a_service_of_a_compose_project_stays_in_it() -> None:
     assert "has several files" in note
 
 
+def test_beside_another_gateway_it_gets_names_of_its_own() -> None:
+    data = data_of(written(name="My_Paper.1", app_dir_in_use=True))
+    assert data["gateway_app_dir"] == "/opt/kis-gateway-my-paper-1"
+    assert data["gateway_token_dir"] == "/docker_data/kis_tokens_my-paper-1"
+    assert data["gateway_project"] == "kis-my-paper-1"
+    in_place = data_of(written(name="x_1", app_dir_in_use=True, labels=IN_PROJECT))
+    assert in_place["gateway_app_dir"] == "/opt/kis-gateway-x-1"
+    assert "gateway_project" not in in_place
+
+
 def test_a_release_of_this_package_is_recognised() -> None:
     path = "/opt/kis-gateway/releases/0a1b2c3d4e5f/docker-compose.yml"
     project = "com.docker.compose.project"

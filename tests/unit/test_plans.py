@@ -755,6 +755,20 @@ def test_a_container_that_cannot_be_started_again_is_not_adopted() -> None:
     assert "was started with --rm" in refusal(made)
 
 
+def test_another_gateway_of_the_app_directory_is_not_replaced() -> None:
+    old = container(id="old", name="/paper", compose_file="")
+    both = {"containers": (container(name="/kis-kis-gateway-1"), old), "adopted_id": "old"}
+    wanted = settings(adopt_container="paper")
+    what = refusal(make_plan(wanted, release(), reading(**both)))
+    assert "the container kis-kis-gateway-1 is another gateway, which has" in what
+    # The same container, replaced before and started again by hand.
+    assert make_plan(wanted, release(), reading(**both, replaced_id="old")).refusals == []
+    stopped = container(name="/kis-kis-gateway-1", status="exited")
+    one = reading(containers=(stopped, old), adopted_id="old")
+    assert make_plan(wanted, release(), one).refusals == []
+    assert "real is another gateway" in refusal(plan(residents=("real",)))
+
+
 def stranger(name: str, compose_file: str, project: str = "kis") -> dict[str, str]:
     return {"name": name, "compose_file": compose_file, "project": project}
 
