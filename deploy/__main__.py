@@ -18,11 +18,8 @@ def _interrupted_early(number: int, _: object) -> None:
 
 
 # The imports below take a second, in which Ctrl-C would show a traceback.
-ENDING = [
-    each
-    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    if signal.getsignal(each) != signal.SIG_IGN  # as by nohup
-]
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+ENDING = [each for each in SIGNALS if signal.getsignal(each) != signal.SIG_IGN]  # as by nohup
 for each in ENDING:
     signal.signal(each, _interrupted_early)
 
@@ -164,7 +161,7 @@ def _interrupted(number: int, _: object) -> None:
 
 def _handle_signals(*_: object) -> None:
     """To be called when pyinfra has set its handlers."""
-    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for each in SIGNALS:
         signal.signal(each, _interrupted if each in ENDING else signal.SIG_IGN)
 
 

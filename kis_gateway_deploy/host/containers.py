@@ -92,6 +92,17 @@ def kind_of(labels: dict[str, str], request: dict[str, Any]) -> str:
     return "stranger" if of_files and is_release else ""
 
 
+def uses(labels: dict[str, str], app_dir: str, place: dict[str, Any] | None) -> bool:
+    """Whether a container is the gateway of the releases in `app_dir`; `place`: see `place_of`."""
+    if place:
+        return is_of(labels, place)
+    return (
+        labels.get("com.docker.compose.service") == "kis-gateway"
+        and labels.get("com.docker.compose.oneoff") != "True"
+        and compose_file_of(labels).startswith(f"{app_dir}/releases/")
+    )
+
+
 def user_of(details: dict[str, Any]) -> str:
     """The user that a container runs as, `uid:gid` in numbers; empty if that is unknown."""
     status = text_of(f"/proc/{details['State'].get('Pid')}/status")

@@ -16,12 +16,14 @@ from .containers import (
     DEFAULT_TOKEN_PATH,
     directory_beneath,
     engine_address,
+    labels_of,
     name_of,
     socket_path,
     user_of,
+    uses,
 )
 from .engine import Engine, EngineError, quote
-from .releases import linked
+from .releases import current_place
 from .tokens import FILE_LIMIT, examine
 
 TYPE_CHECKING = False
@@ -72,8 +74,13 @@ def describe(request: dict[str, Any]) -> dict[str, Any]:
         found["running"] = sorted(map(name_of, engine.containers()))[:NAMES_LIMIT]
         details = engine.inspect(request["container"])
         if details:
-            in_use = linked(request["app_dir"], "current") is not None
-            found["container"] = _described(engine, details) | {"app_dir_in_use": in_use}
+            found["container"] = _described(engine, details)
+            app_dir = request["app_dir"]
+            place = current_place(app_dir)
+            found["container"]["app_dir_in_use"] = any(
+                each.get("Id") != details["Id"] and uses(labels_of(each), app_dir, place)
+                for each in engine.containers(all=True)
+            )
     except EngineError as error:
         found["engine_error"] = str(error)
     return found

@@ -24,15 +24,17 @@ from .containers import (
     token_mount,
     tokens_of_container,
     user_of,
+    uses,
 )
 from .directory import Directory
 from .engine import IMAGES_RUN, Engine, EngineError
-from .in_place import Place, is_of, keeps_token
+from .in_place import Place, keeps_token
 from .probe import probe
 from .releases import (
     COMPOSE_FILE,
     MANIFEST,
     as_deployed,
+    current_place,
     damage_of,
     is_locked,
     json_of,
@@ -306,7 +308,7 @@ def _containers(request: dict[str, Any], host: dict[str, Any], engine: Engine) -
     gateway: dict[str, Any] | None = None
     talkers = []
     networks = {}
-    place = (manifest_of(request["app_dir"], host.get("current")) or {}).get("in_place")
+    place = current_place(request["app_dir"])
     for summary in engine.containers(all=True):
         labels, name = labels_of(summary), name_of(summary)
         if summary.get("Image") in request["images"]:
@@ -321,7 +323,7 @@ def _containers(request: dict[str, Any], host: dict[str, Any], engine: Engine) -
             )
             continue
         is_ours = kind == "ours"
-        if not is_ours and name != request["adopt"] and _is_resident(labels, request, place):
+        if not is_ours and name != request["adopt"] and uses(labels, request["app_dir"], place):
             found["residents"].append(name)
         is_adopted = (
             not is_ours
@@ -389,20 +391,6 @@ def _containers(request: dict[str, Any], host: dict[str, Any], engine: Engine) -
         moments = [_refused(engine, each, host["clock"]) for each in talkers]
         found["refused"] = max(filter(None, moments), default=None)
     return found
-
-
-def _is_resident(
-    labels: dict[str, str], request: dict[str, Any], place: dict[str, Any] | None
-) -> bool:
-    """Whether a container that is not ours is the gateway of the releases in our app directory.
-
-    `place`: the `in_place` of the current release (see `place_of`).
-    """
-    if place:
-        return is_of(labels, place)
-    releases = f"{request['app_dir']}/releases/"
-    is_gateway = labels.get("com.docker.compose.service") == "kis-gateway"
-    return is_gateway and compose_file_of(labels).startswith(releases) and bool(request["in_place"])
 
 
 def _questions(

@@ -60,6 +60,11 @@ def token_target(app_dir: str, release: str | None) -> str:
     return str((manifest_of(app_dir, release) or {}).get("token_mount", "/app/tokens"))
 
 
+def current_place(app_dir: str) -> dict[str, Any] | None:
+    """The `in_place` of the current release's manifest; None if there is none."""
+    return (manifest_of(app_dir, linked(app_dir, "current")) or {}).get("in_place")
+
+
 def as_deployed(request: dict[str, Any]) -> dict[str, Any]:
     """The request with the token settings of the release that it is about, if that is here.
 

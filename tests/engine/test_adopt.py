@@ -138,6 +138,29 @@ def test_a_container_whose_log_cannot_be_read_is_adopted(wild: Wild, stubborn_im
     deploy(wild)
 
 
+def test_another_gateway_with_the_same_names_is_not_replaced(
+    wild: Wild, stubborn_image: str
+) -> None:
+    start(
+        wild, stubborn_image, *SHAPES["in a directory of its own"],
+        *mounted(wild, "/secrets.json"), "--user", "0:0", "--env", "SECRETS_FILE=/secrets.json",
+    )  # fmt: skip
+    assert wild.adopt().status == 0
+    deploy(wild)
+    before = wild.deployment.inspect("{{.Id}} {{.State.StartedAt}}")
+    second = f"{wild.name}-2"
+    docker("run", "--detach", "--name", second, "--entrypoint", "sleep", stubborn_image, "600")
+    try:
+        with wild.written.open("a") as file:
+            file.write(f"gateways[0][1]['gateway_adopt_container'] = {second!r}\n")
+        outcome = wild.run("up", wild.written)
+        assert outcome.status == 1
+        assert "-kis-gateway-1 is another gateway, which has the directory" in outcome.output
+        assert wild.deployment.inspect("{{.Id}} {{.State.StartedAt}}") == before
+    finally:
+        docker("rm", "--force", second)
+
+
 def test_keys_in_the_environment_and_a_fixed_path(wild: Wild, stubborn_image: str) -> None:
     account = wild.deployment.account
     start(

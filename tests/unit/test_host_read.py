@@ -82,29 +82,25 @@ def test_a_container_is_ours_if_its_compose_file_is_ours(
     assert containers.kind_of(labels(**changes), REQUEST) == kind
 
 
-IN_PLACE = {"compose_file": "/srv/trading/compose.yaml", "service": "kis-paper", "variables": {}}
-PLACE_OF_ANOTHER = IN_PLACE | {"service": "kis-real"}
+PLACE = {"compose_file": "/srv/trading/compose.yaml", "service": "kis-real", "variables": {}}
+IN_TRADING = {"project": "trading", "project.working_dir": "/srv/trading"}
 
 
 @pytest.mark.parametrize(
-    ("changes", "in_place", "place", "is_resident"),
+    ("changes", "place", "uses"),
     [
-        ({}, IN_PLACE, None, True),
-        ({"service": "redis"}, IN_PLACE, None, False),  # of the operator's override
-        ({"service": "redis"}, None, None, False),
-        ({"project": "other", "files": "/srv/compose.yaml"}, IN_PLACE, None, False),
-        ({"service": "kis-real", "project.working_dir": "/srv/trading"}, None, None, False),
-        ({"service": "kis-real", "project.working_dir": "/srv/trading"}, None, "real", True),
-        ({"service": "kis-real", "project.working_dir": "/srv/trading"}, IN_PLACE, "real", True),
-        ({"service": "bot", "project.working_dir": "/srv/trading"}, IN_PLACE, "real", False),
+        ({"project": "other"}, None, True),
+        ({"service": "redis"}, None, False),  # of the operator's override
+        ({"oneoff": "True"}, None, False),
+        ({"files": "/srv/trading/compose.yaml"}, None, False),
+        ({"service": "kis-real"} | IN_TRADING, PLACE, True),
+        ({"service": "kis-paper"} | IN_TRADING, PLACE, False),
     ],
 )
-def test_another_gateway_with_our_app_directory_is_known(
-    changes: dict[str, str], in_place: dict[str, Any] | None, place: str | None, is_resident: bool
+def test_which_container_is_the_gateway_of_an_app_directory(
+    changes: dict[str, str], place: dict[str, Any] | None, uses: bool
 ) -> None:
-    request = REQUEST | {"in_place": in_place}
-    current = PLACE_OF_ANOTHER if place else None
-    assert read._is_resident(labels(**changes), request, current) is is_resident
+    assert containers.uses(labels(**changes), "/opt/kis-gateway", place) is uses
 
 
 def test_podman_in_place_of_docker_is_detected(tmp_path: Path) -> None:
