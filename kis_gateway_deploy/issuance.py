@@ -132,8 +132,8 @@ def mounted_token_left(reading: Reading, key: str) -> int:
 
     0 if there is none: it is of the app key of the release that runs.
     """
-    runs = reading.releases.get(reading.current or "") or key
-    if reading.token_mount != "other" or runs != key:
+    runs = reading.releases.get(reading.current or "")
+    if reading.token_mount != "other" or (runs and runs.key != key):
         return 0
     return max(0, (reading.mounted_token_expires or 0) - reading.clock)
 

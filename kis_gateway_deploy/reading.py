@@ -109,6 +109,16 @@ class Stranger(_Read):
     project: Text
 
 
+class StoredRelease(_Read):
+    """What a release on the host is about: the fingerprint of its app key, and how it keeps its
+    token (see `make_manifest`)."""
+
+    key: Id
+    token_file: Text | None = None
+    tokens_expected: Annotated[int, Field(ge=1, le=20)] = 1
+    token_at_start: bool = True
+
+
 class TokenUser(_Read):
     """Another container that mounts the token directory; `key` is None if it is unknown."""
 
@@ -283,8 +293,7 @@ class Reading(_Read):
     # desired one.
     current_compose: Annotated[str, StringConstraints(max_length=1 << 17)] = ""
     current_files: dict[Text, Text] = {}
-    # The fingerprint of each release's app key.
-    releases: dict[Id, Id] = {}
+    releases: dict[Id, StoredRelease] = {}
     # With a history: the image reference of each release on the host.
     release_images: dict[Id, Text] = {}
     # What is wrong with the desired release on the host; empty if nothing is.

@@ -23,6 +23,7 @@ from kis_gateway_deploy.display import closed_window, window_time
 from kis_gateway_deploy.fleet import SettingsError, validate_fleet
 from kis_gateway_deploy.issuance import (
     WORTH_KEEPING,
+    Gateway,
     external_gateway,
     gateway_of,
     mounted_token_left,
@@ -30,7 +31,7 @@ from kis_gateway_deploy.issuance import (
 )
 from kis_gateway_deploy.outcomes import NO_GATE, Gate, Switches
 from kis_gateway_deploy.plans import Plan, Step, make_plan, plan_to_remove, plan_without_python
-from kis_gateway_deploy.reading import Reading, escaped, parse_reading
+from kis_gateway_deploy.reading import Reading, StoredRelease, escaped, parse_reading
 from kis_gateway_deploy.reasons import old_directory
 from kis_gateway_deploy.refusals import NEEDS_ROOT, refusals_to_run
 from kis_gateway_deploy.registry import (
@@ -87,8 +88,22 @@ class Target:
     @property
     def key_fingerprint(self) -> str:
         """The fingerprint of the app key of what shall run."""
-        found = self.reading.releases.get(self.release_id) if self.reading else ""
-        return found or self.release.key_fingerprint
+        return self.stored.key if self.stored else self.release.key_fingerprint
+
+    @property
+    def stored(self) -> StoredRelease | None:
+        """What shall run, as the host has stored it: an older release may keep its token in
+        another way than the settings say now."""
+        return self.reading.releases.get(self.release_id) if self.reading else None
+
+    def gateway(self, reading: Reading) -> Gateway:
+        """What decides about the token of what shall run."""
+        key, how = self.key_fingerprint, self.stored or self.settings
+        if self.settings.token_store != "file":
+            return external_gateway(reading, key)
+        # The app key of a gateway in place is unknown here, so it shares no token.
+        file = self.name if self.settings.is_in_place else how.token_file
+        return gateway_of(reading, key, how.token_at_start, file, how.tokens_expected)
 
 
 class Session:
@@ -432,18 +447,7 @@ class Session:
         ]
         settings = next(iter(self.desired.values()))[0]
         gateways = {
-            name: (
-                gateway_of(
-                    target.reading,
-                    target.key_fingerprint,
-                    target.settings.token_at_start,
-                    # The app key of a gateway in place is unknown here, so it shares no token.
-                    name if target.settings.is_in_place else target.settings.token_file,
-                    target.settings.tokens_expected,
-                )
-                if target.settings.token_store == "file"
-                else external_gateway(target.reading, target.key_fingerprint)
-            )
+            name: target.gateway(target.reading)
             for name, target in self.targets.items()
             if target.reading
         }

@@ -277,7 +277,10 @@ def _app_directory(request: dict[str, Any]) -> dict[str, Any]:
     releases = f"{app_dir}/releases"
     names = sorted(filter(is_id, os.listdir(releases))) if os.path.isdir(releases) else []
     manifests = {name: manifest_of(app_dir, name) for name in names}
-    found["releases"] = {name: each["key"] for name, each in manifests.items() if each}
+    of_token = ("key", "token_file", "tokens_expected", "token_at_start")
+    found["releases"] = {
+        name: {key: each[key] for key in of_token} for name, each in manifests.items() if each
+    }
     directories = [each.get("token_dir") for each in manifests.values() if each]
     found["token_dir_is_ours"] = request["token_dir"] in directories
     found["release_damage"] = damage_of(app_dir, release, manifests.get(release))

@@ -259,7 +259,11 @@ def test_the_app_directory_is_read(host: dict[str, Any]) -> None:
     (app_dir / "history.jsonl").write_bytes(b'{"began": \xff\n{"began": 1}\n')
     found = read._app_directory(host)
     assert (found["current"], found["previous"]) == (OTHER, None)
-    assert found["releases"] == {KEY: KEY, OTHER: OTHER}
+    assert {name: each["key"] for name, each in found["releases"].items()} == {
+        KEY: KEY,
+        OTHER: OTHER,
+    }
+    assert found["releases"][KEY]["tokens_expected"] == 1
     assert found["release_damage"] == ""
     assert found["current_compose"] == COMPOSE.decode()
     assert list(found["current_files"]) == ["docker-compose.yml"]

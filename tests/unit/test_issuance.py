@@ -110,7 +110,7 @@ def test_the_token_outside_the_directory_that_expires_last_counts(left: int) -> 
 def test_a_mounted_token_has_the_app_key_of_the_running_release(
     releases: dict[str, str], counts: bool
 ) -> None:
-    found = seen(**MOUNTED, releases=releases)
+    found = seen(**MOUNTED, releases={name: {"key": key} for name, key in releases.items()})
     assert (found.adopted, found.has_token) == ((DAY, True) if counts else (0, False))
 
 

@@ -75,7 +75,14 @@ DEPLOYED = LEAST | {
     "previous": "1ce61895f976",
     "current_compose": "name: kis\n",
     "current_files": {"docker-compose.yml": "3f0f"},
-    "releases": {"1ce61895f976": "f5e4d3c2b1a0"},
+    "releases": {
+        "1ce61895f976": {
+            "key": "f5e4d3c2b1a0",
+            "token_file": "kis_token.json",
+            "tokens_expected": 2,
+            "token_at_start": False,
+        }
+    },
     "release_damage": "secrets.json is missing",
     "others": [["127.0.0.1", 6379, "redis"]],
     "history": [EVENT, None, {"began": 1}],
@@ -106,7 +113,8 @@ def test_a_deployed_host_is_read_completely() -> None:
     assert read.state is not None
     assert (read.state.by, read.state.outcome) == ("ops@desk", "switched")
     assert (read.current, read.previous) == ("5393e3d2b05a", "1ce61895f976")
-    assert read.releases == {"1ce61895f976": "f5e4d3c2b1a0"}
+    stored = read.releases["1ce61895f976"]
+    assert (stored.key, stored.tokens_expected) == ("f5e4d3c2b1a0", 2)
     assert read.release_damage == "secrets.json is missing"
     assert read.others == (("127.0.0.1", 6379, "redis"),)
     assert read.layers == (("sha256:base", "sha256:library"), ())
@@ -163,8 +171,9 @@ def test_control_characters_of_a_host_are_escaped() -> None:
         ("token_state", "fine"),
         ("token_expires", 1e300),
         ("parked", {"../x": 1}),
-        ("releases", {"../x": ""}),
-        ("releases", {"0a1b2c3d4e5f": "../x"}),
+        ("releases", {"../x": {"key": "0a1b2c3d4e5f"}}),
+        ("releases", {"0a1b2c3d4e5f": {"key": "../x"}}),
+        ("releases", {"0a1b2c3d4e5f": {"key": "0a1b2c3d4e5f", "tokens_expected": 0}}),
         ("engine", True),
         ("listening", [["127.0.0.1"]]),
         ("containers", [{}]),

@@ -136,8 +136,21 @@ def test_the_key_is_that_of_the_release_to_run() -> None:
     run = session(a={})
     target = put(run, "a", SWITCH)
     assert target.key_fingerprint == target.release.key_fingerprint
-    older = put(run, "a", SWITCH, releases={target.release_id: "f5e4d3c2b1a0"})
+    older = put(run, "a", SWITCH, releases={target.release_id: {"key": "f5e4d3c2b1a0"}})
     assert older.key_fingerprint == "f5e4d3c2b1a0"
+
+
+def test_an_older_release_keeps_its_token_in_its_own_way() -> None:
+    run = session(a={"gateway_token_file": "new.json", "gateway_tokens_expected": 2})
+    old = "0a1b2c3d4e5f"
+    stored = {"key": "f5e4d3c2b1a0", "token_file": "old.json", "token_at_start": False}
+    target = put(run, "a", SWITCH, releases={old: stored})
+    assert target.reading
+    now = target.gateway(target.reading)
+    assert (now.file, now.asks_at_start) == ("new.json", True)
+    then = replace(target, release_id=old).gateway(target.reading)
+    assert (then.file, then.asks_at_start) == ("old.json", False)
+    assert then.key_fingerprint == "f5e4d3c2b1a0"
 
 
 def test_a_release_that_cannot_be_made_refuses_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -215,7 +228,7 @@ def test_a_renewal_is_of_the_key_that_runs_not_of_the_inventorys() -> None:
     run.verb = "renew"
     run.state.limit_hosts = [run.inventory.get_host("a")]
     old, key_of_b = "0a1b2c3d4e5f", run.desired["b"][1].key_fingerprint
-    target = put(run, "a", SWITCH, releases={old: key_of_b}, current=old)
+    target = put(run, "a", SWITCH, releases={old: {"key": key_of_b}}, current=old)
     run.targets["a"] = replace(target, release_id=old)
     [why] = run.why_untouched("a")
     assert "a new token would end the token of b" in why
