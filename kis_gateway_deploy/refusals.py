@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Iterable
 from pathlib import Path
 
 from kis_gateway_deploy.host.client import authority
@@ -98,7 +99,11 @@ def refusals(
     if lack := _adopts_without_token(settings, release, reading):
         found.append(lack)
     found += strangers_here(settings, reading)
-    found += _other_gateways(settings, reading)
+    found += _why_another(settings, reading.residents)
+    if reading.adopted and reading.adopted.is_up and reading.adopted_id != reading.replaced_id:
+        # One that was replaced before, and was started again by hand, is replaced once more.
+        names = [each.name.lstrip("/") for each in reading.gateways if each.is_up]
+        found += _why_another(settings, names)
     found += [
         f"the container {user.name} ({user.compose_file or 'no compose file'}) has the token "
         f"directory {settings.token_dir} mounted, with another app key or user: one would use the "
@@ -260,7 +265,22 @@ def refusals_to_run(settings: Settings, reading: Reading) -> list[str]:
     """Why no release that is on this host may be started, restarted or taken down."""
     if not reading.current or reading.engine != "up":
         return [NOTHING_RUNS]
-    return strangers_here(settings, reading) + under_way(reading)
+    return (
+        strangers_here(settings, reading)
+        + _why_another(settings, reading.residents)
+        + under_way(reading)
+    )
+
+
+def _why_another(settings: Settings, names: Iterable[str]) -> list[str]:
+    """That a change would replace these gateways, or lose sight of them."""
+    return [
+        f"the container {name} is another gateway, which has the directory {settings.app_dir}: "
+        "choose another gateway_app_dir, gateway_token_dir and gateway_project for this one; to "
+        "replace that one, take it down first (make down with its own inventory, or docker compose "
+        "down)"
+        for name in names
+    ]
 
 
 def strangers_here(settings: Settings, reading: Reading) -> list[str]:
@@ -280,22 +300,6 @@ def _why_strange(settings: Settings, stranger: Stranger) -> str:
         "deployment: choose another gateway_project; to replace that container and keep its token, "
         f"set gateway_adopt_container to {stranger.name!r} as well"
     )
-
-
-def _other_gateways(settings: Settings, reading: Reading) -> list[str]:
-    """The running gateways of this app directory that a deploy would lose sight of, or replace."""
-    others = list(reading.residents)
-    adopted = reading.adopted
-    # One that was replaced before, and was started again by hand, is replaced once more.
-    if adopted and adopted.is_up and adopted.id != reading.replaced_id:
-        others += [each.name.lstrip("/") for each in reading.gateways if each.is_up]
-    return [
-        f"the container {name} is another gateway, which has the directory {settings.app_dir} and "
-        "would be replaced: choose another gateway_app_dir, gateway_token_dir and gateway_project "
-        "for this one; if it is to be replaced, take it down with its own inventory first "
-        "(make down)"
-        for name in others
-    ]
 
 
 def _engine_problem(reading: Reading) -> str:

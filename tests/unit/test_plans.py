@@ -997,6 +997,7 @@ def test_each_step_has_an_effect_in_words() -> None:
         ({"current": None}, "no release runs here"),
         ({"engine": "down"}, "no release runs here"),
         ({"engine": "unusable"}, "no release runs here"),
+        ({"residents": ("real",)}, "the container real is another gateway"),
         (
             {"strangers": (stranger("theirs", "/srv/compose.yaml"),)},
             "the container theirs (of /srv/compose.yaml) is the service kis-gateway",
