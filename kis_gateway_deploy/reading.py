@@ -312,8 +312,10 @@ class Reading(_Read):
     token_users: tuple[TokenUser, ...] = ()
     # Addresses and ports of the host that lead to other containers, with the containers' names.
     others: tuple[tuple[Text, int, Text], ...] = ()
-    # The container to adopt, the path of its token file, and the container already replaced.
+    # The container to adopt, the path of its token file; of the container that was adopted before,
+    # the name, and the id if it was replaced.
     adopted_id: Text | None = None
+    adopted_before: Text | None = None
     adopted_path: Text = ""
     replaced_id: Text | None = None
     # Containers that share the gateway's network: they lose it if it is re-created.

@@ -91,7 +91,7 @@ def refusals(
         )
         adopt = (
             f", adopt it (gateway_adopt_container = {holders[0]!r})"
-            if holders and setting != "gateway_simulator"
+            if holders and setting != "gateway_simulator" and not reading.gateways
             else ""
         )
         found.append(f"port {port} is held by {who}: {hint}{adopt}, or change {setting}")
@@ -100,15 +100,15 @@ def refusals(
         found.append(lack)
     found += strangers_here(settings, reading)
     found += _why_another(settings, reading.residents)
-    if reading.adopted and reading.adopted.is_up and reading.adopted_id != reading.replaced_id:
-        # One that was replaced before, and was started again by hand, is replaced once more.
-        names = [each.name.lstrip("/") for each in reading.gateways if each.is_up]
-        found += _why_another(settings, names)
+    # One that was adopted before, and made anew or started again by hand, is replaced again.
+    if reading.adopted and settings.adopt_container != reading.adopted_before:
+        run = [each for each in reading.gateways if each.status != "created"]
+        found += _why_another(settings, [each.name.lstrip("/") for each in run])
     found += [
         f"the container {user.name} ({user.compose_file or 'no compose file'}) has the token "
         f"directory {settings.token_dir} mounted, with another app key or user: one would use the "
-        "other's token. Choose another gateway_token_dir, or adopt that container "
-        "(gateway_adopt_container)"
+        "other's token. Choose another gateway_token_dir"
+        + ("" if reading.gateways else ", or adopt that container (gateway_adopt_container)")
         for user in reading.token_users
         if not shares_directory(user, settings, release)
     ]
@@ -274,11 +274,13 @@ def refusals_to_run(settings: Settings, reading: Reading) -> list[str]:
 
 def _why_another(settings: Settings, names: Iterable[str]) -> list[str]:
     """That a change would replace these gateways, or lose sight of them."""
+    its_own = "gateway_app_dir and gateway_token_dir"
+    if not settings.is_in_place:
+        its_own = "gateway_project, gateway_app_dir and gateway_token_dir"
     return [
-        f"the container {name} is another gateway, which has the directory {settings.app_dir}: "
-        "choose another gateway_app_dir, gateway_token_dir and gateway_project for this one; to "
-        "replace that one, take it down first (make down with its own inventory, or docker compose "
-        "down)"
+        f"the gateway {name} uses {settings.app_dir}, too: give this one its own {its_own}. To "
+        "replace that one, remove it first: make down with its own inventory, or docker compose rm "
+        "--stop if it is a service of yours"
         for name in names
     ]
 

@@ -48,7 +48,7 @@ from kis_gateway_deploy.windows import KOREA, Window, closes_at, is_open
 
 CANNOT_READ = (
     "the host could not be read as root; its own words are above. If they are sudo's: let the "
-    "SSH user use sudo without a password, or run with --use-sudo-password; for a user who is root "
+    "SSH user use sudo without a password, or run with --use-sudo-password. If the user is root "
     "already, set `_sudo` to False"
 )
 INSTALL_PYTHON = "this host has no python3: deploy to it (make deploy), or install it"
@@ -97,7 +97,7 @@ class Target:
         return self.reading.releases.get(self.release_id) if self.reading else None
 
     def gateway(self, reading: Reading) -> Gateway:
-        """What decides about the token of what shall run."""
+        """The token's state for the release that shall run."""
         key, how = self.key_fingerprint, self.stored or self.settings
         if self.settings.token_store != "file":
             return external_gateway(reading, key)

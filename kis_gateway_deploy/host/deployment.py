@@ -176,7 +176,8 @@ class Deployment:
 
         content = json.dumps({"services": {}}).encode()
         stored = {COMPOSE_FILE: {"sha256": sha256(content).hexdigest(), "owner": [0o600, 0, 0]}}
-        baseline = manifest | {"in_place": None, "token_path": path, "files": stored}
+        of_place = {"in_place": None, "baseline_of": manifest["in_place"]}
+        baseline = manifest | of_place | {"token_path": path, "files": stored}
         text = json.dumps(baseline, indent=1, sort_keys=True).encode()
         release = sha256(text).hexdigest()[:12]
         directory = release_dir(self.app_dir, release)

@@ -23,7 +23,8 @@ from .containers import (
     uses,
 )
 from .engine import Engine, EngineError, quote
-from .releases import current_place
+from .in_place import MARK, Place, is_of
+from .releases import current_place, state_of
 from .tokens import FILE_LIMIT, examine
 
 TYPE_CHECKING = False
@@ -75,15 +76,23 @@ def describe(request: dict[str, Any]) -> dict[str, Any]:
         details = engine.inspect(request["container"])
         if details:
             found["container"] = _described(engine, details)
-            app_dir = request["app_dir"]
-            place = current_place(app_dir)
-            found["container"]["app_dir_in_use"] = any(
-                each.get("Id") != details["Id"] and uses(labels_of(each), app_dir, place)
-                for each in engine.containers(all=True)
-            )
+            found["container"]["app_dir_in_use"] = _is_in_use(engine, details, request["app_dir"])
     except EngineError as error:
         found["engine_error"] = str(error)
     return found
+
+
+def _is_in_use(engine: Engine, details: dict[str, Any], app_dir: str) -> bool:
+    """Whether another gateway than this container, or its copy, uses an app directory."""
+    adopted = (state_of(app_dir) or {}).get("adopted") or {}
+    if adopted.get("name") == str(details["Name"]).lstrip("/"):
+        return False
+    place = current_place(app_dir)
+    if place and is_of(details["Config"].get("Labels") or {}, place):
+        return False
+    if place and Place(place).text.startswith(MARK):  # also while its project is down
+        return True
+    return any(uses(labels_of(each), app_dir, place) for each in engine.containers(all=True))
 
 
 def _described(engine: Engine, details: dict[str, Any]) -> dict[str, Any]:

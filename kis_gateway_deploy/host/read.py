@@ -268,6 +268,7 @@ def _app_directory(request: dict[str, Any]) -> dict[str, Any]:
         shown = ("generation", "by", "began", "action", "to", "phase", "outcome")
         found["state"] = {name: state.get(name) for name in shown}
         adopted = state.get("adopted") or {}
+        found["adopted_before"] = adopted.get("name")
         found["replaced_id"] = adopted.get("id") if adopted.get("replaced") else None
     found["switching"] = is_locked(f"{app_dir}/.switch.lock")
     if current and current != release:

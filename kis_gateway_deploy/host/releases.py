@@ -61,8 +61,9 @@ def token_target(app_dir: str, release: str | None) -> str:
 
 
 def current_place(app_dir: str) -> dict[str, Any] | None:
-    """The `in_place` of the current release's manifest; None if there is none."""
-    return (manifest_of(app_dir, linked(app_dir, "current")) or {}).get("in_place")
+    """Where the current release's gateway is in place (see `place_of`); None if it is not."""
+    manifest = manifest_of(app_dir, linked(app_dir, "current")) or {}
+    return manifest.get("in_place") or manifest.get("baseline_of")
 
 
 def as_deployed(request: dict[str, Any]) -> dict[str, Any]:

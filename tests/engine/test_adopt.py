@@ -155,7 +155,8 @@ def test_another_gateway_with_the_same_names_is_not_replaced(
             file.write(f"gateways[0][1]['gateway_adopt_container'] = {second!r}\n")
         outcome = wild.run("up", wild.written)
         assert outcome.status == 1
-        assert "-kis-gateway-1 is another gateway, which has the directory" in outcome.output
+        app_dir = wild.deployment.data["gateway_app_dir"]
+        assert f"-kis-gateway-1 uses {app_dir}, too" in outcome.output
         assert wild.deployment.inspect("{{.Id}} {{.State.StartedAt}}") == before
     finally:
         docker("rm", "--force", second)

@@ -315,12 +315,15 @@ def test_every_manifest_has_the_names_that_a_host_uses() -> None:
 def test_the_change_under_way_and_its_author_are_read(host: dict[str, Any]) -> None:
     app_dir = host["app_dir"]
     state = {"generation": "0123456789abcdef", "by": "kim@desk", "began": 7, "secret": "no"}
-    releases.store_state(app_dir, state | {"adopted": {"id": "c0ffee", "replaced": True}})
+    releases.store_state(
+        app_dir, state | {"adopted": {"id": "c0ffee", "name": "old", "replaced": True}}
+    )
     held = releases.lock(f"{app_dir}/.switch.lock", 0)
     assert held is not None
     assert releases.lock(f"{app_dir}/.switch.lock", 0) is None
     found = read._app_directory(host)
     assert (found["switching"], found["replaced_id"]) == (True, "c0ffee")
+    assert found["adopted_before"] == "old"
     assert (found["state"]["by"], "secret" in found["state"]) == ("kim@desk", False)
     os.close(held)
     assert read._app_directory(host)["switching"] is False

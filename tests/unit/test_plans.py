@@ -755,18 +755,29 @@ def test_a_container_that_cannot_be_started_again_is_not_adopted() -> None:
     assert "was started with --rm" in refusal(made)
 
 
-def test_another_gateway_of_the_app_directory_is_not_replaced() -> None:
-    old = container(id="old", name="/paper", compose_file="")
-    both = {"containers": (container(name="/kis-kis-gateway-1"), old), "adopted_id": "old"}
+@pytest.mark.parametrize("of_paper", ["running", "exited"])
+@pytest.mark.parametrize("of_real", ["running", "exited"])
+def test_another_gateway_of_the_app_directory_is_not_replaced(of_real: str, of_paper: str) -> None:
+    paper = container(id="old", name="/paper", compose_file="", status=of_paper)
+    real = container(name="/kis-kis-gateway-1", status=of_real)
+    both = {"containers": (real, paper), "adopted_id": "old", "listening": frozenset()}
     wanted = settings(adopt_container="paper")
     what = refusal(make_plan(wanted, release(), reading(**both)))
-    assert "the container kis-kis-gateway-1 is another gateway, which has" in what
-    # The same container, replaced before and started again by hand.
-    assert make_plan(wanted, release(), reading(**both, replaced_id="old")).refusals == []
-    stopped = container(name="/kis-kis-gateway-1", status="exited")
-    one = reading(containers=(stopped, old), adopted_id="old")
-    assert make_plan(wanted, release(), one).refusals == []
-    assert "real is another gateway" in refusal(plan(residents=("real",)))
+    assert "the gateway kis-kis-gateway-1 uses /opt/kis-gateway, too" in what
+    # The same container, adopted before, and started or made again by hand.
+    assert make_plan(wanted, release(), reading(**both, adopted_before="paper")).refusals == []
+
+
+def test_a_copy_that_was_never_started_does_not_refuse_its_adoption() -> None:
+    """As after a reboot in the switch."""
+    old = container(id="old", name="/paper", compose_file="")
+    created = container(name="/kis-kis-gateway-1", status="created")
+    actual = reading(containers=(created, old), adopted_id="old")
+    assert make_plan(settings(adopt_container="paper"), release(), actual).refusals == []
+
+
+def test_another_gateway_in_place_is_named() -> None:
+    assert "the gateway real uses" in refusal(plan(residents=("real",)))
 
 
 def stranger(name: str, compose_file: str, project: str = "kis") -> dict[str, str]:
@@ -820,11 +831,13 @@ def test_a_token_directory_is_not_shared_with_another_app_key_or_user(
     user = token_user(compose_file=compose_file, **changes)
     made = plan(token_users=(user,))
     what = refusal(made)
+    assert "gateway_adopt_container" not in what  # it would replace the gateway that is here
+    alone = refusal(plan(**FRESH, token_users=(user,)))
+    assert "or adopt that container (gateway_adopt_container)" in alone
     assert f"the container two-kis-gateway-1 {shown} has the token directory" in what
     assert "/docker_data/kis_tokens" in what
     assert "another app key or user" in what
     assert "Choose another gateway_token_dir" in what
-    assert "gateway_adopt_container" in what
     assert made.warnings == []
 
 
@@ -997,7 +1010,7 @@ def test_each_step_has_an_effect_in_words() -> None:
         ({"current": None}, "no release runs here"),
         ({"engine": "down"}, "no release runs here"),
         ({"engine": "unusable"}, "no release runs here"),
-        ({"residents": ("real",)}, "the container real is another gateway"),
+        ({"residents": ("real",)}, "the gateway real uses"),
         (
             {"strangers": (stranger("theirs", "/srv/compose.yaml"),)},
             "the container theirs (of /srv/compose.yaml) is the service kis-gateway",
