@@ -307,6 +307,24 @@ def test_a_release_is_intact_if_its_files_match_its_manifest(
     assert read._app_directory(host)["release_damage"] == damage
 
 
+@pytest.mark.parametrize(
+    ("changes", "place"),
+    [
+        ({}, None),
+        ({"in_place": PLACE}, PLACE),
+        # After a rollback to the operator's own container.
+        ({"in_place": None, "baseline_of": PLACE}, PLACE),
+    ],
+)
+def test_where_the_current_gateway_is_in_place(
+    changes: dict[str, Any], place: dict[str, Any] | None, tmp_path: Path
+) -> None:
+    assert releases.current_place(str(tmp_path)) is None
+    put_release(tmp_path, KEY, KEY, **changes)
+    (tmp_path / "current").symlink_to(f"releases/{KEY}")
+    assert releases.current_place(str(tmp_path)) == place
+
+
 def test_every_manifest_has_the_names_that_a_host_uses() -> None:
     made = make_manifest(settings(), "kis:1.4").keys() | {"files"}
     assert made == releases.MANIFEST_NAMES
