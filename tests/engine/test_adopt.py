@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from kis_gateway_deploy.host.describe import describe
 from tests.engine.conftest import Deployment
 from tests.tools import BIN, Outcome, command, docker, get, wait_for
 
@@ -157,6 +158,11 @@ def test_another_gateway_with_the_same_names_is_not_replaced(
         assert outcome.status == 1
         app_dir = wild.deployment.data["gateway_app_dir"]
         assert f"-kis-gateway-1 uses {app_dir}, too" in outcome.output
+        in_use = {
+            name: describe({"container": name, "app_dir": app_dir})["container"]["app_dir_in_use"]
+            for name in (second, wild.name)
+        }
+        assert in_use == {second: True, wild.name: False}  # the gateway is a copy of that one
         assert wild.deployment.inspect("{{.Id}} {{.State.StartedAt}}") == before
     finally:
         docker("rm", "--force", second)
