@@ -110,8 +110,8 @@ class Stranger(_Read):
 
 
 class StoredRelease(_Read):
-    """What a release on the host is about: the fingerprint of its app key, and how it keeps its
-    token (see `make_manifest`)."""
+    """A release on the host: the fingerprint of its app key, and how its gateway keeps the token
+    (see `make_manifest`)."""
 
     key: Id
     token_file: Text | None = None
@@ -312,11 +312,11 @@ class Reading(_Read):
     token_users: tuple[TokenUser, ...] = ()
     # Addresses and ports of the host that lead to other containers, with the containers' names.
     others: tuple[tuple[Text, int, Text], ...] = ()
-    # The container to adopt, the path of its token file; of the container that was adopted before,
-    # the name, and the id if it was replaced.
+    # The container to adopt, and the path of its token file.
     adopted_id: Text | None = None
-    adopted_before: Text | None = None
     adopted_path: Text = ""
+    # The last container that this deployment adopted: its name, and its id if it was replaced.
+    adopted_before: Text | None = None
     replaced_id: Text | None = None
     # Containers that share the gateway's network: they lose it if it is re-created.
     sidecars: tuple[Text, ...] = ()

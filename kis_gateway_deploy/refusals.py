@@ -100,7 +100,7 @@ def refusals(
         found.append(lack)
     found += strangers_here(settings, reading)
     found += _why_another(settings, reading.residents)
-    # One that was adopted before, and made anew or started again by hand, is replaced again.
+    # The operator may start or re-create a container after its adoption: it is adopted again.
     if reading.adopted and settings.adopt_container != reading.adopted_before:
         run = [each for each in reading.gateways if each.status != "created"]
         found += _why_another(settings, [each.name.lstrip("/") for each in run])
